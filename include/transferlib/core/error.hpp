@@ -1,0 +1,114 @@
+/// \file
+/// The one family of exceptions that leaves the library, and how their sentences are put together.
+#pragma once
+
+#include <charconv>
+#include <concepts>
+#include <cstdint>
+#include <filesystem>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+namespace transferlib {
+
+/// What went wrong, where, expected against got, and the fix, in one sentence. Every exception that leaves the library
+/// is an `Error` or one of its children; the children say which kind of thing is at fault.
+class Error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// The operating system refused something: a file is missing, a folder is read-only, the disk is full.
+class FileError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// The bytes of a file (or of a buffer) break the rules of their format.
+class FormatError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Weights do not fit the network that they are given to: names are missing or unexpected, shapes differ.
+class WeightsError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// A data set, its labels or a picture can't be used for what was asked.
+class DataError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// An option has a value that can't be meant, or two options contradict each other.
+class OptionError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// A device was asked for that this machine, or this build of LibTorch, does not have.
+class DeviceError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Training can't go on: the loss is not a number, nothing is left to train.
+class TrainingError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// The caller's stop token was set; what was complete by then is kept.
+class Stopped : public Error {
+ public:
+  using Error::Error;
+};
+
+namespace detail {
+
+template <class T>
+void append_text(std::string& out, const T& part) {
+  if constexpr (std::is_same_v<T, bool>) {
+    out += part ? "true" : "false";
+  } else if constexpr (std::is_same_v<T, char>) {
+    out += part;
+  } else if constexpr (std::is_arithmetic_v<T>) {
+    char buffer[64];
+    const auto end = std::to_chars(buffer, buffer + sizeof buffer, part).ptr;
+    out.append(buffer, end);
+  } else if constexpr (std::is_same_v<T, std::filesystem::path>) {
+    out += part.string();
+  } else {
+    out += std::string_view(part);
+  }
+}
+
+/// Puts strings, paths and numbers (shortest form that reads back equal) together.
+template <class... Parts>
+std::string text(const Parts&... parts) {
+  std::string out;
+  (append_text(out, parts), ...);
+  return out;
+}
+
+/// "a, b, c and 4 more": the first few of a list of names, for an error's sentence.
+template <class Names>
+std::string first_few(const Names& names, std::size_t most = 5) {
+  std::string out;
+  std::size_t n = 0;
+  for (const auto& name : names) {
+    if (n == most) break;
+    if (n++ != 0) out += ", ";
+    append_text(out, name);
+  }
+  const std::size_t all = static_cast<std::size_t>(std::size(names));
+  if (all > n) out += text(" and ", all - n, " more");
+  return out;
+}
+
+}  // namespace detail
+}  // namespace transferlib
