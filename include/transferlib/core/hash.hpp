@@ -100,6 +100,28 @@ class Sha256 {
   std::uint64_t length_ = 0;
 };
 
+namespace detail {
+
+/// A quick 64-bit checksum of some bytes, against damage, not against an adversary: four lanes of multiply and rotate.
+inline std::uint64_t checksum64(std::span<const std::byte> bytes) {
+  constexpr std::uint64_t prime = 0x9E3779B97F4A7C15ULL;
+  std::array<std::uint64_t, 4> lane{prime, prime * 3, prime * 5, prime * 7};
+  std::size_t at = 0;
+  for (; bytes.size() - at >= 32; at += 32)
+    for (std::size_t i = 0; i < 4; ++i) {
+      std::uint64_t word = 0;
+      std::memcpy(&word, bytes.data() + at + 8 * i, 8);
+      lane[i] = (lane[i] ^ word) * prime;
+      lane[i] = (lane[i] << 29) | (lane[i] >> 35);
+    }
+  std::uint64_t out = bytes.size();
+  for (std::uint64_t l : lane) out = (out ^ l ^ (l >> 32)) * prime;
+  for (; at < bytes.size(); ++at) out = (out ^ static_cast<std::uint64_t>(bytes[at])) * prime;
+  return out ^ (out >> 32);
+}
+
+}  // namespace detail
+
 /// The SHA-256 of some bytes, in hexadecimal.
 inline std::string sha256(std::span<const std::byte> bytes) { return Sha256().add(bytes).hex(); }
 

@@ -87,6 +87,7 @@ struct Card {
   const char* sha256 = "";   ///< of that file; empty: not checked
   const char* licence = "";  ///< of the weights, an SPDX name
   Preprocessing preprocessing{};
+  Index minimum_size = 32;  ///< the smallest side of a picture that leaves the last map a place
 };
 
 /// What a network can be built with other than as published.

@@ -1,0 +1,406 @@
+/// \file
+/// The inference engine: a network's steps, up to any cut, as few calls as can be. Batch norm is folded into the
+/// convolution before it, a convolution takes its activation and a residual's addition along, memory is channels last,
+/// weights are packed once, and arithmetic is bfloat16 where the processor has it.
+///
+/// What the pass does not know runs as it is. `explain()` says which is which.
+#pragma once
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <ATen/Context.h>
+#include <ATen/Version.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <transferlib/core/error.hpp>
+#include <transferlib/core/tensors.hpp>
+#include <transferlib/nn/plan.hpp>
+
+namespace transferlib {
+
+/// In which numbers a network computes. `automatic`: bf16 where the processor (fp16 where the GPU) computes with it
+/// natively, fp32 elsewhere.
+enum class Precision { automatic, fp32, bf16, fp16 };
+
+/// The precision's name: "fp32" …
+inline std::string_view to_string(Precision p) {
+  switch (p) {
+    case Precision::automatic:
+      return "auto";
+    case Precision::fp32:
+      return "fp32";
+    case Precision::bf16:
+      return "bf16";
+    case Precision::fp16:
+      return "fp16";
+  }
+  return "auto";
+}
+
+/// How an engine is built.
+struct EngineOptions {
+  Precision precision = Precision::automatic;
+  bool fold = true;  ///< batch norm into convolutions; without it, fp32 gives the plain network's bytes
+  Index piece = 32;  ///< pictures a call, for which the weights are packed
+};
+
+namespace detail {
+
+/// Whether LibTorch's convolutions compute in bfloat16 natively here: by the processor, and by what the environment
+/// (`ATEN_CPU_CAPABILITY`, `ONEDNN_MAX_CPU_ISA`) leaves of it.
+inline bool has_native_bf16() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  static const bool native = [] {
+    if (at::get_cpu_capability().find("AVX512") == std::string::npos) return false;
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx512bf16")) return false;
+    const auto op = c10::Dispatcher::singleton().findSchema({"mkldnn::_is_mkldnn_bf16_supported", ""});
+    if (!op) return false;
+    torch::jit::Stack stack;
+    op->callBoxed(stack);
+    return stack.at(0).toBool();
+  }();
+  return native;
+#else
+  return false;
+#endif
+}
+
+/// What `automatic` means on a device.
+inline Precision resolve(Precision precision, const torch::Device& device) {
+  if (precision != Precision::automatic) return precision;
+  if (device.is_cuda()) return Precision::fp16;
+  return has_native_bf16() ? Precision::bf16 : Precision::fp32;
+}
+
+inline at::ScalarType scalar_type(Precision precision) {
+  return precision == Precision::bf16 ? at::kBFloat16 : precision == Precision::fp16 ? at::kHalf : at::kFloat;
+}
+
+/// oneDNN's convolution with what follows it, through LibTorch's dispatcher: there is no C++ header for it.
+struct FusedConvolution {
+  std::optional<c10::OperatorHandle> plain, sum;
+
+  static const FusedConvolution& get() {
+    static const FusedConvolution ops = [] {
+      FusedConvolution out;
+      if (!at::hasMKLDNN()) return out;
+      out.plain = c10::Dispatcher::singleton().findSchema({"mkldnn::_convolution_pointwise", ""});
+      out.sum = c10::Dispatcher::singleton().findSchema({"mkldnn::_convolution_pointwise_", "binary"});
+      return out;
+    }();
+    return ops;
+  }
+};
+
+/// An activation in oneDNN's words: name, scalars, algorithm. Empty name: it has no word for it.
+struct FusedActivation {
+  std::string name = "none";
+  c10::List<std::optional<at::Scalar>> scalars;
+  std::optional<std::string> algorithm;
+
+  static std::optional<FusedActivation> of(Activation a) {
+    FusedActivation out;
+    switch (a) {
+      case Activation::identity:
+        return out;
+      case Activation::relu:
+        out.name = "relu";
+        return out;
+      case Activation::relu6:
+        out.name = "hardtanh";
+        out.scalars.push_back(at::Scalar(0.0));
+        out.scalars.push_back(at::Scalar(6.0));
+        return out;
+      case Activation::silu:
+        out.name = "swish";
+        return out;
+      case Activation::hardswish:
+        out.name = "hardswish";
+        return out;
+      case Activation::hardsigmoid:
+        out.name = "hardsigmoid";
+        return out;
+      case Activation::sigmoid:
+        out.name = "sigmoid";
+        return out;
+      case Activation::tanh:
+        out.name = "tanh";
+        return out;
+      case Activation::gelu:
+        out.name = "gelu";
+        out.algorithm = "none";
+        return out;
+      case Activation::leaky_relu:
+        out.name = "leaky_relu";
+        out.scalars.push_back(at::Scalar(0.1));
+        return out;
+      case Activation::mish:
+        return std::nullopt;
+    }
+    return std::nullopt;
+  }
+};
+
+}  // namespace detail
+
+/// A network from its input up to some steps' values, compiled for inference. Its weights are copies: what changes in
+/// the network later is not seen. Calling it is `const` and safe from several threads.
+class Engine {
+ public:
+  /// \param graph the network; it must outlive the engine where a step runs as it is
+  /// \param wanted the steps whose values are asked for
+  /// \param input (channels, height, width) of a picture, for which the weights are packed; other sizes run too
+  Engine(const Graph& graph, std::span<const Index> wanted, std::span<const Index> input, EngineOptions options = {})
+      : graph_(&graph), wanted_(wanted.begin(), wanted.end()), options_(options) {
+    const torch::NoGradGuard guard;
+    device_ = device_of(graph);
+    precision_ = detail::resolve(options.precision, device_);
+    if (precision_ == Precision::fp16 && device_.is_cpu())
+      throw OptionError("fp16 is for GPUs: on the CPU choose bf16, fp32 or auto");
+    compile(input);
+  }
+
+  /// Pictures (N, C, H, W) float32, normalised, to the wanted values. Feature maps come in the engine's precision,
+  /// pooled features in float32.
+  Activations operator()(const Tensor& pictures) const {
+    const torch::NoGradGuard guard;
+    Activations values(graph_->steps.size());
+    values[0] = pictures.to(device_).to(detail::scalar_type(precision_)).contiguous(at::MemoryFormat::ChannelsLast);
+    Activations inputs;
+    for (const Instruction& i : instructions_) {
+      inputs.clear();
+      for (Index f : i.from) inputs.push_back(values[Graph::at(f)]);
+      for (Index f : i.dead) values[Graph::at(f)] = Tensor();
+      values[Graph::at(i.step)] = run(i, inputs);
+    }
+    Activations out;
+    for (Index w : wanted_) out.push_back(values[Graph::at(w)]);
+    return out;
+  }
+
+  /// The precision that `automatic` came to.
+  Precision precision() const { return precision_; }
+  const EngineOptions& options() const { return options_; }
+
+  /// A line a call: which steps it covers and how it runs; then the totals.
+  std::string explain() const {
+    std::string out;
+    Index fused = 0, covered = 0, plain = 0;
+    for (const Instruction& i : instructions_) {
+      out += i.how;
+      out += '\n';
+      if (i.covers > 1)
+        ++fused, covered += i.covers;
+      else
+        ++plain;
+    }
+    return out + detail::text(instructions_.size(), " calls in ", to_string(precision_), ": ", fused, " fused of ",
+                              covered, " steps, ", plain, " as they are\n");
+  }
+
+ private:
+  struct Instruction {
+    Index step = 0;           ///< whose value it computes
+    std::vector<Index> from;  ///< inputs; for a residual sum the other summand is the last
+    std::vector<Index> dead;  ///< values that nobody needs after it
+    Index covers = 1;         ///< steps
+    std::string how;
+    bool convolution = false, sums = false;
+    Tensor weight, bias;  ///< packed; folded
+    nn::Conv2dOptions numbers;
+    Activation activation = Activation::identity;
+    detail::FusedActivation fused;
+    bool packed = false;
+  };
+
+  static torch::Device device_of(const Graph& graph) {
+    for (const Step& s : graph.steps)
+      if (s.module != nullptr)
+        for (const Tensor& p : s.module->parameters()) return p.device();
+    return torch::Device(at::kCPU);
+  }
+
+  std::string name_of(Index number) const {
+    const Step& s = graph_->steps[Graph::at(number)];
+    return s.layers.empty() ? detail::text("step ", number) : graph_->table.rows[Graph::at(s.layers.front())].name;
+  }
+
+  void compile(std::span<const Index> input) {
+    const std::size_t n = graph_->steps.size();
+    const auto need = graph_->needed(wanted_);
+    shapes_ = graph_->measure(input[0], input[1]).shapes;
+    std::vector<std::vector<Index>> users(n);
+    for (std::size_t s = 0; s < n; ++s)
+      if (need[s])
+        for (Index f : graph_->steps[s].from) users[Graph::at(f)].push_back(static_cast<Index>(s));
+    const auto is_wanted = [&](Index s) { return std::find(wanted_.begin(), wanted_.end(), s) != wanted_.end(); };
+    // The one step that takes the value of `s`, if it is of this kind and nobody else asks for that value; else 0.
+    const auto follower = [&](Index s, Kind kind) -> Index {
+      const auto& after = users[Graph::at(s)];
+      return after.size() == 1 && !is_wanted(s) && step(after[0]).kind == kind ? after[0] : 0;
+    };
+
+    // A call computes the value of the last step that it covers, and runs where that step stands.
+    std::map<Index, Instruction> calls;
+    std::vector<Index> covered_by(n, 0);
+    // Whether the sum at step `a` may be written over its summand `other`: a value of its own memory, which nobody
+    // needs afterwards, and which everybody else who needs it has had by then.
+    const auto may_overwrite = [&](Index other, Index s, Index a) {
+      if (other == 0 || other >= s || is_wanted(other) || shapes_[Graph::at(other)] != shapes_[Graph::at(s)])
+        return false;
+      const auto producer = calls.find(other);
+      if (producer == calls.end() || !(producer->second.convolution || step(other).kind == Kind::add)) return false;
+      return std::all_of(users[Graph::at(other)].begin(), users[Graph::at(other)].end(), [&](Index u) {
+        return u == a || (covered_by[Graph::at(u)] != 0 && covered_by[Graph::at(u)] < s);
+      });
+    };
+
+    for (Index s = 1; s < graph_->size(); ++s) {
+      if (!need[Graph::at(s)] || covered_by[Graph::at(s)] != 0) continue;
+      Instruction i;
+      i.step = s;
+      i.from = step(s).from;
+      std::vector<Index> covered{s};
+      std::string parts;
+      const auto cover = [&](Index t, std::string_view what) {
+        covered.push_back(t);
+        i.step = t;
+        parts += detail::text(parts.empty() ? " with " : ", ", what);
+      };
+      if (const auto* conv = dynamic_cast<const nn::Conv2d*>(step(s).module.get())) {
+        i.convolution = true;
+        i.numbers = conv->options;
+        Tensor weight = conv->weight.detach().to(at::kDouble), bias;
+        if (conv->bias.defined()) bias = conv->bias.detach().to(at::kDouble);
+        if (options_.fold) {
+          if (const Index t = follower(i.step, Kind::norm); t != 0)
+            if (const auto* norm = dynamic_cast<const nn::BatchNorm2d*>(step(t).module.get())) {
+              fold(weight, bias, *norm);
+              cover(t, "batch norm");
+            }
+          if (const Index t = follower(i.step, Kind::add); t != 0 && fuses()) {
+            const auto& terms = step(t).from;
+            const Index other = terms[0] == i.step ? terms[1] : terms[0];
+            if (may_overwrite(other, s, t)) {
+              i.sums = true;
+              i.from.push_back(other);
+              cover(t, "addition");
+            }
+          }
+          if (const Index t = follower(i.step, Kind::activation); t != 0)
+            if (const auto word = detail::FusedActivation::of(step(t).activation)) {
+              i.activation = step(t).activation;
+              i.fused = *word;
+              cover(t, to_string(i.activation));
+            }
+        }
+        prepare(i, weight, bias);
+      }
+      i.covers = static_cast<Index>(covered.size());
+      i.how = detail::text(name_of(s), ": ", to_string(step(s).kind), parts.empty() ? ", as it is" : parts);
+      for (Index t : covered) covered_by[Graph::at(t)] = i.step;
+      const Index key = i.step;
+      calls.emplace(key, std::move(i));
+    }
+    for (auto& call : calls) instructions_.push_back(std::move(call.second));
+
+    std::vector<Index> last_user(n, -1);
+    for (std::size_t k = 0; k < instructions_.size(); ++k)
+      for (Index f : instructions_[k].from) last_user[Graph::at(f)] = static_cast<Index>(k);
+    for (std::size_t s = 0; s < n; ++s)
+      if (last_user[s] >= 0 && !is_wanted(static_cast<Index>(s)))
+        instructions_[Graph::at(last_user[s])].dead.push_back(static_cast<Index>(s));
+  }
+
+  const Step& step(Index s) const { return graph_->steps[Graph::at(s)]; }
+
+  static void fold(Tensor& weight, Tensor& bias, const nn::BatchNorm2d& norm) {
+    const Tensor scale =
+        norm.weight.detach().to(at::kDouble) / (norm.running_var.to(at::kDouble) + norm.epsilon).sqrt();
+    const Tensor shift = norm.bias.detach().to(at::kDouble) - norm.running_mean.to(at::kDouble) * scale;
+    weight = weight * scale.view({-1, 1, 1, 1});
+    bias = bias.defined() ? bias * scale + shift : shift;
+  }
+
+  bool fuses() const {
+    return device_.is_cpu() && options_.fold && detail::FusedConvolution::get().plain.has_value() &&
+           detail::FusedConvolution::get().sum.has_value();
+  }
+
+  void prepare(Instruction& i, const Tensor& weight, const Tensor& bias) const {
+    const auto type = detail::scalar_type(precision_);
+    i.weight = weight.to(type).contiguous(at::MemoryFormat::ChannelsLast);
+    if (bias.defined()) i.bias = bias.to(type);
+    // TensorFlow's "same" padding is uneven only at a stride or for an even kernel.
+    if (i.numbers.same && i.numbers.stride == 1 && i.numbers.kernel % 2 == 1) {
+      i.numbers.padding = i.numbers.dilation * (i.numbers.kernel - 1) / 2;
+      i.numbers.same = false;
+    }
+    if (!fuses()) return;
+    i.packed = true;
+    std::vector<Index> input{options_.piece};
+    for (Index side : shapes_[Graph::at(i.from[0])]) input.push_back(side);
+    const nn::Conv2dOptions& o = i.numbers;
+    i.weight = at::mkldnn_reorder_conv2d_weight(i.weight.to_mkldnn(), {o.padding, o.padding}, {o.stride, o.stride},
+                                                {o.dilation, o.dilation}, o.groups, input);
+  }
+
+  Tensor run(const Instruction& i, Activations& inputs) const {
+    if (!i.convolution) return graph_->steps[Graph::at(i.step)].run(inputs, {});
+    const nn::Conv2dOptions& o = i.numbers;
+    Tensor x = inputs[0];
+    Index pad_h = o.padding, pad_w = o.padding;
+    if (o.same) {
+      const nn::SamePadding h(x.size(-2), o.kernel, o.stride, o.dilation),
+          w(x.size(-1), o.kernel, o.stride, o.dilation);
+      if (h.before == h.after && w.before == w.after) {
+        pad_h = h.before, pad_w = w.before;
+      } else {
+        x = at::constant_pad_nd(x, {w.before, w.after, h.before, h.after});
+        pad_h = pad_w = 0;
+      }
+    }
+    if (!i.packed) {
+      Tensor y =
+          at::conv2d(x, i.weight, i.bias, {o.stride, o.stride}, {pad_h, pad_w}, {o.dilation, o.dilation}, o.groups);
+      if (i.sums) y = y + inputs[1];
+      return activate(y, i.activation);
+    }
+    const auto& ops = detail::FusedConvolution::get();
+    const auto optional_bias = i.bias.defined() ? std::optional<Tensor>(i.bias) : std::nullopt;
+    const std::vector<Index> stride{o.stride, o.stride}, padding{pad_h, pad_w}, dilation{o.dilation, o.dilation};
+    torch::jit::Stack stack;
+    if (i.sums) {
+      const bool activated = i.activation != Activation::identity;
+      torch::jit::push(stack, inputs[1], x, i.weight, optional_bias, padding, stride, dilation, o.groups,
+                       std::string("add"), std::optional<at::Scalar>(1.0),
+                       activated ? std::optional<std::string>(i.fused.name) : std::nullopt, i.fused.scalars,
+                       i.fused.algorithm);
+      ops.sum->callBoxed(stack);
+    } else {
+      torch::jit::push(stack, x, i.weight, optional_bias, padding, stride, dilation, o.groups, i.fused.name,
+                       i.fused.scalars, i.fused.algorithm);
+      ops.plain->callBoxed(stack);
+    }
+    return stack.at(0).toTensor();
+  }
+
+  const Graph* graph_;
+  std::vector<Index> wanted_;
+  EngineOptions options_;
+  torch::Device device_{at::kCPU};
+  Precision precision_ = Precision::fp32;
+  std::vector<Instruction> instructions_;
+  std::vector<std::vector<Index>> shapes_;
+};
+
+}  // namespace transferlib

@@ -1,0 +1,123 @@
+/// \file
+/// Metrics of classifiers: accuracy, top-k accuracy, the confusion matrix; of multi-label and regression models too.
+#pragma once
+
+#include <vector>
+
+#include <transferlib/core/error.hpp>
+#include <transferlib/core/tensors.hpp>
+
+namespace transferlib {
+
+/// The part of pictures whose most probable class is the right one, in [0, 1].
+class Accuracy {
+ public:
+  /// \param probabilities (N, classes); \param batch its `target` (N) int64.
+  void update(const Tensor& probabilities, const Batch& batch) {
+    right_ += probabilities.argmax(1).eq(batch.target).sum().item<Index>();
+    seen_ += batch.target.size(0);
+  }
+  /// `accuracy`; 0 where nothing was seen.
+  NamedValues values() const {
+    return {{"accuracy", seen_ == 0 ? 0.0 : static_cast<double>(right_) / static_cast<double>(seen_)}};
+  }
+
+ private:
+  Index right_ = 0, seen_ = 0;
+};
+
+/// The part of pictures whose right class is among the `K` most probable, in [0, 1].
+template <Index K = 5>
+class TopK {
+ public:
+  /// \param probabilities (N, classes); \param batch its `target` (N) int64.
+  void update(const Tensor& probabilities, const Batch& batch) {
+    const Index k = std::min(K, probabilities.size(1));
+    const Tensor best = std::get<1>(probabilities.topk(k, 1));
+    right_ += best.eq(batch.target.unsqueeze(1)).any(1).sum().template item<Index>();
+    seen_ += batch.target.size(0);
+  }
+  /// `top5_accuracy` (for K = 5); 0 where nothing was seen.
+  NamedValues values() const {
+    return {{detail::text("top", K, "_accuracy"),
+             seen_ == 0 ? 0.0 : static_cast<double>(right_) / static_cast<double>(seen_)}};
+  }
+
+ private:
+  Index right_ = 0, seen_ = 0;
+};
+
+/// Counts of (true class, predicted class).
+class ConfusionMatrix {
+ public:
+  /// \param probabilities (N, classes); \param batch its `target` (N) int64.
+  void update(const Tensor& probabilities, const Batch& batch) {
+    const Index classes = probabilities.size(1);
+    if (counts_.empty()) {
+      classes_ = classes;
+      counts_.assign(static_cast<std::size_t>(classes * classes), 0);
+    }
+    const Tensor predicted = probabilities.argmax(1).cpu().contiguous(), truth = batch.target.cpu().contiguous();
+    const Index *p = predicted.const_data_ptr<Index>(), *t = truth.const_data_ptr<Index>();
+    for (Index i = 0; i < truth.size(0); ++i) {
+      if (t[i] < 0 || t[i] >= classes)
+        throw DataError(detail::text("label ", t[i], " is out of range: the model knows ", classes, " classes"));
+      ++counts_[static_cast<std::size_t>(t[i] * classes + p[i])];
+    }
+  }
+  /// The counts, row by row: row the true class, column the predicted one.
+  const std::vector<Index>& counts() const { return counts_; }
+  /// How many classes.
+  Index classes() const { return classes_; }
+  /// Each class's recall, `recall_0` and on, in [0, 1]; 0 for a class that was not seen.
+  NamedValues values() const {
+    NamedValues out;
+    for (Index r = 0; r < classes_; ++r) {
+      Index all = 0;
+      for (Index c = 0; c < classes_; ++c) all += counts_[static_cast<std::size_t>(r * classes_ + c)];
+      const Index hit = counts_[static_cast<std::size_t>(r * classes_ + r)];
+      out.emplace_back(detail::text("recall_", r),
+                       all == 0 ? 0.0 : static_cast<double>(hit) / static_cast<double>(all));
+    }
+    return out;
+  }
+
+ private:
+  Index classes_ = 0;
+  std::vector<Index> counts_;
+};
+
+/// The part of (picture, class) pairs that a multi-label model gets right at a probability of one half, in [0, 1].
+class MultiLabelAccuracy {
+ public:
+  /// \param probabilities (N, classes); \param batch its `target` (N, classes) of zeros and ones.
+  void update(const Tensor& probabilities, const Batch& batch) {
+    right_ += probabilities.gt(0.5).eq(batch.target.gt(0.5)).sum().item<Index>();
+    seen_ += batch.target.numel();
+  }
+  /// `accuracy`; 0 where nothing was seen.
+  NamedValues values() const {
+    return {{"accuracy", seen_ == 0 ? 0.0 : static_cast<double>(right_) / static_cast<double>(seen_)}};
+  }
+
+ private:
+  Index right_ = 0, seen_ = 0;
+};
+
+/// The mean absolute error of predicted numbers, in their own unit.
+class MeanAbsoluteError {
+ public:
+  /// \param predicted (N, D); \param batch its `target` (N, D).
+  void update(const Tensor& predicted, const Batch& batch) {
+    sum_ += (predicted - batch.target).abs().sum(at::kDouble).item<double>();
+    seen_ += batch.target.numel();
+  }
+  /// `mae`; 0 where nothing was seen.
+  NamedValues values() const { return {{"mae", seen_ == 0 ? 0.0 : sum_ / static_cast<double>(seen_)}}; }
+
+ private:
+  double sum_ = 0.0;
+  Index seen_ = 0;
+};
+
+}  // namespace transferlib

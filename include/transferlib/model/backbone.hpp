@@ -1,0 +1,273 @@
+/// \file
+/// A pretrained network as a part of a model: its weights, its preprocessing, its measured feature shapes, and where it
+/// is cut. All behaviour is in a core that is no template; `Backbone<Network>` is a handle with a type.
+#pragma once
+
+#include <algorithm>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <transferlib/core/concepts.hpp>
+#include <transferlib/core/error.hpp>
+#include <transferlib/core/files.hpp>
+#include <transferlib/core/guard.hpp>
+#include <transferlib/core/hash.hpp>
+#include <transferlib/nn/plan.hpp>
+#include <transferlib/weights/pretrained.hpp>
+#include <transferlib/weights/state_dict.hpp>
+
+namespace transferlib {
+namespace detail {
+
+/// What every backbone is, whatever its network's type.
+struct BackboneCore {
+  std::shared_ptr<Module> network;
+  Graph graph;
+  std::string name;     ///< in the zoo; empty for a user's own network
+  std::string licence;  ///< of the weights that were loaded; empty where unknown
+  std::string source;   ///< where the weights come from: the file's name; empty for random ones
+  Preprocessing preprocessing;
+  NetworkOptions options;
+  FeatureSpec features;
+  Graph::Measure measure;
+  std::vector<bool> frozen;               ///< by row of the layer table
+  std::function<BackboneCore()> rebuild;  ///< the same network anew, with weights of no meaning
+
+  Index size() const { return preprocessing.size; }
+
+  /// The device of the weights; the CPU for a network without any.
+  torch::Device device() const {
+    for (const Tensor& p : network->parameters()) return p.device();
+    return torch::Device(at::kCPU);
+  }
+};
+
+/// The steps whose values a head of this `Input` takes.
+inline std::vector<Index> wanted_steps(const BackboneCore& core, Pooled) { return {core.graph.pooled}; }
+inline std::vector<Index> wanted_steps(const BackboneCore& core, Map) { return {core.graph.map}; }
+inline std::vector<Index> wanted_steps(const BackboneCore& core, Pyramid) { return core.graph.stages; }
+
+/// Measures the network at its size, and from that its features.
+inline void measure(BackboneCore& core) {
+  core.measure = guarded(text("a forward pass of ", core.name.empty() ? "the network" : core.name, " at ", core.size(),
+                              " pixels and ", core.options.in_channels, " channels"),
+                         [&] { return core.graph.measure(core.options.in_channels, core.size()); });
+  const auto& shapes = core.measure.shapes;
+  const auto& pooled = shapes[Graph::at(core.graph.pooled)];
+  if (pooled.size() != 1)
+    throw OptionError(
+        text("a backbone's last part must give (N, C) or (N, C, h, w), not ", pooled.size() + 1, " dimensions"));
+  core.features = {};
+  core.features.width = pooled[0];
+  for (Index stage : core.graph.stages) {
+    const auto& shape = shapes[Graph::at(stage)];
+    if (shape.size() != 3) continue;
+    core.features.channels.push_back(shape[0]);
+    core.features.strides.push_back((core.size() + shape[1] - 1) / std::max<Index>(shape[1], 1));
+  }
+}
+
+/// Sets which layers are frozen: their parameters get no gradient.
+inline void apply_mask(BackboneCore& core, std::vector<bool> mask) {
+  core.frozen = std::move(mask);
+  for (std::size_t row = 0; row < core.graph.modules.size(); ++row)
+    if (core.graph.modules[row] != nullptr)
+      for (Tensor& p : core.graph.modules[row]->parameters(false)) p.set_requires_grad(!core.frozen[row]);
+}
+
+/// Sets LibTorch's own modules (a user's network) to training or evaluation, frozen ones always to evaluation. Networks
+/// of the zoo are told at each call instead.
+inline void set_mode(BackboneCore& core, bool training) {
+  core.network->train(training);
+  for (std::size_t row = 0; row < core.graph.modules.size(); ++row)
+    if (core.graph.modules[row] != nullptr && core.frozen[row]) core.graph.modules[row]->eval();
+}
+
+/// The cheapest cut for values of `wanted`: at the first step that training changes, or before it where less crosses,
+/// as long as nothing with multiply-adds has to be computed again for it.
+inline Cut best_cut(const BackboneCore& core, const std::vector<Index>& wanted) {
+  const Graph& graph = core.graph;
+  const Index behind = *std::max_element(wanted.begin(), wanted.end()) + 1;
+  Cut best = graph.cut_at(std::min(graph.first_trainable(core.frozen, wanted), behind), wanted);
+  const auto crossing = [&](const Cut& cut) {
+    Index sum = 0;
+    for (Index s : cut.live) {
+      Index numbers = 1;
+      for (Index side : core.measure.shapes[Graph::at(s)]) numbers *= side;
+      sum += numbers;
+    }
+    return sum;
+  };
+  Index least = crossing(best);
+  for (Index b = best.boundary - 1; b >= 1 && core.measure.multiply_adds[Graph::at(b)] == 0; --b) {
+    Cut cut = graph.cut_at(b, wanted);
+    if (const Index size = crossing(cut); size < least) least = size, best = std::move(cut);
+  }
+  return best;
+}
+
+/// Names of the network's state that values of `wanted` need: the original's classifier is not among them.
+inline StateDict needed_state(const BackboneCore& core, const std::vector<Index>& wanted) {
+  const auto need = core.graph.needed(wanted);
+  std::vector<bool> rows(core.graph.table.rows.size(), false), called(rows.size(), false);
+  for (std::size_t s = 0; s < need.size(); ++s)
+    for (Index l : core.graph.steps[s].layers) {
+      called[Graph::at(l)] = true;
+      if (need[s]) rows[Graph::at(l)] = true;
+    }
+  StateDict out;
+  for (auto& item : state_dict(*core.network)) {
+    bool keep = true;
+    for (std::size_t l = 0; l < rows.size(); ++l)
+      if (const std::string& name = core.graph.table.rows[l].name;
+          called[l] && !rows[l] && item.first.size() > name.size() && item.first.starts_with(name) &&
+          item.first[name.size()] == '.')
+        keep = false;
+    if (keep) out.push_back(std::move(item));
+  }
+  return out;
+}
+
+inline void finish(BackboneCore& core, const Card& card, const NetworkOptions& options) {
+  core.name = card.name;
+  core.preprocessing = card.preprocessing;
+  core.options = options;
+  if (options.size != 0) core.preprocessing.size = options.size;
+  if (options.in_channels < 1)
+    throw OptionError(text("a network has at least 1 input channel, not ", options.in_channels));
+  if (core.size() < card.minimum_size)
+    throw OptionError(text("pictures of ", core.size(), " pixels are too small for ",
+                           core.name.empty() ? "the network" : core.name, ": its smallest size is ", card.minimum_size,
+                           "; set {.size = ", card.minimum_size, "} or more"));
+  core.frozen.assign(core.graph.table.rows.size(), false);
+  measure(core);
+}
+
+template <class N>
+std::shared_ptr<N> make_network(const NetworkOptions& options) {
+  if constexpr (std::constructible_from<N, const NetworkOptions&>)
+    return std::make_shared<N>(options);
+  else
+    return std::make_shared<N>();
+}
+
+template <class N>
+BackboneCore make_core(std::shared_ptr<N> network, const Card& card, const NetworkOptions& options) {
+  BackboneCore core;
+  core.network = network;
+  if constexpr (PlannedNetwork<N>)
+    core.graph = network->graph();
+  else
+    core.graph = graph_of(network->stages());
+  finish(core, card, options);
+  core.rebuild = [card, options] { return make_core(make_network<N>(options), card, options); };
+  return core;
+}
+
+/// Reads weights into the network, strictly.
+inline void read_weights(BackboneCore& core, const std::filesystem::path& file) {
+  guarded(text("loading ", file), [&] {
+    load_state_dict(*core.network, read_state_dict(file), {}, file.string());
+    return 0;
+  });
+  core.source = file.filename().string();
+}
+
+}  // namespace detail
+
+/// A network of the zoo whose name is known at run time only; see `any_backbone`.
+struct AnyNetwork : Plan {
+  AnyNetwork() = delete;
+};
+
+/// A network as a part of a model. Move-only in spirit: models own it; `clone(model)` copies.
+template <class N>
+struct Backbone {
+  static_assert(BackboneNetwork<N>,
+                "transferlib: Backbone<Network>: Network must be a torch::nn::Module with `Stages stages()`; see "
+                "docs/how-to/own-network.md");
+};
+
+template <BackboneNetwork N>
+struct Backbone<N> {
+  using Network = N;
+  detail::BackboneCore core;
+
+  /// The network with its published weights, looked for as `find_weights` says, and their hash checked.
+  /// \throws WeightsError where they are not found or do not fit
+  template <class Net = N>
+  static Backbone pretrained(const NetworkOptions& options = {}) {
+    static_assert(
+        PublishedNetwork<Net>,
+        "transferlib: Backbone<Network>::pretrained(): this Network has no published weights (no `card`); pass "
+        "the weights' path");
+    if constexpr (PublishedNetwork<Net>) {
+      const auto file = find_weights(Net::card);
+      if (*Net::card.sha256 != '\0') {
+        const std::string hash = sha256(MappedFile::open(file)->bytes());
+        if (hash != Net::card.sha256)
+          throw WeightsError(detail::text("the file ", file, " is not the published one: its SHA-256 is ", hash,
+                                          ", expected ", Net::card.sha256,
+                                          "; fetch it again, or pass its path to load "
+                                          "it as it is"));
+      }
+      Backbone out = pretrained(file, options);
+      out.core.licence = Net::card.licence;
+      return out;
+    }
+  }
+
+  /// The network with the weights of a file, whatever program wrote it.
+  /// \throws FileError, FormatError, WeightsError
+  static Backbone pretrained(const std::filesystem::path& file, const NetworkOptions& options = {}) {
+    Backbone out = make(options);
+    detail::read_weights(out.core, file);
+    return out;
+  }
+
+  /// The network with random weights, drawn from `seed` alone for the zoo's networks; a user's own network is as its
+  /// constructor leaves it.
+  static Backbone random(const NetworkOptions& options = {}, std::uint64_t seed = 0) {
+    Backbone out = make(options);
+    if constexpr (PlannedNetwork<N>) static_cast<Plan&>(*out.core.network).initialise(seed);
+    return out;
+  }
+
+  /// A user's own network, made and filled by the user.
+  static Backbone of(std::shared_ptr<N> network, const NetworkOptions& options = {}) {
+    return Backbone(detail::make_core(std::move(network), card(), options));
+  }
+
+  explicit Backbone(detail::BackboneCore c) : core(std::move(c)) {}
+
+  /// Any backbone can become one whose type is not known.
+  template <BackboneNetwork M>
+  requires(std::same_as<N, AnyNetwork> && !std::same_as<M, N>) Backbone(Backbone<M> other)
+      : core(std::move(other.core)) {}
+
+  /// The original's layer table.
+  const LayerTable& layers() const { return core.graph.table; }
+  /// How pictures are prepared for it.
+  const Preprocessing& preprocessing() const { return core.preprocessing; }
+  /// Channels and strides of its pyramid, width of its pooled features.
+  const FeatureSpec& features() const { return core.features; }
+
+ private:
+  static Card card() {
+    if constexpr (PublishedNetwork<N>)
+      return N::card;
+    else
+      return {.minimum_size = 1};
+  }
+  static Backbone make(const NetworkOptions& options) {
+    return Backbone(detail::make_core(detail::make_network<N>(options), card(), options));
+  }
+};
+
+using AnyBackbone = Backbone<AnyNetwork>;
+
+}  // namespace transferlib

@@ -1,0 +1,186 @@
+/// \file
+/// A whole model in one safetensors file: weights, labels, preprocessing, architecture and licence. Python reads the
+/// tensors as they are: `backbone.…` under the original's names, `head.…`.
+#pragma once
+
+#include <charconv>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include <transferlib/core/error.hpp>
+#include <transferlib/core/guard.hpp>
+#include <transferlib/core/version.hpp>
+#include <transferlib/formats/checkpoint.hpp>
+#include <transferlib/formats/json.hpp>
+#include <transferlib/model/classifier.hpp>
+#include <transferlib/weights/state_dict.hpp>
+
+namespace transferlib {
+namespace detail {
+
+template <class T>
+constexpr const char* target_name() {
+  if constexpr (std::same_as<T, ClassIndex>)
+    return "class_index";
+  else if constexpr (std::same_as<T, MultiLabel>)
+    return "multi_label";
+  else if constexpr (std::same_as<T, Values>)
+    return "values";
+  else
+    return "boxes";
+}
+
+inline std::string_view to_string(Interpolation i) {
+  return i == Interpolation::bilinear ? "bilinear" : i == Interpolation::bicubic ? "bicubic" : "nearest";
+}
+
+inline nlohmann::json to_json(const Preprocessing& p) {
+  return {{"size", p.size},
+          {"mean", p.mean},
+          {"deviation", p.deviation},
+          {"interpolation", std::string(to_string(p.interpolation))},
+          {"crop_fraction", p.crop_fraction}};
+}
+
+/// What `save` wrote, read back and checked.
+struct SavedModel {
+  std::string path, backbone, head, target, licence, source;
+  Labels labels;
+  Preprocessing preprocessing;
+  NetworkOptions options;
+  StateDict backbone_state, head_state;
+
+  /// \throws FormatError, WeightsError if the file is no model of this library
+  static SavedModel read(const std::filesystem::path& path) {
+    const Checkpoint file = open_checkpoint(path);
+    SavedModel out;
+    out.path = path.string();
+    const auto text_of = [&](const char* key) {
+      const auto found = file.metadata.find(key);
+      if (found == file.metadata.end())
+        throw WeightsError(text("the file ", path, " is no model that transferlib saved: its metadata has no \"", key,
+                                "\"; weights alone go to Backbone<…>::pretrained(path)"));
+      return found->second;
+    };
+    if (const std::string format = text_of("transferlib.format"); format != "1")
+      throw WeightsError(text("the file ", path, " has the format ", format,
+                              " of transferlib's models, and this version reads 1; use a newer transferlib"));
+    out.backbone = text_of("backbone");
+    out.head = text_of("head");
+    out.target = text_of("target");
+    out.licence = text_of("licence");
+    out.source = text_of("weights");
+    try {
+      out.labels = parse_json(text_of("labels"), text(path, ": labels")).get<Labels>();
+      const auto p = parse_json(text_of("preprocessing"), text(path, ": preprocessing"));
+      out.preprocessing.size = p.at("size").get<Index>();
+      out.preprocessing.mean = p.at("mean").get<std::array<double, 3>>();
+      out.preprocessing.deviation = p.at("deviation").get<std::array<double, 3>>();
+      const auto how = p.at("interpolation").get<std::string>();
+      out.preprocessing.interpolation = how == "bicubic"   ? Interpolation::bicubic
+                                        : how == "nearest" ? Interpolation::nearest
+                                                           : Interpolation::bilinear;
+      out.preprocessing.crop_fraction = p.at("crop_fraction").get<double>();
+      const auto o = parse_json(text_of("network_options"), text(path, ": network_options"));
+      out.options.in_channels = o.at("in_channels").get<Index>();
+      out.options.output_stride = o.at("output_stride").get<Index>();
+    } catch (const nlohmann::json::exception& e) {
+      throw WeightsError(text("the metadata of ", path, " is not what transferlib writes: ", e.what(),
+                              "; the file was changed by another program"));
+    }
+    const Preprocessing& p = out.preprocessing;
+    if (p.size < 1 || p.size > 16384 || !(p.crop_fraction > 0.0 && p.crop_fraction <= 1.0) ||
+        out.options.in_channels < 1 || out.options.in_channels > 1024)
+      throw WeightsError(text("the metadata of ", path, " has a size of ", p.size, ", a crop fraction of ",
+                              p.crop_fraction, " and ", out.options.in_channels, " channels, which no model can have"));
+    out.options.size = p.size;
+    for (const TensorView& view : file.tensors) {
+      Tensor tensor = to_tensor(view, file.owner);
+      if (view.name.starts_with("backbone."))
+        out.backbone_state.emplace_back(view.name.substr(9), std::move(tensor));
+      else if (view.name.starts_with("head."))
+        out.head_state.emplace_back(view.name.substr(5), std::move(tensor));
+    }
+    return out;
+  }
+
+  /// Fills a network: all that its features need must be in the file.
+  void fill(BackboneCore& core, const std::vector<Index>& wanted) const {
+    StateDict all = backbone_state;
+    const auto needed = needed_state(core, wanted);
+    // The original's classifier was not saved: its own values stand in, so that the rest can be strict.
+    std::map<std::string, bool> is_needed;
+    for (const auto& item : needed) is_needed[item.first] = true;
+    for (auto& item : state_dict(*core.network))
+      if (!is_needed.count(item.first)) all.push_back(item);
+    load_state_dict(*core.network, all, {}, path);
+    core.licence = licence;
+    core.source = source;
+    core.preprocessing = preprocessing;
+  }
+};
+
+}  // namespace detail
+
+/// Writes a model, atomically. The head's standardisation is folded into its first layer.
+/// \throws FileError; an old file is then unchanged
+template <class N, class H>
+void save(const Classifier<N, H>& model, const std::filesystem::path& path) {
+  detail::guarded("saving the model", [&] {
+    Classifier<N, H> copy = clone(model);
+    std::string head = "custom";
+    if constexpr (requires { detail::inner_head(copy.head()).fold(); }) {
+      detail::inner_head(copy.head()).fold();
+      head = detail::inner_head(copy.head()).description();
+    }
+    StateDict state;
+    const auto& core = copy.backbone_core();
+    for (const auto& item : detail::needed_state(core, copy.wanted()))
+      state.emplace_back("backbone." + item.first, item.second);
+    for (const auto& item : state_dict(detail::inner_head(copy.head())))
+      state.emplace_back("head." + item.first, item.second);
+    const nlohmann::json options{{"in_channels", core.options.in_channels},
+                                 {"output_stride", core.options.output_stride}};
+    write_state_dict(
+        path, state,
+        {{"format", "pt"},
+         {"transferlib.format", "1"},
+         {"transferlib.version", TRANSFERLIB_VERSION},
+         {"backbone", core.name.empty() ? "custom" : core.name},
+         {"head", head},
+         {"target", detail::target_name<typename H::Target>()},
+         {"labels", nlohmann::json(copy.labels()).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)},
+         {"preprocessing", detail::to_json(core.preprocessing).dump()},
+         {"network_options", options.dump()},
+         {"licence", core.licence},
+         {"weights", core.source}});
+    return 0;
+  });
+}
+
+/// Reads a model whose types the program knows: `load<EfficientNetLite0, Linear>("mugs.safetensors")`. Nothing is
+/// frozen. \throws FileError, FormatError, WeightsError
+template <BackboneNetwork N, HeadNetwork H>
+Classifier<N, H> load(const std::filesystem::path& path, const typename H::Options& head_options = {}) {
+  return detail::guarded(detail::text("loading ", path), [&] {
+    const auto saved = detail::SavedModel::read(path);
+    if (saved.target != detail::target_name<typename H::Target>())
+      throw WeightsError(detail::text("the model in ", path, " predicts ", saved.target, ", and this head ",
+                                      detail::target_name<typename H::Target>()));
+    auto backbone = Backbone<N>::random(saved.options);
+    if (!backbone.core.name.empty() && saved.backbone != backbone.core.name)
+      throw WeightsError(detail::text("the model in ", path, " is a ", saved.backbone, ", not a ", backbone.core.name));
+    saved.fill(backbone.core, detail::wanted_steps(backbone.core, typename H::Input{}));
+    Classifier<N, H> model(std::move(backbone), FreezePolicy<FreezeNone>{}, Head<H>{head_options}, saved.labels);
+    load_state_dict(detail::inner_head(model.head()), saved.head_state, {}, path.string());
+    return model;
+  });
+}
+
+}  // namespace transferlib

@@ -1,0 +1,210 @@
+/// \file
+/// The layers that networks are built of: parameters under the names that Python gives them, and one `forward` that is
+/// told whether it trains, so that a frozen layer is in evaluation whatever mode its neighbours are in.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <string_view>
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <torch/nn/module.h>
+
+#include <transferlib/core/error.hpp>
+#include <transferlib/core/random.hpp>
+#include <transferlib/core/tensors.hpp>
+
+namespace transferlib {
+
+/// The activation functions of the zoo's networks.
+enum class Activation { identity, relu, relu6, silu, hardswish, hardsigmoid, sigmoid, gelu, tanh, leaky_relu, mish };
+
+/// The activation's name as PyTorch writes it.
+inline std::string_view to_string(Activation activation) {
+  switch (activation) {
+    case Activation::identity:
+      return "identity";
+    case Activation::relu:
+      return "relu";
+    case Activation::relu6:
+      return "relu6";
+    case Activation::silu:
+      return "silu";
+    case Activation::hardswish:
+      return "hardswish";
+    case Activation::hardsigmoid:
+      return "hardsigmoid";
+    case Activation::sigmoid:
+      return "sigmoid";
+    case Activation::gelu:
+      return "gelu";
+    case Activation::tanh:
+      return "tanh";
+    case Activation::leaky_relu:
+      return "leaky_relu";
+    case Activation::mish:
+      return "mish";
+  }
+  return "identity";
+}
+
+/// The activation of every element of `x`; the leaky one has darknet's slope, 0.1.
+inline Tensor activate(const Tensor& x, Activation activation) {
+  switch (activation) {
+    case Activation::identity:
+      return x;
+    case Activation::relu:
+      return at::relu(x);
+    case Activation::relu6:
+      return at::hardtanh(x, 0.0, 6.0);
+    case Activation::silu:
+      return at::silu(x);
+    case Activation::hardswish:
+      return at::hardswish(x);
+    case Activation::hardsigmoid:
+      return at::hardsigmoid(x);
+    case Activation::sigmoid:
+      return at::sigmoid(x);
+    case Activation::gelu:
+      return at::gelu(x);
+    case Activation::tanh:
+      return at::tanh(x);
+    case Activation::leaky_relu:
+      return at::leaky_relu(x, 0.1);
+    case Activation::mish:
+      return at::mish(x);
+  }
+  return x;
+}
+
+/// Layers as modules. Made with zeros for weights: they are read from a file, or drawn by `Plan::initialise`.
+namespace nn {
+
+/// The zeros to put before and after a side of `input` pixels, so that the output has ceil(input / stride) places:
+/// TensorFlow's "same" padding, which puts the odd one last.
+struct SamePadding {
+  Index before = 0, after = 0;
+  SamePadding(Index input, Index kernel, Index stride, Index dilation) {
+    const Index output = (input + stride - 1) / stride;
+    const Index total = std::max<Index>((output - 1) * stride + (kernel - 1) * dilation + 1 - input, 0);
+    before = total / 2;
+    after = total - before;
+  }
+};
+
+/// A two-dimensional convolution's numbers.
+struct Conv2dOptions {
+  Index in = 0;      ///< input channels
+  Index out = 0;     ///< output channels
+  Index kernel = 1;  ///< side of the kernel
+  Index stride = 1;
+  Index padding = 0;  ///< zeros on each side; not read where `same` is true
+  bool same = false;  ///< TensorFlow's "same" padding
+  Index dilation = 1;
+  Index groups = 1;
+  bool bias = false;
+};
+
+/// `torch.nn.Conv2d`: parameters `weight` (out, in / groups, kernel, kernel) and, if asked for, `bias` (out).
+class Conv2d : public Module {
+ public:
+  explicit Conv2d(const Conv2dOptions& o) : Module("Conv2d"), options(o) {
+    weight = register_parameter("weight", at::zeros({o.out, o.in / o.groups, o.kernel, o.kernel}));
+    if (o.bias) bias = register_parameter("bias", at::zeros({o.out}));
+  }
+
+  /// (N, in, H, W) to (N, out, H', W').
+  Tensor forward(const Tensor& x) const {
+    const Conv2dOptions& o = options;
+    if (!o.same) return convolve(x, o.padding, o.padding);
+    const SamePadding h(x.size(-2), o.kernel, o.stride, o.dilation), w(x.size(-1), o.kernel, o.stride, o.dilation);
+    if (h.before == h.after && w.before == w.after) return convolve(x, h.before, w.before);
+    return convolve(at::constant_pad_nd(x, {w.before, w.after, h.before, h.after}), 0, 0);
+  }
+
+  Conv2dOptions options;
+  Tensor weight, bias;
+
+ private:
+  Tensor convolve(const Tensor& x, Index pad_h, Index pad_w) const {
+    const Conv2dOptions& o = options;
+    return at::conv2d(x, weight, bias, {o.stride, o.stride}, {pad_h, pad_w}, {o.dilation, o.dilation}, o.groups);
+  }
+};
+
+/// `torch.nn.BatchNorm2d`: parameters `weight`, `bias`, buffers `running_mean`, `running_var`, `num_batches_tracked`.
+class BatchNorm2d : public Module {
+ public:
+  /// \param channels how many, \param e epsilon inside the root, \param m the part of a new batch in the running
+  /// statistics (PyTorch's convention: Keras's and TensorFlow's momentum is 1 - m).
+  explicit BatchNorm2d(Index channels, double e = 1e-5, double m = 0.1)
+      : Module("BatchNorm2d"), epsilon(e), momentum(m) {
+    weight = register_parameter("weight", at::ones({channels}));
+    bias = register_parameter("bias", at::zeros({channels}));
+    running_mean = register_buffer("running_mean", at::zeros({channels}));
+    running_var = register_buffer("running_var", at::ones({channels}));
+    batches = register_buffer("num_batches_tracked", at::zeros({}, at::kLong));
+  }
+
+  /// Normalises (N, channels, …): by the batch's own statistics where `training`, which then move the running ones;
+  /// by the running ones, untouched, where not.
+  Tensor forward(const Tensor& x, bool training) {
+    if (training) batches.add_(1);
+    return at::batch_norm(x, weight, bias, running_mean, running_var, training, momentum, epsilon, true);
+  }
+
+  double epsilon, momentum;
+  Tensor weight, bias, running_mean, running_var, batches;
+};
+
+/// `torch.nn.Linear`: parameters `weight` (out, in) and, unless told not to, `bias` (out).
+class Linear : public Module {
+ public:
+  Linear(Index in, Index out, bool with_bias = true) : Module("Linear") {
+    weight = register_parameter("weight", at::zeros({out, in}));
+    if (with_bias) bias = register_parameter("bias", at::zeros({out}));
+  }
+
+  /// (…, in) to (…, out).
+  Tensor forward(const Tensor& x) const { return at::linear(x, weight, bias); }
+
+  Tensor weight, bias;
+};
+
+}  // namespace nn
+
+namespace detail {
+
+/// A generator of LibTorch's whose numbers depend on its arguments alone.
+inline at::Generator generator(std::uint64_t seed, std::uint64_t first, std::uint64_t second) {
+  const auto mixed = philox(seed, first, second);
+  return at::detail::createCPUGenerator((static_cast<std::uint64_t>(mixed[1]) << 32) | mixed[0]);
+}
+
+/// Dropout whose mask is drawn from (pass, which layer) alone.
+inline Tensor dropout(const Tensor& x, double probability, const Pass& pass, Index which) {
+  if (!pass.training || probability <= 0.0) return x;
+  auto draw = generator(pass.seed, static_cast<std::uint64_t>(pass.number),
+                        (static_cast<std::uint64_t>(which) << 8) | static_cast<std::uint64_t>(Purpose::dropout));
+  const Tensor mask = at::empty(x.sizes(), at::TensorOptions(at::kFloat)).bernoulli_(1.0 - probability, draw);
+  return x * mask.to(x.options()).div_(1.0 - probability);
+}
+
+/// A standard normal or uniform start for `weight`, as `torch.nn.init` computes it, drawn from (seed, number) alone.
+inline void kaiming_uniform(Tensor& weight, std::uint64_t seed, std::uint64_t number) {
+  const torch::NoGradGuard guard;
+  const double bound = 1.0 / std::sqrt(static_cast<double>(weight[0].numel()));
+  weight.copy_(at::empty(weight.sizes(), at::kFloat)
+                   .uniform_(-bound, bound, generator(seed, number, static_cast<std::uint64_t>(Purpose::initialise))));
+}
+
+/// The start of a bias behind `fan_in` inputs, as `torch.nn.Linear` draws it.
+inline void uniform_bias(Tensor& bias, Index fan_in, std::uint64_t seed, std::uint64_t number) {
+  const torch::NoGradGuard guard;
+  const double bound = 1.0 / std::sqrt(static_cast<double>(fan_in));
+  bias.copy_(at::empty(bias.sizes(), at::kFloat)
+                 .uniform_(-bound, bound, generator(seed, number, static_cast<std::uint64_t>(Purpose::initialise))));
+}
+
+}  // namespace detail
+}  // namespace transferlib

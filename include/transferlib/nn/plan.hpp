@@ -1,0 +1,354 @@
+/// \file
+/// A network as a module tree (for the names), the original's layer table (for the numbers) and steps in the order of
+/// execution (for running any part of it). All three are run-time data.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <transferlib/core/error.hpp>
+#include <transferlib/core/random.hpp>
+#include <transferlib/core/tensors.hpp>
+#include <transferlib/nn/modules.hpp>
+
+namespace transferlib {
+
+/// One call in a network's execution. Its value is known by the step's number; step 0 is the input.
+struct Step {
+  Kind kind = Kind::opaque;
+  std::vector<Index> layers;       ///< the table's rows that it computes; none for what is no layer of the original
+  std::vector<Index> from;         ///< the steps whose values it takes
+  std::shared_ptr<Module> module;  ///< where its parameters are; none for what has none
+  Activation activation = Activation::identity;
+  std::function<Tensor(std::span<const Tensor>, const Pass&)> run;
+};
+
+/// A boundary between two steps, and the steps before it whose values are still needed behind it: inside a residual
+/// block that is more than one.
+struct Cut {
+  Index boundary = 1;  ///< the first step behind the cut; 1: everything but the input
+  std::vector<Index> live{0};
+
+  friend bool operator==(const Cut&, const Cut&) = default;
+};
+
+/// The steps of a network, its layer table, and where its features are.
+struct Graph {
+  LayerTable table;
+  std::vector<std::shared_ptr<Module>> modules;  ///< each row's own module; none for what has no parameters
+  std::vector<Step> steps;
+  std::vector<Index> stages;  ///< the last step of each stage: the pyramid, finest first
+  Index map = 0;              ///< the step of the last feature map
+  Index pooled = 0;           ///< the step of the pooled features
+  Index logits = 0;           ///< the step of the original's classifier; 0 where there is none
+
+  Index size() const { return static_cast<Index>(steps.size()); }
+
+  /// Whether `wanted` needs each step.
+  std::vector<bool> needed(std::span<const Index> wanted) const {
+    std::vector<bool> out(steps.size(), false);
+    for (Index w : wanted) out[at(w)] = true;
+    for (std::size_t s = steps.size(); s-- > 0;)
+      if (out[s])
+        for (Index f : steps[s].from) out[at(f)] = true;
+    return out;
+  }
+
+  /// The cut before step `boundary`, for the values of `wanted`.
+  Cut cut_at(Index boundary, std::span<const Index> wanted) const {
+    const auto need = needed(wanted);
+    std::vector<bool> live(steps.size(), false);
+    for (Index w : wanted)
+      if (w < boundary) live[at(w)] = true;
+    for (std::size_t s = at(boundary); s < steps.size(); ++s)
+      if (need[s])
+        for (Index f : steps[s].from)
+          if (f < boundary) live[at(f)] = true;
+    Cut cut{boundary, {}};
+    for (Index s = 0; s < boundary; ++s)
+      if (live[at(s)]) cut.live.push_back(s);
+    return cut;
+  }
+
+  /// Whether every layer of the step is frozen; a step of no layer has nothing to freeze and counts as frozen.
+  bool is_frozen(const Step& step, const std::vector<bool>& frozen) const {
+    return std::all_of(step.layers.begin(), step.layers.end(), [&](Index l) { return frozen[at(l)]; });
+  }
+
+  /// The first step, of those that `wanted` needs, that training changes or that draws at random: with parameters or
+  /// statistics that are not frozen, or dropout that is not. The number of steps where there is none.
+  Index first_trainable(const std::vector<bool>& frozen, std::span<const Index> wanted) const {
+    const auto need = needed(wanted);
+    for (std::size_t s = 1; s < steps.size(); ++s) {
+      const Step& step = steps[s];
+      const bool can_change = step.module != nullptr || step.kind == Kind::dropout;
+      if (need[s] && can_change && !is_frozen(step, frozen)) return static_cast<Index>(s);
+    }
+    return size();
+  }
+
+  /// Runs the steps from `cut` on, given the values that cross it, as far as `wanted` needs, and returns the values of
+  /// `wanted`. A value is let go as soon as nobody needs it. A frozen step runs in evaluation.
+  Activations run(const Activations& crossing, const Cut& cut, std::span<const Index> wanted, const Pass& pass,
+                  const std::vector<bool>& frozen) const {
+    if (crossing.size() != cut.live.size())
+      throw OptionError(detail::text("a network was given ", crossing.size(), " tensors where its cut at step ",
+                                     cut.boundary, " is crossed by ", cut.live.size()));
+    const auto need = needed(wanted);
+    std::vector<Index> uses(steps.size(), 0);
+    for (std::size_t s = at(cut.boundary); s < steps.size(); ++s)
+      if (need[s])
+        for (Index f : steps[s].from) ++uses[at(f)];
+    for (Index w : wanted) ++uses[at(w)];
+    Activations values(steps.size());
+    for (std::size_t i = 0; i < crossing.size(); ++i) values[at(cut.live[i])] = crossing[i];
+    Activations inputs;
+    for (std::size_t s = at(cut.boundary); s < steps.size(); ++s) {
+      if (!need[s]) continue;
+      const Step& step = steps[s];
+      inputs.clear();
+      for (Index f : step.from) {
+        inputs.push_back(values[at(f)]);
+        if (--uses[at(f)] == 0) values[at(f)] = Tensor();
+      }
+      Pass own = pass;
+      own.training = pass.training && !is_frozen(step, frozen);
+      values[s] = step.run(inputs, own);
+    }
+    Activations out;
+    for (Index w : wanted) out.push_back(values[at(w)]);
+    return out;
+  }
+
+  /// What one picture costs: the shape of each step's value (without the batch), and its multiply-adds.
+  struct Measure {
+    std::vector<std::vector<Index>> shapes;
+    std::vector<Index> multiply_adds;
+  };
+
+  /// Measures every step by a forward pass of one black picture (channels, size, size).
+  Measure measure(Index channels, Index size_) const {
+    const torch::NoGradGuard guard;
+    Measure out;
+    out.shapes.resize(steps.size());
+    out.multiply_adds.resize(steps.size(), 0);
+    Activations values(steps.size());
+    std::vector<Index> last_use(steps.size(), 0);
+    for (std::size_t s = 1; s < steps.size(); ++s)
+      for (Index f : steps[s].from) last_use[at(f)] = static_cast<Index>(s);
+    for (std::size_t s = 0; s < steps.size(); ++s) {
+      if (s == 0) {
+        Tensor sample = at::zeros({1, channels, size_, size_});
+        if (steps.size() > 1 && steps[1].module != nullptr)
+          for (const Tensor& p : steps[1].module->parameters()) sample = sample.to(p.device());
+        values[0] = sample;
+      } else {
+        Activations inputs;
+        for (Index f : steps[s].from) inputs.push_back(values[at(f)]);
+        values[s] = steps[s].run(inputs, {});
+        for (Index f : steps[s].from)
+          if (last_use[at(f)] == static_cast<Index>(s)) values[at(f)] = Tensor();
+      }
+      const auto sizes = values[s].sizes();
+      out.shapes[s].assign(sizes.begin() + 1, sizes.end());
+      const Index places = values[s].numel();
+      if (const auto* conv = dynamic_cast<const nn::Conv2d*>(steps[s].module.get()))
+        out.multiply_adds[s] = places * (conv->weight.numel() / conv->weight.size(0));
+      else if (const auto* linear = dynamic_cast<const nn::Linear*>(steps[s].module.get()))
+        out.multiply_adds[s] = places * linear->weight.size(1);
+      else if (steps[s].kind == Kind::opaque)
+        out.multiply_adds[s] = places;  // unknown: at least one an element, so that it counts as work
+    }
+    return out;
+  }
+
+  static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+};
+
+/// The base of the zoo's networks. A family's constructor declares the layers in the order of the original's
+/// registration, and calls them in the order of execution; where the two are the same, `add` does both.
+class Plan : public Module {
+ public:
+  const Graph& graph() const { return graph_; }
+
+  /// Draws every weight as `torch.nn`'s layers do at their making (He et al., 2015, uniform), from `seed` alone.
+  void initialise(std::uint64_t seed) {
+    std::uint64_t number = 0;
+    for (auto& item : named_parameters()) {
+      ++number;
+      if (item.value().dim() > 1) detail::kaiming_uniform(item.value(), seed, number);
+    }
+  }
+
+ protected:
+  explicit Plan(std::string name) : Module(std::move(name)) {
+    graph_.steps.push_back({Kind::input, {}, {}, nullptr, Activation::identity, {}});
+    graph_.table.stages.push_back("stem");
+  }
+
+  /// \name Declaring: the module goes into the tree at its dotted name, the layer gets the table's next row.
+  /// \{
+  Index declare(const std::string& name, Kind kind, std::shared_ptr<Module> module = nullptr) {
+    const Index row = graph_.table.size();
+    Index parameters = 0;
+    if (module != nullptr) {
+      for (const Tensor& p : module->parameters()) parameters += p.numel();
+      insert(name, module);
+    }
+    graph_.table.rows.push_back({row, name, kind, static_cast<Index>(graph_.table.stages.size()) - 1, parameters});
+    graph_.modules.push_back(module);
+    declared_.push_back({kind, {row}, {}, std::move(module), Activation::identity, {}});
+    return row;
+  }
+
+  Index declare_convolution(const std::string& name, const nn::Conv2dOptions& options) {
+    auto module = std::make_shared<nn::Conv2d>(options);
+    const Index row = declare(name, Kind::convolution, module);
+    declared(row).run = [m = module.get()](std::span<const Tensor> x, const Pass&) { return m->forward(x[0]); };
+    return row;
+  }
+
+  Index declare_norm(const std::string& name, Index channels, double epsilon = 1e-5, double momentum = 0.1) {
+    auto module = std::make_shared<nn::BatchNorm2d>(channels, epsilon, momentum);
+    const Index row = declare(name, Kind::norm, module);
+    declared(row).run = [m = module.get()](std::span<const Tensor> x, const Pass& pass) {
+      return m->forward(x[0], pass.training);
+    };
+    return row;
+  }
+
+  Index declare_activation(const std::string& name, Activation activation) {
+    const Index row = declare(name, Kind::activation);
+    declared(row).activation = activation;
+    declared(row).run = [activation](std::span<const Tensor> x, const Pass&) { return activate(x[0], activation); };
+    return row;
+  }
+
+  Index declare_dropout(const std::string& name, double probability) {
+    const Index row = declare(name, Kind::dropout);
+    declared(row).run = [probability, row](std::span<const Tensor> x, const Pass& pass) {
+      return detail::dropout(x[0], probability, pass, row);
+    };
+    return row;
+  }
+
+  Index declare_linear(const std::string& name, Index in, Index out) {
+    auto module = std::make_shared<nn::Linear>(in, out);
+    const Index row = declare(name, Kind::linear, module);
+    declared(row).run = [m = module.get()](std::span<const Tensor> x, const Pass&) { return m->forward(x[0]); };
+    return row;
+  }
+
+  /// The mean over all places: (N, C, h, w) to (N, C), in float32 whatever the map's precision is.
+  Index declare_global_pool(const std::string& name) {
+    const Index row = declare(name, Kind::pool);
+    declared(row).run = [](std::span<const Tensor> x, const Pass&) { return global_pool(x[0]); };
+    return row;
+  }
+  /// \}
+
+  /// Runs a declared layer on the values of steps; returns the new step. A layer may be called more than once.
+  Index call(Index row, std::vector<Index> from) {
+    Step step = declared(row);
+    step.from = std::move(from);
+    graph_.steps.push_back(std::move(step));
+    return graph_.size() - 1;
+  }
+
+  /// A sum that is no layer of the original.
+  Index add(Index a, Index b) {
+    graph_.steps.push_back(
+        {Kind::add, {}, {a, b}, nullptr, Activation::identity, [](std::span<const Tensor> x, const Pass&) {
+           return x[0] + x[1];
+         }});
+    return graph_.size() - 1;
+  }
+
+  /// Ends a stage with `step`, whose map joins the pyramid; what is declared next belongs to stage `next`.
+  void end_stage(Index step, std::string next) {
+    graph_.stages.push_back(step);
+    graph_.table.stages.push_back(std::move(next));
+  }
+  /// What is declared next belongs to stage `next`; the pyramid gets no map.
+  void next_stage(std::string next) { graph_.table.stages.push_back(std::move(next)); }
+
+  void set_map(Index step) { graph_.map = step; }
+  void set_pooled(Index step) { graph_.pooled = step; }
+  void set_logits(Index step) { graph_.logits = step; }
+
+ public:
+  /// See `declare_global_pool`.
+  static Tensor global_pool(const Tensor& x) { return at::mean(x, {2, 3}, false, at::kFloat); }
+
+ private:
+  Step& declared(Index row) { return declared_[static_cast<std::size_t>(row)]; }
+
+  /// LibTorch refuses dots in names: `a.b.c` is a module `c` inside containers `a` and `b`.
+  void insert(const std::string& dotted, const std::shared_ptr<Module>& module) {
+    Module* parent = this;
+    std::size_t from = 0;
+    for (std::size_t dot = dotted.find('.'); dot != std::string::npos; dot = dotted.find('.', from)) {
+      auto& container = containers_[dotted.substr(0, dot)];
+      if (container == nullptr)
+        container = parent->register_module(dotted.substr(from, dot - from), std::make_shared<Module>("Container"));
+      parent = container.get();
+      from = dot + 1;
+    }
+    parent->register_module(dotted.substr(from), module);
+  }
+
+  Graph graph_;
+  std::vector<Step> declared_;
+  std::map<std::string, std::shared_ptr<Module>> containers_;
+};
+
+namespace detail {
+
+/// The graph of a user's own network: a step a stage; the table's rows are its modules, flattened.
+inline Graph graph_of(const Stages& stages) {
+  Graph graph;
+  graph.steps.push_back({Kind::input, {}, {}, nullptr, Activation::identity, {}});
+  if (stages.empty()) throw OptionError("a network's stages() is empty; it must name at least one part");
+  for (const Stage& stage : stages) {
+    const Index number = static_cast<Index>(graph.table.stages.size());
+    graph.table.stages.push_back(stage.name);
+    Step step{Kind::opaque,         {},
+              {graph.size() - 1},   stage.module,
+              Activation::identity, [run = stage.run](std::span<const Tensor> x, const Pass&) { return run(x[0]); }};
+    for (const auto& item : stage.module->named_modules(stage.name)) {
+      Index parameters = 0;
+      for (const Tensor& p : item.value()->parameters(false)) parameters += p.numel();
+      if (parameters == 0 && item.value()->buffers(false).empty() && !item.value()->children().empty()) continue;
+      const std::string type = item.value()->name();
+      const Kind kind = type.find("Conv") != std::string::npos                    ? Kind::convolution
+                        : type.find("Norm") != std::string::npos                  ? Kind::norm
+                        : type.find("Linear") != std::string::npos                ? Kind::linear
+                        : type.find("Dropout") != std::string::npos               ? Kind::dropout
+                        : type.find("Pool") != std::string::npos                  ? Kind::pool
+                        : type.find("LU") != std::string::npos && parameters == 0 ? Kind::activation
+                                                                                  : Kind::opaque;
+      step.layers.push_back(graph.table.size());
+      graph.modules.push_back(item.value());
+      graph.table.rows.push_back({graph.table.size(), item.key(), kind, number, parameters});
+    }
+    graph.steps.push_back(std::move(step));
+    graph.stages.push_back(graph.size() - 1);
+  }
+  graph.map = graph.size() - 1;
+  // A network whose last part gives (N, C) has no map; `global_pool` is then the identity.
+  graph.steps.push_back(
+      {Kind::pool, {}, {graph.map}, nullptr, Activation::identity, [](std::span<const Tensor> x, const Pass&) {
+         return x[0].dim() == 4 ? Plan::global_pool(x[0]) : x[0].to(at::kFloat);
+       }});
+  graph.pooled = graph.size() - 1;
+  return graph;
+}
+
+}  // namespace detail
+}  // namespace transferlib

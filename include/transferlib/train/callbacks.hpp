@@ -1,0 +1,96 @@
+/// \file
+/// Callbacks: observers of training that can end it or keep its best state.
+#pragma once
+
+#include <limits>
+#include <string>
+#include <utility>
+
+#include <transferlib/core/error.hpp>
+#include <transferlib/model/classifier.hpp>
+#include <transferlib/train/history.hpp>
+#include <transferlib/weights/state_dict.hpp>
+
+namespace transferlib {
+
+/// Ends training when a column has not improved for `patience` epochs.
+class EarlyStopping {
+ public:
+  struct Options {
+    std::string monitor = "val_loss";
+    Index patience = 3;
+    double least = 0.0;   ///< an improvement of less counts as none
+    bool higher = false;  ///< true for accuracies
+  };
+  explicit EarlyStopping(Options options) : options_(std::move(options)) {}
+  EarlyStopping() : EarlyStopping(Options{}) {}
+
+  void on_fit_begin(auto&) {
+    best_ = std::numeric_limits<double>::infinity();
+    waited_ = 0;
+  }
+  /// \throws OptionError if there is no such column
+  bool on_epoch_end(const Epoch& epoch) {
+    const double value = options_.higher ? -epoch[options_.monitor] : epoch[options_.monitor];
+    if (value < best_ - options_.least || best_ == std::numeric_limits<double>::infinity()) {
+      best_ = value;
+      waited_ = 0;
+    } else {
+      ++waited_;
+    }
+    return waited_ < options_.patience;
+  }
+
+ private:
+  Options options_;
+  double best_ = std::numeric_limits<double>::infinity();
+  Index waited_ = 0;
+};
+
+/// Keeps the weights of the best epoch, and gives them back to the model when training ends.
+class KeepBest {
+ public:
+  struct Options {
+    std::string monitor = "val_accuracy";
+    bool higher = true;
+  };
+  explicit KeepBest(Options options) : options_(std::move(options)) {}
+  KeepBest() : KeepBest(Options{}) {}
+
+  void on_fit_begin(auto&) {
+    epoch_ = 0;
+    state_.clear();
+  }
+  /// \throws OptionError if there is no such column
+  template <class M>
+  void on_epoch_end(M& model, const Epoch& epoch) {
+    const double value = options_.higher ? -epoch[options_.monitor] : epoch[options_.monitor];
+    if (epoch_ != 0 && value >= best_) return;
+    best_ = value;
+    epoch_ = epoch.number;
+    state_ = tensors(model);
+    for (auto& item : state_) item.second = item.second.detach().clone();
+  }
+  template <class M>
+  void on_fit_end(M& model) {
+    const torch::NoGradGuard guard;
+    auto now = tensors(model);
+    for (std::size_t i = 0; i < state_.size(); ++i) now[i].second.copy_(state_[i].second);
+  }
+  /// The epoch whose weights are kept; 0 before the first.
+  Index epoch() const { return epoch_; }
+
+ private:
+  template <class M>
+  static StateDict tensors(M& model) {
+    StateDict out = state_dict(*model.backbone_core().network);
+    for (auto& item : state_dict(detail::inner_head(model.head()))) out.push_back(std::move(item));
+    return out;
+  }
+  Options options_;
+  double best_ = 0.0;
+  Index epoch_ = 0;
+  StateDict state_;
+};
+
+}  // namespace transferlib

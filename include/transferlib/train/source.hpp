@@ -1,0 +1,115 @@
+/// \file
+/// A data set without its type: what the training loop, which is no template, reads from.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <transferlib/core/concepts.hpp>
+#include <transferlib/core/hash.hpp>
+#include <transferlib/core/random.hpp>
+#include <transferlib/data/transforms.hpp>
+
+namespace transferlib {
+
+/// A data set whose pictures are augmented while a model is trained on them; made by `augment`.
+template <class D, class T>
+class Augmented {
+  static_assert(Dataset<D>, "transferlib: augment: not a Dataset: it needs Target, size(), batch(ids), labels()");
+  static_assert(
+      TransformFor<T, typename D::Target>,
+      "transferlib: augment: this transform has no overload for the data's Target: it would move the picture and "
+      "leave its boxes (or labels) behind");
+
+ public:
+  using Target = typename D::Target;
+
+  Augmented(const D& data, T transform) : data_(&data), transform_(std::move(transform)) {}
+
+  Index size() const { return data_->size(); }
+  Batch batch(std::span<const Index> ids) const { return data_->batch(ids); }
+  Labels labels() const { return data_->labels(); }
+  const D& data() const { return *data_; }
+  const T& transform() const { return transform_; }
+
+ private:
+  const D* data_;
+  T transform_;
+};
+
+/// Pictures of `data`, augmented anew each epoch. `data` must outlive what is returned.
+template <class D, class T>
+Augmented<D, T> augment(const D& data, T transform) {
+  return {data, std::move(transform)};
+}
+template <class D, class T>
+Augmented<D, T> augment(const D&& data, T transform) = delete;
+
+namespace detail {
+
+/// See the file.
+struct Source {
+  Index size = 0;
+  Labels labels;
+  std::function<Batch(std::span<const Index>)> get;
+  std::function<Tensor(std::span<const Index>)> targets;  ///< without the pictures where the data set can do that
+  std::function<std::string()> fingerprint;
+  std::optional<Index> views = 1;                              ///< see `TransformFor`
+  std::function<void(Batch&, std::span<const Draw>)> augment;  ///< none where nothing is drawn
+};
+
+/// The hash of a data set that can't tell its own: of all pictures and targets.
+template <class D>
+std::string fingerprint_of(const D& data) {
+  if constexpr (requires { data.fingerprint(); }) {
+    return data.fingerprint();
+  } else {
+    Sha256 hash;
+    std::vector<Index> ids;
+    for (Index from = 0; from < data.size(); from += 256) {
+      ids.clear();
+      for (Index i = from; i < std::min(from + 256, data.size()); ++i) ids.push_back(i);
+      const Batch batch = data.batch(ids);
+      const auto add = [&](const Tensor& tensor) {
+        const Tensor t = tensor.cpu().contiguous();
+        for (Index side : t.sizes()) hash.add(side);
+        hash.add(std::span(static_cast<const std::byte*>(t.const_data_ptr()), t.nbytes()));
+      };
+      for (const Tensor& block : batch.pictures) add(block);
+      if (batch.target.defined()) add(batch.target);
+    }
+    return hash.hex();
+  }
+}
+
+template <Dataset D>
+Source source(const D& data) {
+  Source out;
+  out.size = data.size();
+  out.labels = data.labels();
+  out.get = [&data](std::span<const Index> ids) { return data.batch(ids); };
+  out.targets = [&data](std::span<const Index> ids) {
+    if constexpr (requires { data.targets(ids); })
+      return Tensor(data.targets(ids));
+    else
+      return data.batch(ids).target;
+  };
+  out.fingerprint = [&data] { return fingerprint_of(data); };
+  return out;
+}
+
+template <class D, class T>
+Source source(const Augmented<D, T>& augmented) {
+  Source out = source(augmented.data());
+  out.views = augmented.transform().views();
+  out.augment = [t = augmented.transform()](Batch& batch, std::span<const Draw> draws) {
+    t(batch, draws, typename D::Target{});
+  };
+  return out;
+}
+
+}  // namespace detail
+}  // namespace transferlib

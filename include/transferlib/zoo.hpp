@@ -1,0 +1,120 @@
+/// \file
+/// Every network by its name, for programs whose user chooses it: instantiates the whole zoo, and is therefore not in
+/// the umbrella. Nothing registers itself: the list is here.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <transferlib/backbones/efficientnet.hpp>
+#include <transferlib/core/error.hpp>
+#include <transferlib/core/text.hpp>
+#include <transferlib/heads/vector_head.hpp>
+#include <transferlib/model/classifier.hpp>
+#include <transferlib/model/save.hpp>
+
+namespace transferlib {
+
+/// A network of the zoo: its card, and how it is made.
+struct ZooEntry {
+  Card card;
+  AnyBackbone (*random)(const NetworkOptions&, std::uint64_t seed);
+  AnyBackbone (*published)(const NetworkOptions&);
+  AnyBackbone (*from_file)(const std::filesystem::path&, const NetworkOptions&);
+};
+
+namespace detail {
+
+template <PublishedNetwork N>
+ZooEntry zoo_entry() {
+  return {N::card,
+          [](const NetworkOptions& o, std::uint64_t seed) { return AnyBackbone(Backbone<N>::random(o, seed)); },
+          [](const NetworkOptions& o) { return AnyBackbone(Backbone<N>::pretrained(o)); },
+          [](const std::filesystem::path& file, const NetworkOptions& o) {
+            return AnyBackbone(Backbone<N>::pretrained(file, o));
+          }};
+}
+
+}  // namespace detail
+
+/// All networks, in the order in which they are listed.
+inline const std::vector<ZooEntry>& zoo() {
+  static const std::vector<ZooEntry> entries{
+      detail::zoo_entry<EfficientNetLite0>(), detail::zoo_entry<EfficientNetLite1>(),
+      detail::zoo_entry<EfficientNetLite2>(), detail::zoo_entry<EfficientNetLite3>(),
+      detail::zoo_entry<EfficientNetLite4>(),
+  };
+  return entries;
+}
+
+/// The entry of a name. \throws OptionError if there is none; the sentence has the nearest names.
+inline const ZooEntry& zoo_entry(std::string_view name) {
+  std::vector<std::string> names;
+  for (const ZooEntry& entry : zoo()) {
+    if (entry.card.name == name) return entry;
+    names.emplace_back(entry.card.name);
+  }
+  throw OptionError(detail::text("there is no backbone called \"", name, "\"; the nearest are ",
+                                 detail::first_few(detail::nearest_names(name, names)),
+                                 "; `weights_tool backbones` lists them all"));
+}
+
+/// A backbone by name with its published weights. \throws OptionError, WeightsError
+inline AnyBackbone any_backbone(std::string_view name, const NetworkOptions& options = {}) {
+  return zoo_entry(name).published(options);
+}
+
+/// A backbone by name with the weights of a file. \throws OptionError, FileError, FormatError, WeightsError
+inline AnyBackbone any_backbone(std::string_view name, const std::filesystem::path& file,
+                                const NetworkOptions& options = {}) {
+  return zoo_entry(name).from_file(file, options);
+}
+
+/// A head whose type need not be known later.
+template <class H>
+Head<AnyHead<typename H::Target>> any_head(const Head<H>& head) {
+  return {{[options = head.options](const FeatureSpec& spec) -> std::shared_ptr<VectorHead<typename H::Target>> {
+    return std::make_shared<H>(spec, options);
+  }}};
+}
+
+/// A head by its description: "linear", "mlp:128". \throws OptionError
+template <class T = ClassIndex>
+Head<AnyHead<T>> any_head(std::string_view description, double dropout = 0.0, std::uint64_t seed = 0) {
+  if (description == "linear") return any_head(Head<LinearHead<T>>{{.dropout = dropout, .seed = seed}});
+  if (description.starts_with("mlp:")) {
+    Index width = 0;
+    const auto digits = description.substr(4);
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), width);
+    if (error == std::errc() && end == digits.data() + digits.size() && width >= 1 && width <= 65536)
+      return any_head(Head<MlpHead<T>>{{.width = width, .dropout = dropout, .seed = seed}});
+  }
+  throw OptionError(detail::text("there is no head \"", description, "\"; write linear, or mlp:WIDTH as in mlp:128"));
+}
+
+/// A classifier whose network and head are known at run time only.
+template <class T = ClassIndex>
+using AnyClassifier = Classifier<AnyNetwork, AnyHead<T>>;
+
+/// Reads any model that `save` wrote. Nothing is frozen.
+/// \throws FileError, FormatError, WeightsError
+template <class T = ClassIndex>
+AnyClassifier<T> load_any(const std::filesystem::path& path) {
+  return detail::guarded(detail::text("loading ", path), [&] {
+    const auto saved = detail::SavedModel::read(path);
+    if (saved.target != detail::target_name<T>())
+      throw WeightsError(
+          detail::text("the model in ", path, " predicts ", saved.target, ", not ", detail::target_name<T>()));
+    auto backbone = zoo_entry(saved.backbone).random(saved.options, 0);
+    saved.fill(backbone.core, detail::wanted_steps(backbone.core, Pooled{}));
+    AnyClassifier<T> model(std::move(backbone), FreezePolicy<FreezeNone>{}, any_head<T>(saved.head), saved.labels);
+    load_state_dict(*model.head().pointer(), saved.head_state, {}, path.string());
+    return model;
+  });
+}
+
+}  // namespace transferlib
