@@ -1,0 +1,129 @@
+/// \file
+/// CIFAR-10 and CIFAR-100 (Krizhevsky, "Learning multiple layers of features from tiny images", 2009) in their official
+/// binary layout, https://www.cs.toronto.edu/~kriz/cifar.html.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <ATen/ATen.h>
+
+#include <transferlib/core/error.hpp>
+#include <transferlib/core/files.hpp>
+#include <transferlib/core/tensors.hpp>
+#include <transferlib/data/tensors_data.hpp>
+
+namespace transferlib {
+
+namespace detail {
+
+/// The folder called `name` in `folder`, or `folder` itself if it has `file`.
+inline std::filesystem::path cifar_folder(const std::filesystem::path& folder, std::string_view name,
+                                          std::string_view file) {
+  std::error_code ignored;
+  if (std::filesystem::exists(folder / name / file, ignored)) return folder / name;
+  if (std::filesystem::exists(folder / file, ignored)) return folder;
+  throw DataError(text("no data in ", folder, ": neither ", name, "/", file, " nor ", file,
+                       " is there; give the folder into which the archive of the binary version was unpacked"));
+}
+
+/// Records of `label_bytes` labels (the last is the class) and 3 x 32 x 32 pixels, of several files in order.
+inline TensorData<ClassIndex> read_cifar(const std::filesystem::path& folder, std::span<const std::string_view> files,
+                                         std::size_t label_bytes, const Labels& labels) {
+  constexpr std::size_t pixels = 3 * 32 * 32;
+  const std::size_t record = label_bytes + pixels;
+  std::vector<std::shared_ptr<const MappedFile>> mapped;
+  std::size_t total = 0;
+  for (std::string_view name : files) {
+    mapped.push_back(MappedFile::open(folder / name));
+    const std::size_t size = mapped.back()->bytes().size();
+    if (size == 0 || size % record != 0)
+      throw FormatError(text(folder / name, " has ", size, " bytes, which is no whole number of records of ", record,
+                             " bytes (a complete file has ", 10000 * record, "); unpack the archive again"));
+    total += size / record;
+  }
+  Tensor pictures = at::empty({static_cast<Index>(total), 3, 32, 32}, at::kByte);
+  Tensor target = at::empty({static_cast<Index>(total)}, at::kLong);
+  auto* p = pictures.mutable_data_ptr<std::uint8_t>();
+  auto* t = target.mutable_data_ptr<Index>();
+  for (const auto& file : mapped) {
+    const std::byte* const data = file->bytes().data();
+    for (std::size_t at = 0; at < file->bytes().size(); at += record, p += pixels, ++t) {
+      const std::size_t label = at + label_bytes - 1;
+      *t = static_cast<Index>(data[label]);
+      if (*t >= static_cast<Index>(labels.size()))
+        throw FormatError(text(file->path(), ": byte ", label, ": record ", at / record, " has the label ", *t,
+                               ", which is out of range: there are ", labels.size(),
+                               " classes, so labels go from 0 to ", labels.size() - 1));
+      std::memcpy(p, data + at + label_bytes, pixels);
+    }
+  }
+  return {pictures, target, labels};
+}
+
+}  // namespace detail
+
+/// CIFAR-10: 50,000 + 10,000 colour pictures of 32 x 32 pixels, ten classes.
+class Cifar10 : public TensorData<ClassIndex> {
+ public:
+  /// Reads `data_batch_1.bin` … `data_batch_5.bin` and `test_batch.bin` from `folder` or from the
+  /// `cifar-10-batches-bin` in it: `auto [train, test] = Cifar10::open("data");`
+  /// \throws DataError if they are not there, FormatError if a file is cut or has a label out of range, FileError
+  static Split<Cifar10> open(const std::filesystem::path& folder);
+
+  /// airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck.
+  static Labels class_names() {
+    return {"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"};
+  }
+
+ private:
+  explicit Cifar10(TensorData data) : TensorData(std::move(data)) {}
+};
+
+/// CIFAR-100: 50,000 + 10,000 colour pictures of 32 x 32 pixels, by their 100 fine classes.
+class Cifar100 : public TensorData<ClassIndex> {
+ public:
+  /// Reads `train.bin`, `test.bin` and `fine_label_names.txt` from `folder` or from the `cifar-100-binary` in it.
+  /// \throws DataError if they are not there, FormatError if a file is cut or has a label out of range, FileError
+  static Split<Cifar100> open(const std::filesystem::path& folder);
+
+ private:
+  explicit Cifar100(TensorData data) : TensorData(std::move(data)) {}
+};
+
+inline Split<Cifar10> Cifar10::open(const std::filesystem::path& folder) {
+  const auto at = detail::cifar_folder(folder, "cifar-10-batches-bin", "data_batch_1.bin");
+  constexpr std::string_view train[] = {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin",
+                                        "data_batch_5.bin"};
+  constexpr std::string_view test[] = {"test_batch.bin"};
+  return {Cifar10(detail::read_cifar(at, train, 1, class_names())),
+          Cifar10(detail::read_cifar(at, test, 1, class_names()))};
+}
+
+inline Split<Cifar100> Cifar100::open(const std::filesystem::path& folder) {
+  const auto at = detail::cifar_folder(folder, "cifar-100-binary", "train.bin");
+  Labels names;
+  const std::string lines = read_file(at / "fine_label_names.txt");
+  for (std::size_t from = 0; from < lines.size();) {
+    const std::size_t end = std::min(lines.find('\n', from), lines.size());
+    std::string name = lines.substr(from, end - from);
+    if (!name.empty() && name.back() == '\r') name.pop_back();
+    if (!name.empty()) names.push_back(std::move(name));
+    from = end + 1;
+  }
+  if (names.size() != 100)
+    throw FormatError(detail::text(at / "fine_label_names.txt", " has ", names.size(),
+                                   " names of classes, one a line, instead of 100; unpack the archive again"));
+  constexpr std::string_view train[] = {"train.bin"}, test[] = {"test.bin"};
+  return {Cifar100(detail::read_cifar(at, train, 2, names)), Cifar100(detail::read_cifar(at, test, 2, names))};
+}
+
+}  // namespace transferlib
