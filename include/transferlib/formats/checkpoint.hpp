@@ -1,0 +1,119 @@
+/// \file
+/// Opens a file of weights, whatever it is called: what it is, its bytes tell.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include <transferlib/core/error.hpp>
+#include <transferlib/core/files.hpp>
+#include <transferlib/formats/pth.hpp>
+#include <transferlib/formats/safetensors.hpp>
+#include <transferlib/formats/tensor_view.hpp>
+
+namespace transferlib {
+
+namespace detail {
+
+/// What bytes are that are no checkpoint, and what to do about it.
+inline std::string describe_foreign(std::span<const std::byte> bytes) {
+  const std::string_view b(reinterpret_cast<const char*>(bytes.data()), std::min<std::size_t>(bytes.size(), 512));
+  std::string_view shown = b;
+  while (!shown.empty() && (shown[0] == ' ' || shown[0] == '\n' || shown[0] == '\r' || shown[0] == '\t' ||
+                            static_cast<unsigned char>(shown[0]) >= 0xEF))
+    shown.remove_prefix(1);  // a byte order mark too
+  std::string lower(shown.substr(0, 64));
+  for (char& c : lower)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  using namespace std::string_view_literals;
+  if (b.starts_with("version https://git-lfs"))
+    return "a Git LFS pointer, not the file itself; run `git lfs pull` in its repository, or download the file itself";
+  if (lower.starts_with("<!doctype html") || lower.starts_with("<html"))
+    return "an HTML page, which a download gives in place of the file (a login, an error); download it again from the "
+           "file's own address";
+  if (lower.starts_with("<?xml"))
+    return "an XML text, perhaps a server's error in place of the file; look into it and download again";
+  if (b.starts_with("\x89HDF\r\n\x1a\n"sv))
+    return "an HDF5 file (Keras' .h5); load it in Python and save its weights as safetensors";
+  if (b.starts_with("\x1f\x8b"sv)) return "compressed by gzip; unpack it with `gunzip`";
+  if (b.size() >= 262 && b.substr(257, 5) == "ustar") return "a tar archive; unpack it, the checkpoint may be inside";
+  if (b.starts_with("GGUF")) return "a GGUF file of llama.cpp; convert it to safetensors in Python";
+  if (b.starts_with("\x93NUMPY"sv)) return "a NumPy array; load it in Python and save it as safetensors";
+  if (b.size() >= 8 && b.substr(4, 4) == "TFL3")
+    return "a TensorFlow Lite model; use the original's weights as .pth or safetensors";
+  // major 0, minor 1 or 2, revision, then how many pictures were seen
+  if (b.size() >= 16 && b.substr(0, 4) == "\0\0\0\0"sv && (b[4] == 1 || b[4] == 2) && b.substr(5, 3) == "\0\0\0"sv &&
+      b.substr(9, 3) == "\0\0\0"sv)
+    return "darknet weights, which need the network's .cfg beside them; open them with the darknet reader";
+  if (b.size() >= 2 && b[0] == '\x80' && b[1] >= 1 && b[1] <= 5)
+    return "a pickle that torch.save did not write; in Python, load it and torch.save the state dict";
+  if (b.starts_with('{'))
+    return "a JSON text; an index of a checkpoint in pieces (model.safetensors.index.json) names the files to open";
+  if (b.size() >= 2 && b[0] == '\x08' && b[1] >= 1 && b[1] <= 12 && b.find("onnx") != std::string_view::npos)
+    return "an ONNX model; use the original's weights as .pth or safetensors";
+  if (b.find_first_not_of('\0') == std::string_view::npos)
+    return "zeros at least at its beginning: a download or a copy that was not finished; do it again";
+  return "of no format that is known here; safetensors and .pth (torch.save) can be read";
+}
+
+}  // namespace detail
+
+/// Reads a checkpoint's bytes: safetensors, or `.pth` of either format. The tensors look into `bytes`, which must
+/// outlive them.
+/// \param where the file's name, for the error's sentence
+/// \throws FormatError, also for what is no checkpoint: the sentence says what it is and what to do
+inline Checkpoint parse_checkpoint(std::span<const std::byte> bytes, std::string_view where,
+                                   const CheckpointOptions& options = {}) {
+  using detail::text;
+  if (bytes.empty())
+    throw FormatError(text(where, ": the file is empty (0 bytes); its download or copy failed, do it again"));
+  if (is_zip(bytes) || is_legacy_pth(bytes)) return parse_pth(bytes, where, options);
+  // A header's length that is plausible, or that a cut file would have, and its '{'.
+  std::uint64_t length = 0;
+  if (bytes.size() > 8) std::memcpy(&length, bytes.data(), 8);
+  if (bytes.size() > 8 && static_cast<char>(bytes[8]) == '{' && length < (std::uint64_t{1} << 40)) {
+    if (!options.entry.empty())
+      throw OptionError(text(where, ": the entry ", detail::in_quotes(options.entry),
+                             " is wanted, and safetensors have no entries; leave it empty"));
+    return parse_safetensors(bytes, where);
+  }
+  throw FormatError(text(where, ": the file is ", detail::describe_foreign(bytes)));
+}
+
+/// Opens a checkpoint: safetensors, or `.pth` of either format, told apart by their bytes. The file is mapped, not
+/// read: its bytes come into memory when they are touched (a `.pth`'s are touched once, for their checksums), and stay
+/// mapped as long as `owner` does. They need not be aligned for their types.
+/// \throws FileError if it can't be opened; FormatError if it is no checkpoint, or damaged
+inline Checkpoint open_checkpoint(const std::filesystem::path& path, const CheckpointOptions& options = {}) {
+  const auto file = MappedFile::open(path);
+  Checkpoint out = parse_checkpoint(file->bytes(), path.string(), options);
+  out.owner = file;
+  return out;
+}
+
+/// Takes the wrappers' prefixes off all names, where all have them: "module." (DataParallel), "model." (Lightning),
+/// "backbone.", "_orig_mod." (torch.compile), one after the other. \returns what was taken off: "module.model."
+inline std::string strip_common_prefix(Checkpoint& checkpoint) {
+  std::string out;
+  for (bool again = !checkpoint.tensors.empty(); again;) {
+    again = false;
+    for (const std::string_view prefix : {"module.", "model.", "backbone.", "_orig_mod."}) {
+      if (!std::all_of(checkpoint.tensors.begin(), checkpoint.tensors.end(), [&](const TensorView& t) {
+            return t.name.size() > prefix.size() && t.name.starts_with(prefix);
+          }))
+        continue;
+      for (TensorView& t : checkpoint.tensors) t.name.erase(0, prefix.size());
+      out += prefix;
+      again = true;
+    }
+  }
+  return out;
+}
+
+}  // namespace transferlib
