@@ -1,0 +1,17 @@
+// Any bytes as a picture file: pixels that fit their sizes, or a FormatError.
+#include <cstdint>
+#include <cstdlib>
+
+#include <transferlib/data/pictures.hpp>
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace transferlib;
+  try {
+    const Picture p = decode_picture(std::as_bytes(std::span(data, size)), "input", {.max_pixels = 1 << 22});
+    if (p.width < 1 || p.height < 1 || (p.channels != 1 && p.channels != 3) ||
+        p.pixels.size() != static_cast<std::size_t>(p.width * p.height * p.channels))
+      std::abort();
+  } catch (const FormatError&) {
+  }
+  return 0;
+}
