@@ -384,7 +384,8 @@ inline Checkpoint parse_zip_pth(std::span<const std::byte> bytes, std::string_vi
     const std::string name = std::string(folder) + "data/" + std::string(key);
     const auto found = by_name.find(name);
     if (found == by_name.end())
-      throw FormatError(text(where, ": no zip entry ", in_quotes(name), ", which its pickle names; the file is damaged"));
+      throw FormatError(
+          text(where, ": no zip entry ", in_quotes(name), ", which its pickle names; the file is damaged"));
     const std::int64_t wanted = storage.count * size_of(storage.dtype);
     if (found->second->bytes.size() != static_cast<std::size_t>(wanted))
       throw FormatError(text(where, ": zip entry ", in_quotes(name), " has ", found->second->bytes.size(),

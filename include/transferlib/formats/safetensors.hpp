@@ -128,8 +128,8 @@ inline Checkpoint parse_safetensors(std::span<const std::byte> bytes, std::strin
   for (std::size_t i = 0; i < out.tensors.size(); ++i) {
     TensorView& t = out.tensors[i];
     if (begin_of(t) != covered)
-      throw FormatError(text(where, ": tensor ", in_quotes(t.name), " begins at byte ", begin_of(t), " of the data, and ",
-                             covered,
+      throw FormatError(text(where, ": tensor ", in_quotes(t.name), " begins at byte ", begin_of(t),
+                             " of the data, and ", covered,
                              " was expected: ", begin_of(t) < covered ? "two tensors overlap" : "there is a hole",
                              "; the file is damaged"));
     covered += t.storage.size();
