@@ -11,11 +11,11 @@
 #include <vector>
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/tensors.hpp>
+#include <transferlib/data/parallel.hpp>
 
 namespace transferlib {
 
@@ -146,12 +146,11 @@ inline Tensor resize(const Tensor& pictures, Index height, Index width,
       return detail::resize_block(pictures, height, width, interpolation);
     const auto format = pictures.suggest_memory_format();
     Tensor out = at::empty({n, channels, height, width}, pictures.options().memory_format(format));
-    at::parallel_for(0, n, 1, [&](Index from, Index to) {
+    detail::for_each_in_parallel((n + 15) / 16, [&](Index i) {
       const at::AutoDispatchBelowADInplaceOrView below;
-      for (Index i = from; i < to; i += 16) {
-        const Index count = std::min<Index>(16, to - i);
-        out.narrow(0, i, count).copy_(detail::resize_block(pictures.narrow(0, i, count), height, width, interpolation));
-      }
+      const Index from = 16 * i, count = std::min<Index>(16, n - from);
+      out.narrow(0, from, count)
+          .copy_(detail::resize_block(pictures.narrow(0, from, count), height, width, interpolation));
     });
     return out;
   });
@@ -207,33 +206,31 @@ inline Tensor preprocess(const Batch& batch, const Preprocessing& p, Index chann
       first += block.size(0);
     }
     float* const out_data = out.mutable_data_ptr<float>();
-    at::parallel_for(0, static_cast<Index>(pieces.size()), 1, [&](Index begin, Index end) {
+    detail::for_each_in_parallel(static_cast<Index>(pieces.size()), [&](Index i) {
       // No autograd here; and the worker threads do not know of the caller's inference mode.
       const at::AutoDispatchBelowADInplaceOrView below;
-      for (Index i = begin; i < end; ++i) {
-        const Piece& piece = pieces[static_cast<std::size_t>(i)];
-        Tensor x = piece.block->narrow(0, piece.from, piece.count).cpu();
-        if (x.size(1) == 3 && channels == 1) x = detail::to_grey(x);
-        const Index have = x.size(1);
-        const detail::Placement place = detail::placement(x.size(2), x.size(3), p);
-        x = x.contiguous(at::MemoryFormat::ChannelsLast);
-        if (place.height != x.size(2) || place.width != x.size(3))
-          x = detail::resize_block(x, place.height, place.width, p.interpolation);
-        x = x.permute({0, 2, 3, 1}).contiguous();
-        const Index pixels = place.height * place.width * have;
-        for (Index k = 0; k < piece.count; ++k) {
-          float* const to = out_data + (piece.to + k) * area;
-          if (x.scalar_type() == at::kByte) {
-            const auto value = [values = table.data()](std::uint8_t v, Index c) { return values[c * 256 + v]; };
-            detail::normalise_picture(x.const_data_ptr<std::uint8_t>() + k * pixels, place.width, have, place, p.size,
-                                      channels, to, value);
-          } else {
-            const auto value = [values = normal.data()](float v, Index c) {
-              return (v - values[c].first) / values[c].second;
-            };
-            detail::normalise_picture(x.const_data_ptr<float>() + k * pixels, place.width, have, place, p.size,
-                                      channels, to, value);
-          }
+      const Piece& piece = pieces[static_cast<std::size_t>(i)];
+      Tensor x = piece.block->narrow(0, piece.from, piece.count).cpu();
+      if (x.size(1) == 3 && channels == 1) x = detail::to_grey(x);
+      const Index have = x.size(1);
+      const detail::Placement place = detail::placement(x.size(2), x.size(3), p);
+      x = x.contiguous(at::MemoryFormat::ChannelsLast);
+      if (place.height != x.size(2) || place.width != x.size(3))
+        x = detail::resize_block(x, place.height, place.width, p.interpolation);
+      x = x.permute({0, 2, 3, 1}).contiguous();
+      const Index pixels = place.height * place.width * have;
+      for (Index k = 0; k < piece.count; ++k) {
+        float* const to = out_data + (piece.to + k) * area;
+        if (x.scalar_type() == at::kByte) {
+          const auto value = [values = table.data()](std::uint8_t v, Index c) { return values[c * 256 + v]; };
+          detail::normalise_picture(x.const_data_ptr<std::uint8_t>() + k * pixels, place.width, have, place, p.size,
+                                    channels, to, value);
+        } else {
+          const auto value = [values = normal.data()](float v, Index c) {
+            return (v - values[c].first) / values[c].second;
+          };
+          detail::normalise_picture(x.const_data_ptr<float>() + k * pixels, place.width, have, place, p.size, channels,
+                                    to, value);
         }
       }
     });
