@@ -1,0 +1,61 @@
+/// \file
+/// A callback that shows training on the screen: a progress bar on a terminal, plain lines elsewhere.
+#pragma once
+
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include <transferlib/report/progress.hpp>
+#include <transferlib/train/history.hpp>
+#include <transferlib/train/trainer.hpp>
+
+namespace transferlib {
+
+/// Shows what `fit` does. Nothing is printed unless a program makes one and gives it to `fit`.
+class Console {
+ public:
+  explicit Console(std::FILE* out = stdout) : out_(out) {}
+
+  void on_progress(const Progressed& p) {
+    const std::string label = p.phase == "features"   ? std::string("frozen features")
+                              : p.phase == "validate" ? detail::text("epoch ", p.epoch, "/", p.epochs, " validation")
+                                                      : detail::text("epoch ", p.epoch, "/", p.epochs);
+    if (bar_ == nullptr || label != label_) {
+      finish();
+      label_ = label;
+      bar_ = std::make_unique<Progress>(out_, ProgressOptions{.label = label, .total = p.total, .unit = "img"});
+    }
+    std::string values;
+    for (const auto& [name, value] : p.values)
+      values += detail::text(values.empty() ? "" : "  ", name, " ", rounded(value));
+    bar_->update(p.done, values);
+    if (p.done == p.total && p.phase == "features") finish();
+  }
+
+  void on_epoch_end(const Epoch& epoch) {
+    finish();
+    std::string line = detail::text("epoch ", epoch.number);
+    for (const auto& [name, value] : epoch.values)
+      line += detail::text("  ", name, " ", rounded(value), name == "seconds" ? "" : "");
+    std::fprintf(out_, "%s\n", line.c_str());
+    std::fflush(out_);
+  }
+
+ private:
+  void finish() {
+    if (bar_ != nullptr) bar_->finish();
+    bar_.reset();
+  }
+  static std::string rounded(double value) {
+    char buffer[32];
+    std::snprintf(buffer, sizeof buffer, "%.4f", value);
+    return buffer;
+  }
+
+  std::FILE* out_;
+  std::unique_ptr<Progress> bar_;
+  std::string label_;
+};
+
+}  // namespace transferlib
