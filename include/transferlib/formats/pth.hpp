@@ -364,9 +364,7 @@ inline Checkpoint parse_zip_pth(std::span<const std::byte> bytes, std::string_vi
           return names.empty() ? std::string("none") : first_few(names);
         }(),
         "; unpack it if the checkpoint is inside"));
-  const auto check = [&](const ZipEntry& entry) {
-    if (checksums) check_zip_entry(entry, where);
-  };
+  const auto check = [&](const ZipEntry& entry) { check_zip_entry(entry, where, checksums); };
   const std::string order_name = std::string(folder) + "byteorder";
   if (const auto found = by_name.find(order_name); found != by_name.end()) {
     check(*found->second);
@@ -464,11 +462,13 @@ inline Checkpoint parse_legacy_pth(std::span<const std::byte> bytes, std::string
 
 /// Whether bytes begin as a legacy checkpoint does.
 inline bool is_legacy_pth(std::span<const std::byte> bytes) {
-  const std::string_view b(reinterpret_cast<const char*>(bytes.data()), std::min<std::size_t>(bytes.size(), 32));
+  std::string_view b(reinterpret_cast<const char*>(bytes.data()), std::min<std::size_t>(bytes.size(), 32));
   // In protocol 2 and later the number is binary, in 0 and 1 decimal.
-  return (b.starts_with('\x80') && b.size() >= 14 && b.substr(2, 2) == "\x8a\n" &&
-          b.substr(4, 10) == detail::legacy_magic) ||
-         b.starts_with("L119547037146038801333356L\n");
+  if (b.starts_with("L119547037146038801333356L\n")) return true;
+  if (!b.starts_with('\x80') || b.size() < 2) return false;
+  b.remove_prefix(2);
+  if (b.starts_with('\x95')) b.remove_prefix(std::min<std::size_t>(b.size(), 9));  // a frame, since protocol 4
+  return b.starts_with("\x8a\n") && b.substr(2).starts_with(detail::legacy_magic);
 }
 
 /// Reads a `.pth` of either format. Nested files are searched for the model's tensors: while a dictionary holds no

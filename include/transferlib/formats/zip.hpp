@@ -24,8 +24,9 @@ namespace transferlib {
 /// An entry of an archive. Name and bytes look into the archive's bytes.
 struct ZipEntry {
   std::string_view name;
-  std::span<const std::byte> bytes;
-  std::uint32_t checksum = 0;  ///< CRC-32 of `bytes`, as the archive has it
+  std::span<const std::byte> bytes;  ///< as they are in the archive: compressed, where `method` is not 0
+  std::uint32_t checksum = 0;        ///< CRC-32 of the bytes before compression, as the archive has it
+  unsigned method = 0;               ///< 0: stored
 };
 
 namespace detail {
@@ -109,10 +110,9 @@ inline bool is_zip(std::span<const std::byte> bytes) {
          (std::memcmp(bytes.data(), "PK\3\4", 4) == 0 || std::memcmp(bytes.data(), "PK\5\6", 4) == 0);
 }
 
-/// The entries of an archive, in the order of its directory. They look into `bytes`, which must outlive them; their
-/// checksums are not yet compared (see `check_zip_entry`).
-/// \param where the file's name, for the error's sentence
-/// \throws FormatError: cut, damaged, an entry that is compressed or encrypted, a name twice, entries that overlap
+/// The entries of an archive, in the order of its directory. They look into `bytes`, which must outlive them. Whether
+/// an entry can be used, `check_zip_entry` tells. \param where the file's name, for the error's sentence \throws
+/// FormatError: cut, damaged, encrypted, a name twice, entries that overlap
 inline std::vector<ZipEntry> parse_zip(std::span<const std::byte> bytes, std::string_view where) {
   using detail::text;
   const detail::ByteReader in(bytes, where);
@@ -157,19 +157,19 @@ inline std::vector<ZipEntry> parse_zip(std::span<const std::byte> bytes, std::st
     }
     if ((flags & 1U) != 0)
       throw FormatError(text(name, " is encrypted, which checkpoints never are; unpack the archive, it may hold one"));
-    if (method != 0 || packed != full)
-      throw FormatError(text(name, " is compressed (method ", method,
-                             "), and checkpoints store their entries; somebody zipped it again: load it in Python and "
-                             "torch.save it, or unpack it and pack it with `zip -0`"));
+    if (method == 0 && packed != full)
+      throw FormatError(text(name, " is stored, and has ", packed, " bytes in the archive and ", full,
+                             " outside; the file is damaged, copy it again"));
+    entry.method = method;
     constexpr std::string_view header = "a zip entry's header";
     const std::string_view begin = in.chars(local, 30, header).substr(0, 4);
     const std::uint64_t local_name = in.number<std::uint16_t>(local + 26, header);
     if (begin != "PK\3\4" || in.chars(local + 30, local_name, header) != entry.name)
       throw FormatError(text(name, ": its header is not at byte ", local, "; the file is damaged, copy it again"));
     const std::uint64_t data = local + 30 + local_name + in.number<std::uint16_t>(local + 28, header);
-    entry.bytes = in.range(data, full, name);
+    entry.bytes = in.range(data, packed, name);
     out.push_back(entry);
-    ranges.emplace_back(local, data + full);
+    ranges.emplace_back(local, data + packed);
     at += 46 + name_size + extra_size + comment_size;
   }
   if (out.size() != directory.count)
@@ -190,11 +190,17 @@ inline std::vector<ZipEntry> parse_zip(std::span<const std::byte> bytes, std::st
   return out;
 }
 
-/// Compares an entry's bytes with its checksum. An archive written with
-/// `torch.serialization.set_crc32_options(False)` has 0 for all of them: don't call this there.
-/// \throws FormatError where they differ
-inline void check_zip_entry(const ZipEntry& entry, std::string_view where) {
-  if (detail::crc32_of(entry.bytes) != entry.checksum)
+/// Checks that an entry is stored, and that its bytes have their checksum.
+/// \param checksum false for an archive that has 0 for all of them, as `torch.serialization.set_crc32_options(False)`
+///   makes it
+/// \throws FormatError if it isn't, or they don't
+inline void check_zip_entry(const ZipEntry& entry, std::string_view where, bool checksum = true) {
+  if (entry.method != 0)
+    throw FormatError(detail::text(where, ": zip entry ", detail::in_quotes(entry.name), " is compressed (method ",
+                                   entry.method,
+                                   "), and checkpoints store their entries; somebody zipped it again: load it in "
+                                   "Python and torch.save it, or unpack it and pack it with `zip -0`"));
+  if (checksum && detail::crc32_of(entry.bytes) != entry.checksum)
     throw FormatError(detail::text(where, ": the bytes of zip entry ", detail::in_quotes(entry.name),
                                    " do not have their checksum; the file is damaged, copy it again"));
 }
