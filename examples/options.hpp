@@ -130,6 +130,7 @@ int run(int argc, char** argv, const char* what, Lesson&& lesson) {
     // Programs decide about threads, the library does not: one a core.
     if (std::getenv("OMP_NUM_THREADS") == nullptr)
       at::set_num_threads(static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
+    tl::keep_freed_memory();
     lesson(options);
     std::printf("the run's folder: %s\n", options.out.c_str());
     return 0;

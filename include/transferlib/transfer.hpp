@@ -16,6 +16,9 @@
 #include <transferlib/core/text.hpp>
 #include <transferlib/core/version.hpp>
 #include <transferlib/data/cifar.hpp>
+#include <transferlib/data/colour.hpp>
+#include <transferlib/data/loader.hpp>
+#include <transferlib/data/mnist.hpp>
 #include <transferlib/data/parallel.hpp>
 #include <transferlib/data/preprocess.hpp>
 #include <transferlib/data/tensors_data.hpp>
@@ -23,6 +26,9 @@
 #include <transferlib/engine/cache.hpp>
 #include <transferlib/engine/engine.hpp>
 #include <transferlib/formats/checkpoint.hpp>
+#include <transferlib/formats/cifar.hpp>
+#include <transferlib/formats/gzip.hpp>
+#include <transferlib/formats/idx.hpp>
 #include <transferlib/formats/json.hpp>
 #include <transferlib/formats/pickle.hpp>
 #include <transferlib/formats/pth.hpp>
