@@ -49,6 +49,7 @@
 #include <transferlib/report/progress.hpp>
 #include <transferlib/report/run_folder.hpp>
 #include <transferlib/report/svg.hpp>
+#include <transferlib/report/utf8.hpp>
 #include <transferlib/train/callbacks.hpp>
 #include <transferlib/train/features.hpp>
 #include <transferlib/train/history.hpp>

@@ -2,6 +2,7 @@
 /// What a run has measured, epoch by epoch: named numbers. Free of LibTorch.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <string>
 #include <string_view>
@@ -47,13 +48,16 @@ struct History {
     for (const Epoch& epoch : epochs) out.push_back(epoch[name]);
     return out;
   }
-  /// The epoch whose column is best. \param higher true for accuracies, false for losses
+  /// The epoch whose column is best, the first of equals; a value that is no number is worse than any that is.
+  /// \param higher true for accuracies, false for losses
   /// \throws OptionError if there is no epoch, or no such column
   const Epoch& best(std::string_view name, bool higher) const {
     if (epochs.empty()) throw OptionError("a history without epochs has no best one");
     const Epoch* out = &epochs.front();
-    for (const Epoch& epoch : epochs)
-      if (higher ? epoch[name] > (*out)[name] : epoch[name] < (*out)[name]) out = &epoch;
+    for (const Epoch& epoch : epochs) {
+      const double value = epoch[name], best = (*out)[name];
+      if (std::isnan(best) ? !std::isnan(value) : higher ? value > best : value < best) out = &epoch;
+    }
     return *out;
   }
 };
