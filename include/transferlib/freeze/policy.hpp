@@ -98,8 +98,9 @@ struct FreezeOthers {
 /// A rule whose type is chosen at run time.
 class AnyRule {
  public:
-  template <FreezeRule R>
-  requires(!std::same_as<R, AnyRule>) AnyRule(R rule)
+  // Its own type is excluded first: whether an AnyRule is a rule depends on this constructor.
+  template <class R>
+  requires(!std::same_as<R, AnyRule> && FreezeRule<R>) AnyRule(R rule)
       : rule_([r = std::move(rule)](const Layer& l, const LayerTable& t) { return detail::is_frozen(r, l, t); }) {}
   bool operator()(const Layer& l, const LayerTable& t) const { return rule_(l, t); }
 
