@@ -20,6 +20,7 @@
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/data/tensors_data.hpp>
+#include <transferlib/formats/cifar.hpp>
 
 namespace transferlib {
 
@@ -35,37 +36,26 @@ inline std::filesystem::path cifar_folder(const std::filesystem::path& folder, s
                        " is there; give the folder into which the archive of the binary version was unpacked"));
 }
 
-/// Records of `label_bytes` labels (the last is the class) and 3 x 32 x 32 pixels, of several files in order.
+/// The pictures of several files in order.
 inline TensorData<ClassIndex> read_cifar(const std::filesystem::path& folder, std::span<const std::string_view> files,
-                                         std::size_t label_bytes, const Labels& labels) {
-  constexpr std::size_t pixels = 3 * 32 * 32;
-  const std::size_t record = label_bytes + pixels;
+                                         CifarKind kind, const Labels& labels) {
   std::vector<std::shared_ptr<const MappedFile>> mapped;
-  std::size_t total = 0;
+  std::vector<CifarRecords> records;
+  Index total = 0;
   for (std::string_view name : files) {
     mapped.push_back(MappedFile::open(folder / name));
-    const std::size_t size = mapped.back()->bytes().size();
-    if (size == 0 || size % record != 0)
-      throw FormatError(text(folder / name, " has ", size, " bytes, which is no whole number of records of ", record,
-                             " bytes (a complete file has ", 10000 * record, "); unpack the archive again"));
-    total += size / record;
+    records.push_back(CifarRecords::parse(mapped.back()->bytes(), (folder / name).string(), kind));
+    total += records.back().size();
   }
-  Tensor pictures = at::empty({static_cast<Index>(total), 3, 32, 32}, at::kByte);
-  Tensor target = at::empty({static_cast<Index>(total)}, at::kLong);
+  Tensor pictures = at::empty({total, 3, 32, 32}, at::kByte);
+  Tensor target = at::empty({total}, at::kLong);
   auto* p = pictures.mutable_data_ptr<std::uint8_t>();
   auto* t = target.mutable_data_ptr<Index>();
-  for (const auto& file : mapped) {
-    const std::byte* const data = file->bytes().data();
-    for (std::size_t at = 0; at < file->bytes().size(); at += record, p += pixels, ++t) {
-      const std::size_t label = at + label_bytes - 1;
-      *t = static_cast<Index>(data[label]);
-      if (*t >= static_cast<Index>(labels.size()))
-        throw FormatError(text(file->path(), ": byte ", label, ": record ", at / record, " has the label ", *t,
-                               ", which is out of range: there are ", labels.size(),
-                               " classes, so labels go from 0 to ", labels.size() - 1));
-      std::memcpy(p, data + at + label_bytes, pixels);
+  for (const CifarRecords& file : records)
+    for (Index i = 0; i < file.size(); ++i, p += CifarRecords::pixels) {
+      std::memcpy(p, file.picture(i).data(), CifarRecords::pixels);
+      *t++ = file.label(i);
     }
-  }
   return {pictures, target, labels};
 }
 
@@ -104,8 +94,8 @@ inline Split<Cifar10> Cifar10::open(const std::filesystem::path& folder) {
   constexpr std::string_view train[] = {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin",
                                         "data_batch_5.bin"};
   constexpr std::string_view test[] = {"test_batch.bin"};
-  return {Cifar10(detail::read_cifar(at, train, 1, class_names())),
-          Cifar10(detail::read_cifar(at, test, 1, class_names()))};
+  return {Cifar10(detail::read_cifar(at, train, CifarKind::cifar10, class_names())),
+          Cifar10(detail::read_cifar(at, test, CifarKind::cifar10, class_names()))};
 }
 
 inline Split<Cifar100> Cifar100::open(const std::filesystem::path& folder) {
@@ -123,7 +113,8 @@ inline Split<Cifar100> Cifar100::open(const std::filesystem::path& folder) {
     throw FormatError(detail::text(at / "fine_label_names.txt", " has ", names.size(),
                                    " names of classes, one a line, instead of 100; unpack the archive again"));
   constexpr std::string_view train[] = {"train.bin"}, test[] = {"test.bin"};
-  return {Cifar100(detail::read_cifar(at, train, 2, names)), Cifar100(detail::read_cifar(at, test, 2, names))};
+  return {Cifar100(detail::read_cifar(at, train, CifarKind::cifar100, names)),
+          Cifar100(detail::read_cifar(at, test, CifarKind::cifar100, names))};
 }
 
 }  // namespace transferlib
