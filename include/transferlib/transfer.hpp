@@ -48,8 +48,8 @@
 #include <transferlib/report/csv.hpp>
 #include <transferlib/report/progress.hpp>
 #include <transferlib/report/run_folder.hpp>
+#include <transferlib/report/shown.hpp>
 #include <transferlib/report/svg.hpp>
-#include <transferlib/report/utf8.hpp>
 #include <transferlib/train/callbacks.hpp>
 #include <transferlib/train/features.hpp>
 #include <transferlib/train/history.hpp>

@@ -2,11 +2,14 @@
 /// A callback that shows training on the screen: a progress bar on a terminal, plain lines elsewhere.
 #pragma once
 
+#include <cmath>
 #include <cstdio>
 #include <memory>
 #include <string>
 
+#include <transferlib/core/error.hpp>
 #include <transferlib/report/progress.hpp>
+#include <transferlib/report/shown.hpp>
 #include <transferlib/train/history.hpp>
 #include <transferlib/train/trainer.hpp>
 
@@ -37,7 +40,8 @@ class Console {
     finish();
     std::string line = detail::text("epoch ", epoch.number);
     for (const auto& [name, value] : epoch.values)
-      line += detail::text("  ", name, " ", rounded(value), name == "seconds" ? "" : "");
+      line += name == "seconds" ? detail::text("  ", format_duration(value))
+                                : detail::text("  ", name, " ", rounded(value));
     std::fprintf(out_, "%s\n", line.c_str());
     std::fflush(out_);
   }
@@ -48,9 +52,7 @@ class Console {
     bar_.reset();
   }
   static std::string rounded(double value) {
-    char buffer[32];
-    std::snprintf(buffer, sizeof buffer, "%.4f", value);
-    return buffer;
+    return std::isfinite(value) ? detail::fixed(value, 4) : detail::text(value);
   }
 
   std::FILE* out_;

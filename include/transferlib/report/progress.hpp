@@ -18,7 +18,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/layers.hpp>
-#include <transferlib/report/utf8.hpp>
+#include <transferlib/report/shown.hpp>
 
 namespace transferlib {
 
@@ -29,9 +29,8 @@ inline std::string format_duration(double seconds) {
   seconds = std::max(seconds, 0.0);
   char out[64];
   const auto whole = static_cast<long long>(seconds + 0.5);
-  if (seconds < 9.95)
-    std::snprintf(out, sizeof out, "%.1f s", seconds);
-  else if (whole < 60)
+  if (seconds < 9.95) return detail::fixed(seconds, 1) + " s";
+  if (whole < 60)
     std::snprintf(out, sizeof out, "%lld s", whole);
   else if (whole < 3600)
     std::snprintf(out, sizeof out, "%lld min %02lld s", whole / 60, whole % 60);
@@ -39,13 +38,6 @@ inline std::string format_duration(double seconds) {
     std::snprintf(out, sizeof out, "%lld h %02lld min", whole / 3600, whole % 3600 / 60);
   else
     std::snprintf(out, sizeof out, "%lld d %02lld h", whole / 86400, whole % 86400 / 3600);
-  return out;
-}
-
-/// A count with its thousands apart: "50,000".
-inline std::string format_count(Index n) {
-  std::string out = detail::text(n);
-  for (std::size_t at = out.size(); at > 3 + (n < 0 ? 1U : 0U);) out.insert(at -= 3, ",");
   return out;
 }
 
@@ -159,9 +151,8 @@ class Progress {
   }
 
   static std::string rate_text(double rate) {
-    char out[64];
-    std::snprintf(out, sizeof out, "%.*f", rate < 9.95 ? 1 : 0, rate);
-    return rate < 1e6 ? out : format_count(static_cast<Index>(std::min(rate, 1e18)));
+    return rate < 1e6 ? detail::fixed(rate, rate < 9.95 ? 1 : 0)
+                      : format_count(static_cast<Index>(std::min(rate, 1e18)));
   }
 
   /// A short form of a duration, whose width changes seldom: "9 s", "1:10", "2:05:00".

@@ -1,13 +1,34 @@
 /// \file
-/// Text as it is shown: UTF-8 made valid, its width, shortened with an ellipsis.
+/// Text as it is shown: numbers whatever the locale, UTF-8 made valid, its width, shortened with an ellipsis.
 #pragma once
 
-#include <algorithm>
+#include <charconv>
 #include <cstddef>
 #include <string>
 #include <string_view>
 
-namespace transferlib::detail {
+#include <transferlib/core/error.hpp>
+#include <transferlib/core/layers.hpp>
+
+namespace transferlib {
+
+/// A count with its thousands apart: "50,000".
+inline std::string format_count(Index n) {
+  std::string out = detail::text(n);
+  for (std::size_t at = out.size(); at > 3 + (n < 0 ? 1U : 0U);) out.insert(at -= 3, 1, ',');
+  return out;
+}
+
+namespace detail {
+
+/// A number with so many digits after the point, in every locale; no "-0".
+inline std::string fixed(double v, int digits) {
+  char out[512];  // the largest double has 309 digits before the point
+  const auto end = std::to_chars(out, out + sizeof out, v, std::chars_format::fixed, digits).ptr;
+  std::string_view s(out, static_cast<std::size_t>(end - out));
+  if (s.front() == '-' && s.find_first_not_of("-0.") == std::string_view::npos) s.remove_prefix(1);
+  return std::string(s);
+}
 
 /// One character of a text: its code point, its bytes; U+FFFD for a byte that is no UTF-8.
 struct Character {
@@ -119,4 +140,5 @@ std::string shortened(std::string_view s, double most, std::string_view ellipsis
   return std::string(s);
 }
 
-}  // namespace transferlib::detail
+}  // namespace detail
+}  // namespace transferlib
