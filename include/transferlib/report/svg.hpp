@@ -482,7 +482,7 @@ inline std::string confusion_svg(const std::vector<Index>& counts, const Labels&
   const bool with_counts = n <= 30 && 0.65 * count_size * static_cast<double>(digits) <= cell - 3.0;
   // Labels that would overlap are thinned: every 2nd, 5th, 10th, …
   std::size_t every = 1;
-  for (std::size_t f : {2, 5, 10, 20, 50, 100, 200, 500, 1000})
+  for (const std::size_t f : std::initializer_list<std::size_t>{2, 5, 10, 20, 50, 100, 200, 500, 1000})
     if (static_cast<double>(every) * cell < label_size + 2.5) every = f;
   double label_width = 0.0;
   for (std::size_t r = 0; r < n; r += every)
