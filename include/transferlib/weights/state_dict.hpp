@@ -71,6 +71,12 @@ inline at::ScalarType scalar_type(DType type, std::string_view name) {
       return at::kFloat8_e4m3fn;
     case DType::f8_e5m2:
       return at::kFloat8_e5m2;
+    case DType::f8_e4m3fnuz:
+      return at::kFloat8_e4m3fnuz;
+    case DType::f8_e5m2fnuz:
+      return at::kFloat8_e5m2fnuz;
+    case DType::f8_e8m0:
+      return at::kFloat8_e8m0fnu;
     default:
       break;
   }
@@ -114,6 +120,12 @@ inline DType file_type(at::ScalarType type, std::string_view name) {
       return DType::f8_e4m3;
     case at::kFloat8_e5m2:
       return DType::f8_e5m2;
+    case at::kFloat8_e4m3fnuz:
+      return DType::f8_e4m3fnuz;
+    case at::kFloat8_e5m2fnuz:
+      return DType::f8_e5m2fnuz;
+    case at::kFloat8_e8m0fnu:
+      return DType::f8_e8m0;
     default:
       break;
   }
