@@ -1,6 +1,7 @@
 // Equality with the Python originals: numbers that tests/parity's scripts have made, tests/data/parity/*.json.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -376,6 +377,105 @@ TEST_CASE("the published EfficientNet-Lite0 reads and computes as in Python") {
     if (transferlib::detail::has_native_bf16())
       check_bf16(Engine(graph, std::vector<Index>{graph.pooled}, input, {.precision = Precision::bf16}), graph, x,
                  expected);
+  }
+}
+
+TEST_CASE("checkpoints that Python wrote become its tensors") {
+  const auto folder = data_folder() / "checkpoints";
+  // Number i of a tensor is i + 1 in the tensor's type, as tests/parity/make_checkpoints.py says.
+  const auto formula = [](at::IntArrayRef shape, at::ScalarType type) {
+    Index count = 1;
+    for (const Index side : shape) count *= side;
+    Tensor x = at::arange(1, count + 1, at::kDouble);
+    if (type == at::kBool)
+      x = x.remainder(2) == 1;
+    else if (at::isComplexType(type))
+      x = at::complex(x, -x);
+    else if (type == at::kFloat8_e8m0fnu)
+      x = at::pow(2.0, (x - 1).remainder(8));
+    if (at::isFloat8Type(type)) x = x.to(at::kFloat);
+    return x.to(type).reshape(shape);
+  };
+  const auto same = [](const Tensor& a, const Tensor& b) {
+    if (a.scalar_type() != b.scalar_type() || a.sizes() != b.sizes()) return false;
+    if (a.numel() == 0) return true;
+    const Tensor x = a.contiguous(), y = b.contiguous();
+    return std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0;
+  };
+
+  const std::map<std::string, at::ScalarType> types{{"float64", at::kDouble},
+                                                    {"float32", at::kFloat},
+                                                    {"float16", at::kHalf},
+                                                    {"bfloat16", at::kBFloat16},
+                                                    {"int64", at::kLong},
+                                                    {"int32", at::kInt},
+                                                    {"int16", at::kShort},
+                                                    {"int8", at::kChar},
+                                                    {"uint64", at::kUInt64},
+                                                    {"uint32", at::kUInt32},
+                                                    {"uint16", at::kUInt16},
+                                                    {"uint8", at::kByte},
+                                                    {"bool", at::kBool},
+                                                    {"complex64", at::kComplexFloat},
+                                                    {"complex128", at::kComplexDouble},
+                                                    {"float8_e4m3fn", at::kFloat8_e4m3fn},
+                                                    {"float8_e5m2", at::kFloat8_e5m2},
+                                                    {"float8_e4m3fnuz", at::kFloat8_e4m3fnuz},
+                                                    {"float8_e5m2fnuz", at::kFloat8_e5m2fnuz},
+                                                    {"float8_e8m0fnu", at::kFloat8_e8m0fnu}};
+  for (const std::string file : {"types.pth", "types_legacy.pth", "types.safetensors"}) {
+    CAPTURE(file);
+    const StateDict state = read_state_dict(folder / file);
+    CHECK(state.size() == (file == "types.safetensors" ? types.size() - 1 : types.size()));
+    for (const auto& [name, tensor] : state) {
+      CAPTURE(name);
+      CHECK(same(tensor, formula({2, 3}, types.at(name))));
+    }
+  }
+  for (const std::string file : {"shapes.pth", "shapes_legacy.pth"}) {
+    CAPTURE(file);
+    const StateDict state = read_state_dict(folder / file);
+    const Tensor base = formula({4, 5}, at::kFloat);
+    const StateDict expected{{"base", base},
+                             {"transposed", base.t()},
+                             {"column", base.select(1, 2)},
+                             {"block", base.narrow(0, 1, 2).narrow(1, 1, 3)},
+                             {"expanded", at::ones({2, 3})},
+                             {"scalar", at::full({}, 7.0)},
+                             {"empty", at::zeros({0, 3})},
+                             {"parameter", formula({3}, at::kFloat)},
+                             {"tied", formula({3}, at::kFloat)}};
+    REQUIRE(state.size() == expected.size());
+    for (std::size_t i = 0; i < state.size(); ++i) {
+      CAPTURE(expected[i].first);
+      CHECK(state[i].first == expected[i].first);
+      CHECK(same(state[i].second, expected[i].second));
+    }
+  }
+  for (const char* file : {"small.pth", "small_legacy.pth", "small.safetensors", "protocol1.pth", "protocol3.pth",
+                           "protocol4.pth", "protocol5.pth", "protocol1_legacy.pth", "protocol4_legacy.pth", "cuda.pth",
+                           "cuda_legacy.pth", "no_checksums.pth"}) {
+    CAPTURE(file);
+    const StateDict list = read_state_dict(folder / file);
+    const std::map<std::string, Tensor> state(list.begin(), list.end());
+    REQUIRE(state.size() == 3);
+    CHECK(same(state.at("weight"), formula({2, 3}, at::kFloat)));
+    CHECK(same(state.at("bias"), formula({2}, at::kFloat)));
+    CHECK(same(state.at("count"), at::full({}, 5, at::kLong)));
+  }
+  // Wrapped as training programs do: the state dict inside is found, and the wrappers' prefix is taken off.
+  for (const auto& [file, prefix] :
+       std::map<std::string, std::string>{{"module.pth", ""}, {"nested.pth", ""}, {"lightning.pth", "model."}}) {
+    CAPTURE(file);
+    Module net;
+    const auto linear = net.register_module("0", std::make_shared<nn::Linear>(2, 1));
+    const auto norm = net.register_module("1", std::make_shared<nn::BatchNorm2d>(1));
+    const LoadReport report = load_state_dict(net, read_state_dict(folder / file));
+    CHECK(report.loaded == 7);
+    CHECK(report.prefix == prefix);
+    CHECK(same(linear->weight, formula({1, 2}, at::kFloat)));
+    CHECK(same(norm->batches, at::full({}, 1, at::kLong)));
+    CHECK(norm->running_var.item<float>() != 1.0F);
   }
 }
 
