@@ -1,6 +1,10 @@
 # How transferlib's own programs are compiled: strictly, and with one precompiled header between them.
 add_library(transferlib_own INTERFACE)
 target_compile_options(transferlib_own INTERFACE -Wall -Wextra -Wpedantic -Wconversion -Werror)
+if(TRANSFERLIB_PCH)
+  # The predictor is position-independent, so all are: a precompiled header serves one kind only.
+  target_compile_options(transferlib_own INTERFACE -fPIC)
+endif()
 if(TRANSFERLIB_PCH AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # The header is good for a program only if every flag and macro is the same: a program that can't use it doesn't build.
   target_compile_options(transferlib_own INTERFACE -Winvalid-pch)

@@ -10,6 +10,7 @@ setup_build=${TRANSFERLIB_BUILD:-$setup_root/build}
 setup_logs=$setup_build/log
 setup_torch=2.13.0
 setup_torch_least=2.6
+IFS=: read -ra setup_prefixes <<< "${CMAKE_PREFIX_PATH:-}"
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -19,13 +20,31 @@ stop() {
   printf '%s: %s\n' "$setup_name" "$*" >&2
   exit 1
 }
-trap 'stop "a command of $(basename "${BASH_SOURCE[0]}"), line $LINENO, failed: please report this"' ERR
+trap '[ "$BASH_SUBSHELL" -gt 0 ] || stop "a command of $(basename "${BASH_SOURCE[0]}"), line $LINENO, failed: please report this"' ERR
+
+# Says something if what follows takes more than two seconds; `hush` takes it back. No child process outlives it.
+say_if_slow() {
+  local pipe
+  exec {pipe}<> <(:)
+  { read -r -t 2 -u "$pipe" || say "$*"; } &
+  setup_slow=$!
+  exec {pipe}>&-
+}
+hush() {
+  if [ -n "${setup_slow:-}" ]; then
+    kill "$setup_slow" 2> /dev/null || true
+    wait "$setup_slow" 2> /dev/null || true
+    setup_slow=
+  fi
+}
 
 # logged LOG WHAT-FAILED WHAT-TO-DO COMMAND…: runs a command with its output in a file, of which the end is shown if it fails.
 logged() {
-  local log=$setup_logs/$1 failed=$2 fix=$3
+  local log=$setup_logs/$1 failed=$2 fix=$3 good=yes
   shift 3
-  if ! "$@" > "$log" 2>&1 < /dev/null; then
+  "$@" > "$log" 2>&1 < /dev/null || good=no
+  hush
+  if [ $good = no ]; then
     tail -n "${setup_tail:-40}" "$log" >&2
     stop "$failed (all of it: $log); $fix"
   fi
@@ -37,7 +56,7 @@ version_reaches() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "
 # ------------------------------------------------------------------------------------------------------ Debian's packages
 has_header() {
   local where=() prefix
-  for prefix in ${CMAKE_PREFIX_PATH//:/ }; do where+=(-I "$prefix/include" -I "$prefix/include/eigen3"); done
+  for prefix in "${setup_prefixes[@]}"; do where+=(-I "$prefix/include" -I "$prefix/include/eigen3"); done
   printf '#include <cstdio>\n#include <%s>\n' "$1" |
     ${CXX:-g++} -E -x c++ "${where[@]}" -I /usr/include/eigen3 - > /dev/null 2>&1
 }
@@ -114,7 +133,7 @@ users_torch() {
       stop "$name is ${!name}, where there is no LibTorch $setup_torch_least or newer; correct it or unset it"
     return 0
   done
-  for folder in ${CMAKE_PREFIX_PATH//:/ }; do
+  for folder in "${setup_prefixes[@]}"; do
     if torch=$(torch_in "$folder"); then return 0; fi
   done
   torch=
@@ -176,7 +195,7 @@ make_environment() {
 # --------------------------------------------------------------------------------------------------------------- Catch2
 has_catch2() {
   local folder file
-  for folder in ${CMAKE_PREFIX_PATH//:/ } /usr/local /usr; do
+  for folder in "${setup_prefixes[@]}" /usr/local /usr; do
     for file in "$folder"/{lib,lib64,share}/{,*/}cmake/Catch2/Catch2ConfigVersion.cmake; do
       if [ -e "$file" ] && grep -q 'PACKAGE_VERSION "3\.' "$file"; then return 0; fi
     done
@@ -255,15 +274,12 @@ set_up() {
   fi
 }
 
-# build_targets WHAT [target…]: builds, and says so if there is something to build.
+# build_targets WHAT [target…]: builds, and says so if there is much to build.
 build_targets() {
-  local what=$1 targets=() log=$setup_logs/build.log
+  local what=$1 targets=()
   shift
   if [ $# -gt 0 ]; then targets=(--target "$@"); fi
-  if [ -e "$setup_folder/build.ninja" ]; then
-    if cmake --build "$setup_folder" "${targets[@]}" -- -n 2> /dev/null | tail -n 1 | grep -q 'no work to do'; then return 0; fi
-  fi
-  say "Building $what"
+  say_if_slow "Building $what"
   logged build.log "the build failed" "correct what the compiler names above" \
     cmake --build "$setup_folder" --parallel "$(jobs_that_fit)" "${targets[@]}"
 }
