@@ -1,0 +1,5 @@
+// expect: 'epoch'
+#include <transferlib/transfer.hpp>
+namespace tl = transferlib;
+
+const tl::TrainerOptions options{.epoch = 5};
