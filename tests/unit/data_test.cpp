@@ -106,7 +106,7 @@ const std::map<std::string, Tensor>& peer() {
       const auto type = t.dtype == DType::u8 ? at::kByte : t.dtype == DType::f64 ? at::kDouble : at::kFloat;
       Tensor x = at::empty(t.shape, type);
       std::memcpy(x.mutable_data_ptr(),
-                  t.storage.data() + static_cast<std::size_t>(t.storage_offset) * x.element_size(), x.nbytes());
+                  t.storage.data() + static_cast<std::size_t>(t.storage_offset * x.element_size()), x.nbytes());
       out.emplace(t.name, x);
     }
     return out;

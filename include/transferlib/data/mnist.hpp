@@ -94,6 +94,7 @@ class FashionMnist : public TensorData<ClassIndex> {
   /// As `Mnist::open`.
   static Split<FashionMnist> open(const std::filesystem::path& folder = debian_folder);
 
+  /// T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot.
   static Labels class_names() {
     return {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"};
   }
