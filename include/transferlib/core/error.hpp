@@ -6,6 +6,7 @@
 #include <concepts>
 #include <cstdint>
 #include <filesystem>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -70,29 +71,58 @@ class Stopped : public Error {
 
 namespace detail {
 
-template <class T>
-void append_text(std::string& out, const T& part) {
-  if constexpr (std::is_same_v<T, bool>) {
-    out += part ? "true" : "false";
-  } else if constexpr (std::is_same_v<T, char>) {
-    out += part;
-  } else if constexpr (std::is_arithmetic_v<T>) {
-    char buffer[64];
-    const auto end = std::to_chars(buffer, buffer + sizeof buffer, part).ptr;
-    out.append(buffer, end);
-  } else if constexpr (std::is_same_v<T, std::filesystem::path>) {
-    out += part.string();
-  } else {
-    out += std::string_view(part);
+/// A part of a sentence: a text, or a number written out. No template joins them, so that each sentence of the library
+/// costs a compiler little.
+class Part {
+ public:
+  Part(std::string_view s) : view_(s) {}
+  Part(const std::string& s) : view_(s) {}
+  Part(const char* s) : view_(s) {}
+  Part(const std::filesystem::path& p) : view_(p.native()) {}
+  Part(char c) : buffer_{c}, view_(buffer_, 1) {}
+  Part(bool b) : view_(b ? "true" : "false") {}
+  template <std::integral Number>
+  Part(Number n) {
+    if constexpr (std::is_signed_v<Number>)
+      write(static_cast<std::int64_t>(n));
+    else
+      write(static_cast<std::uint64_t>(n));
   }
+  /// In the shortest form that reads back equal.
+  Part(double x) {
+    view_ = {buffer_, static_cast<std::size_t>(std::to_chars(buffer_, buffer_ + sizeof buffer_, x).ptr - buffer_)};
+  }
+  Part(float x) {
+    view_ = {buffer_, static_cast<std::size_t>(std::to_chars(buffer_, buffer_ + sizeof buffer_, x).ptr - buffer_)};
+  }
+  Part(const Part&) = delete;
+  Part& operator=(const Part&) = delete;
+
+  std::string_view view() const { return view_; }
+
+ private:
+  void write(std::int64_t n) {
+    view_ = {buffer_, static_cast<std::size_t>(std::to_chars(buffer_, buffer_ + sizeof buffer_, n).ptr - buffer_)};
+  }
+  void write(std::uint64_t n) {
+    view_ = {buffer_, static_cast<std::size_t>(std::to_chars(buffer_, buffer_ + sizeof buffer_, n).ptr - buffer_)};
+  }
+  char buffer_[32]{};
+  std::string_view view_;
+};
+
+inline void append_text(std::string& out, const Part& part) { out += part.view(); }
+
+inline std::string join(std::initializer_list<Part> parts) {
+  std::string out;
+  for (const Part& part : parts) out += part.view();
+  return out;
 }
 
-/// Puts strings, paths and numbers (shortest form that reads back equal) together.
+/// Puts strings, paths and numbers together.
 template <class... Parts>
 std::string text(const Parts&... parts) {
-  std::string out;
-  (append_text(out, parts), ...);
-  return out;
+  return join({Part(parts)...});
 }
 
 /// "a, b, c and 4 more": the first few of a list of names, for an error's sentence.

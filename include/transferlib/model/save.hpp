@@ -11,8 +11,6 @@
 #include <utility>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/version.hpp>
@@ -40,7 +38,7 @@ inline std::string_view to_string(Interpolation i) {
   return i == Interpolation::bilinear ? "bilinear" : i == Interpolation::bicubic ? "bicubic" : "nearest";
 }
 
-inline nlohmann::json to_json(const Preprocessing& p) {
+inline Json to_json(const Preprocessing& p) {
   return {{"size", p.size},
           {"mean", p.mean},
           {"deviation", p.deviation},
@@ -90,7 +88,7 @@ struct SavedModel {
       const auto o = parse_json(text_of("network_options"), text(path, ": network_options"));
       out.options.in_channels = o.at("in_channels").get<Index>();
       out.options.output_stride = o.at("output_stride").get<Index>();
-    } catch (const nlohmann::json::exception& e) {
+    } catch (const Json::exception& e) {
       throw WeightsError(text("the metadata of ", path, " is not what transferlib writes: ", e.what(),
                               "; the file was changed by another program"));
     }
@@ -145,21 +143,19 @@ void save(const Classifier<N, H>& model, const std::filesystem::path& path) {
       state.emplace_back("backbone." + item.first, item.second);
     for (const auto& item : state_dict(detail::inner_head(copy.head())))
       state.emplace_back("head." + item.first, item.second);
-    const nlohmann::json options{{"in_channels", core.options.in_channels},
-                                 {"output_stride", core.options.output_stride}};
-    write_state_dict(
-        path, state,
-        {{"format", "pt"},
-         {"transferlib.format", "1"},
-         {"transferlib.version", TRANSFERLIB_VERSION},
-         {"backbone", core.name.empty() ? "custom" : core.name},
-         {"head", head},
-         {"target", detail::target_name<typename H::Target>()},
-         {"labels", nlohmann::json(copy.labels()).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)},
-         {"preprocessing", detail::to_json(core.preprocessing).dump()},
-         {"network_options", options.dump()},
-         {"licence", core.licence},
-         {"weights", core.source}});
+    const Json options{{"in_channels", core.options.in_channels}, {"output_stride", core.options.output_stride}};
+    write_state_dict(path, state,
+                     {{"format", "pt"},
+                      {"transferlib.format", "1"},
+                      {"transferlib.version", TRANSFERLIB_VERSION},
+                      {"backbone", core.name.empty() ? "custom" : core.name},
+                      {"head", head},
+                      {"target", detail::target_name<typename H::Target>()},
+                      {"labels", Json(copy.labels()).dump(-1, ' ', false, Json::error_handler_t::replace)},
+                      {"preprocessing", detail::to_json(core.preprocessing).dump()},
+                      {"network_options", options.dump()},
+                      {"licence", core.licence},
+                      {"weights", core.source}});
     return 0;
   });
 }

@@ -17,11 +17,10 @@
 #include <string>
 #include <utility>
 
-#include <nlohmann/json.hpp>
-
 #include <transferlib/core/environment.hpp>
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
+#include <transferlib/formats/json.hpp>
 #include <transferlib/metrics/classification.hpp>
 #include <transferlib/model/save.hpp>
 #include <transferlib/report/csv.hpp>
@@ -41,14 +40,14 @@ inline std::string time_text(const char* pattern) {
   return {buffer, std::strftime(buffer, sizeof buffer, pattern, &parts)};
 }
 
-inline nlohmann::ordered_json to_json(const Optimizer& optimizer) {
+inline Json to_json(const Optimizer& optimizer) {
   if (const auto* o = std::get_if<Sgd>(&optimizer))
     return {{"name", "sgd"},
             {"lr", o->lr},
             {"momentum", o->momentum},
             {"weight_decay", o->weight_decay},
             {"nesterov", o->nesterov}};
-  const auto adam = [](const auto& o, const char* name) -> nlohmann::ordered_json {
+  const auto adam = [](const auto& o, const char* name) -> Json {
     return {{"name", name},     {"lr", o.lr},           {"beta1", o.beta1},
             {"beta2", o.beta2}, {"epsilon", o.epsilon}, {"weight_decay", o.weight_decay}};
   };
@@ -71,14 +70,13 @@ class RunFolder {
   /// \param options what the program was told besides, for `config.json`
   /// \throws FileError if the folder can't be written
   template <class M, class D, class E>
-  RunFolder(std::filesystem::path path, Trainer<M>& trainer, const D& train, const E& validation,
-            nlohmann::ordered_json options = {})
+  RunFolder(std::filesystem::path path, Trainer<M>& trainer, const D& train, const E& validation, Json options = {})
       : path_(std::move(path)) {
     make_folders(path_);
     // Found out now, not after the training.
     write_file(path_ / "log.txt", "");
     const TrainerOptions& o = trainer.options();
-    config_ = {{"options", options.is_null() ? nlohmann::ordered_json::object() : std::move(options)},
+    config_ = {{"options", options.is_null() ? Json::object() : std::move(options)},
                {"epochs", o.epochs},
                {"batch", o.batch},
                {"optimizer", detail::to_json(o.optimizer)},
@@ -127,8 +125,7 @@ class RunFolder {
                               {"threads", environment.threads},
                               {"cpu_capability", environment.cpu_capability},
                               {"device", environment.device}};
-    write_file(path_ / "config.json",
-               config_.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+    write_file(path_ / "config.json", config_.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
     log(detail::text("training begins: ", core.name.empty() ? "a network" : core.name, ", ", frozen, " of ",
                      model.layers().size(), " layers frozen"));
   }
@@ -155,7 +152,7 @@ class RunFolder {
 
  private:
   std::filesystem::path path_;
-  nlohmann::ordered_json config_;
+  Json config_;
   std::function<std::vector<Index>()> confusion_;
   History history_;
   std::string log_;
