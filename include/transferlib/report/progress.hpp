@@ -158,7 +158,7 @@ class Progress {
   /// A short form of a duration, whose width changes seldom: "9 s", "1:10", "2:05:00".
   static std::string clock_text(double seconds) {
     if (!(seconds < 100.0 * 3600.0)) return format_duration(seconds);
-    const int whole = static_cast<int>(std::ceil(seconds));
+    const int whole = std::max(1, static_cast<int>(std::ceil(seconds - 0.01)));
     char out[48];
     if (whole < 60)
       std::snprintf(out, sizeof out, "%d s", whole);
