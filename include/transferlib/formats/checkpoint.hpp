@@ -25,9 +25,8 @@ namespace detail {
 inline std::string describe_foreign(std::span<const std::byte> bytes) {
   const std::string_view b(reinterpret_cast<const char*>(bytes.data()), std::min<std::size_t>(bytes.size(), 512));
   std::string_view shown = b;
-  while (!shown.empty() && (shown[0] == ' ' || shown[0] == '\n' || shown[0] == '\r' || shown[0] == '\t' ||
-                            static_cast<unsigned char>(shown[0]) >= 0xEF))
-    shown.remove_prefix(1);  // a byte order mark too
+  if (shown.starts_with("\xEF\xBB\xBF")) shown.remove_prefix(3);  // a byte order mark
+  shown.remove_prefix(std::min(shown.find_first_not_of(" \t\r\n"), shown.size()));
   std::string lower(shown.substr(0, 64));
   for (char& c : lower)
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');

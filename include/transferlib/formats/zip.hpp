@@ -167,7 +167,7 @@ inline std::vector<ZipEntry> parse_zip(std::span<const std::byte> bytes, std::st
     if (begin != "PK\3\4" || in.chars(local + 30, local_name, header) != entry.name)
       throw FormatError(text(name, ": its header is not at byte ", local, "; the file is damaged, copy it again"));
     const std::uint64_t data = local + 30 + local_name + in.number<std::uint16_t>(local + 28, header);
-    entry.bytes = in.range(data, packed, name);
+    entry.bytes = in.range(data, packed, text("zip entry ", detail::in_quotes(entry.name)));
     out.push_back(entry);
     ranges.emplace_back(local, data + packed);
     at += 46 + name_size + extra_size + comment_size;
