@@ -80,7 +80,9 @@ inline at::ScalarType scalar_type(DType type, std::string_view name) {
     default:
       break;
   }
-  throw WeightsError(text("tensor \"", name, "\" has the type ", to_string(type), ", which LibTorch does not know"));
+  // No name of the type: every one that has a name is above.
+  throw WeightsError(
+      text("tensor \"", name, "\" has the type number ", static_cast<int>(type), ", which LibTorch does not know"));
 }
 
 /// A checkpoint's type of LibTorch's. \throws WeightsError for a type that no file can hold.
