@@ -175,7 +175,9 @@ class AtomicFile {
     if (!committed_) ::unlink(temporary_.c_str());
   }
 
+  /// Adds bytes. \throws FileError
   void write(std::span<const std::byte> bytes) { detail::write_all(file_.get(), bytes, path_); }
+  /// Adds a text. \throws FileError
   void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
 
   /// Syncs the bytes, puts the file in its place, syncs the folder.

@@ -16,6 +16,7 @@ namespace transferlib {
 /// Computes SHA-256 of bytes that come piece by piece.
 class Sha256 {
  public:
+  /// Goes on with these bytes.
   Sha256& add(std::span<const std::byte> bytes) {
     length_ += bytes.size();
     if (filled_ != 0) {

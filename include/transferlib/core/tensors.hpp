@@ -18,7 +18,9 @@
 
 namespace transferlib {
 
+/// LibTorch's tensor.
 using Tensor = torch::Tensor;
+/// LibTorch's module, the base of every network and head.
 using Module = torch::nn::Module;
 
 /// What crosses a boundary of a network: one tensor; inside a residual block the skip too; or a pyramid of maps.

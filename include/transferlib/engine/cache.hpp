@@ -91,6 +91,7 @@ class ActivationCache {
     open_existing(header_text(key, description));
   }
 
+  /// Whether a row is there.
   bool has(Index row) const { return where_[slot(row)] != nullptr; }
   /// How many rows are there.
   Index count() const { return count_; }

@@ -134,6 +134,7 @@ struct FreezePolicy {
                 "bool(const Layer&, const LayerTable&) const");
 };
 
+/// A policy of a rule that is one.
 template <FreezeRule Rule>
 struct FreezePolicy<Rule> {
   Rule rule{};

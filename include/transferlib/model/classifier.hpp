@@ -39,6 +39,9 @@ class PredictingEngine {
  public:
   std::shared_ptr<const Engine> get(const BackboneCore& core, const std::vector<Index>& wanted, Precision precision) {
     const std::lock_guard lock(mutex_);
+    // Here, where one thread is at a time: the calls find a user's modules in evaluation and write nothing.
+    for (const Step& step : core.graph.steps)
+      if (step.kind == Kind::opaque && any_in_training(*step.module)) step.module->eval();
     const std::uint64_t stamp = stamp_of(core);
     if (engine_ == nullptr || stamp != stamp_ || precision != asked_) {
       const Index input[3] = {core.options.in_channels, core.size(), core.size()};
@@ -117,8 +120,10 @@ class Classifier {
   const Cut& cut() const { return cut_; }
   const Labels& labels() const { return labels_; }
   const Preprocessing& preprocessing() const { return core_.preprocessing; }
+  /// The head.
   H& head() { return *head_; }
   const H& head() const { return *head_; }
+  /// The backbone, without its type: what the trainer works on.
   detail::BackboneCore& backbone_core() { return core_; }
   const detail::BackboneCore& backbone_core() const { return core_; }
   /// The steps of the network whose values the head takes.

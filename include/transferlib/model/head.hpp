@@ -17,6 +17,7 @@ struct Head {
                 "forward(activations, pass), loss(output, batch), predict(output)");
 };
 
+/// A recipe for a head that is one.
 template <HeadNetwork H>
 struct Head<H> {
   typename H::Options options{};
