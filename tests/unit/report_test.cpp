@@ -493,7 +493,7 @@ TEST_CASE("a confusion matrix of one class to a thousand") {
   CHECK_THAT(confusion_svg({0, 0, 0, 0}, {"a", "b"}), ContainsSubstring("no pictures"));
   CHECK(xml_fault(confusion_svg({7}, {"one"})) == "");
 
-  for (std::size_t n : {10, 20, 100, 1000}) {
+  for (const std::size_t n : std::vector<std::size_t>{10, 20, 100, 1000}) {
     INFO(n << " classes");
     std::vector<Index> counts(n * n, 0);
     Labels labels;
