@@ -131,14 +131,21 @@ inline Json parse_json(std::string_view text, std::string_view where, std::size_
   detail::JsonBuilder builder(most_depth);
   const char* reached = text.data();
   const detail::JsonCursor begin{text.data(), &reached}, end{text.data() + text.size(), &reached};
-  if (!Json::sax_parse(begin, end, &builder)) {
+  bool good = Json::sax_parse(begin, end, &builder);
+  // The parser takes a zero byte for the end of the text.
+  if (const std::size_t zero = text.find('\0'); good && zero != std::string_view::npos) {
+    good = false;
+    reached = text.data() + zero + 1;
+    builder.problem = "a zero byte, which JSON can't have";
+  }
+  if (!good) {
     const std::string_view read = text.substr(0, static_cast<std::size_t>(reached - text.data()));
-    const auto line = std::count(read.begin(), read.end(), '\n') - (read.ends_with('\n') ? 1 : 0) + 1;
-    const std::size_t break_ =
-        read.empty() ? std::string_view::npos : read.rfind('\n', read.size() - (read.ends_with('\n') ? 2 : 1));
-    const std::size_t column = break_ == std::string_view::npos ? read.size() : read.size() - break_ - 1;
-    throw FormatError(detail::text(where, ": not valid JSON at line ", line, ", column ",
-                                   std::max<std::size_t>(column, 1), ": ", builder.problem,
+    // The last byte read is the one at fault; where it is a line's end, that line is meant.
+    const std::string_view before = read.substr(0, read.empty() ? 0 : read.size() - 1);
+    const auto line = std::count(before.begin(), before.end(), '\n') + 1;
+    const std::size_t last_break = before.rfind('\n');
+    const std::size_t column = before.size() - (last_break == std::string_view::npos ? 0 : last_break + 1) + 1;
+    throw FormatError(detail::text(where, ": not valid JSON at line ", line, ", column ", column, ": ", builder.problem,
                                    "; correct the file or make it again"));
   }
   return std::move(builder.result);
