@@ -25,15 +25,6 @@ namespace detail {
 template <class... A>
 struct NotASentence {};
 
-/// The head that carries the parameters under their own names: the one inside an erased one.
-template <class H>
-auto& inner_head(H& head) {
-  if constexpr (requires { head.pointer(); })
-    return *head.pointer();
-  else
-    return head;
-}
-
 /// An engine for predicting, made when it is first needed and made again when the weights have changed since.
 class PredictingEngine {
  public:

@@ -23,4 +23,16 @@ struct Head<H> {
   typename H::Options options{};
 };
 
+namespace detail {
+
+/// The head that carries the parameters under their own names: the one inside an erased one.
+template <class H>
+auto& inner_head(H& head) {
+  if constexpr (requires { head.pointer(); })
+    return *head.pointer();
+  else
+    return head;
+}
+
+}  // namespace detail
 }  // namespace transferlib

@@ -8,6 +8,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/model/classifier.hpp>
+#include <transferlib/model/head.hpp>
 #include <transferlib/train/history.hpp>
 #include <transferlib/weights/state_dict.hpp>
 

@@ -21,6 +21,7 @@
 #include <transferlib/engine/cache.hpp>
 #include <transferlib/engine/engine.hpp>
 #include <transferlib/model/backbone.hpp>
+#include <transferlib/model/head.hpp>
 #include <transferlib/train/features.hpp>
 #include <transferlib/train/history.hpp>
 #include <transferlib/train/optimizer.hpp>
