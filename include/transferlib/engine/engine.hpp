@@ -47,7 +47,7 @@ inline std::string_view to_string(Precision p) {
 
 /// How an engine is built.
 struct EngineOptions {
-  Precision precision = Precision::automatic;
+  Precision precision = Precision::automatic;  ///< of a user's own network `automatic` is fp32
   bool fold = true;  ///< batch norm into convolutions; without it, fp32 gives the plain network's bytes
   Index piece = 32;  ///< pictures a call, for which the weights are packed
 };
@@ -156,14 +156,16 @@ struct FusedActivation {
 /// the network later is not seen. Calling it is `const` and safe from several threads.
 class Engine {
  public:
-  /// \param graph the network; it must outlive the engine where a step runs as it is
+  /// \param graph the network
   /// \param wanted the steps whose values are asked for
   /// \param input (channels, height, width) of a picture, for which the weights are packed; other sizes run too
   Engine(const Graph& graph, std::span<const Index> wanted, std::span<const Index> input, EngineOptions options = {})
-      : graph_(&graph), wanted_(wanted.begin(), wanted.end()), options_(options) {
+      : graph_(graph), wanted_(wanted.begin(), wanted.end()), options_(options) {
     const torch::NoGradGuard guard;
     device_ = device_of(graph);
     precision_ = detail::resolve(options.precision, device_);
+    // The library does not choose for a user's own modules: they compute in float32.
+    if (options.precision == Precision::automatic && has_opaque(graph)) precision_ = Precision::fp32;
     if (precision_ == Precision::fp16 && device_.is_cpu())
       throw OptionError("fp16 is for GPUs: on the CPU choose bf16, fp32 or auto");
     compile(input);
@@ -173,7 +175,7 @@ class Engine {
   /// pooled features in float32.
   Activations operator()(const Tensor& pictures) const {
     const torch::NoGradGuard guard;
-    Activations values(graph_->steps.size());
+    Activations values(graph_.steps.size());
     values[0] = pictures.to(device_).to(detail::scalar_type(precision_)).contiguous(at::MemoryFormat::ChannelsLast);
     Activations inputs;
     for (const Instruction& i : instructions_) {
@@ -222,6 +224,16 @@ class Engine {
     bool packed = false;
   };
 
+  static bool has_opaque(const Graph& graph) {
+    return std::any_of(graph.steps.begin(), graph.steps.end(), [](const Step& s) { return s.kind == Kind::opaque; });
+  }
+
+  /// Whether the step's value never shares memory with what it is given, as dropout's does in evaluation.
+  static bool makes_memory(const Step& s) {
+    return s.kind == Kind::convolution || s.kind == Kind::norm || s.kind == Kind::add || s.kind == Kind::multiply ||
+           (s.kind == Kind::activation && s.activation != Activation::identity);
+  }
+
   static torch::Device device_of(const Graph& graph) {
     for (const Step& s : graph.steps)
       if (s.module != nullptr)
@@ -230,18 +242,18 @@ class Engine {
   }
 
   std::string name_of(Index number) const {
-    const Step& s = graph_->steps[Graph::at(number)];
-    return s.layers.empty() ? detail::text("step ", number) : graph_->table.rows[Graph::at(s.layers.front())].name;
+    const Step& s = graph_.steps[Graph::at(number)];
+    return s.layers.empty() ? detail::text("step ", number) : graph_.table.rows[Graph::at(s.layers.front())].name;
   }
 
   void compile(std::span<const Index> input) {
-    const std::size_t n = graph_->steps.size();
-    const auto need = graph_->needed(wanted_);
-    shapes_ = graph_->measure(input[0], input[1]).shapes;
+    const std::size_t n = graph_.steps.size();
+    const auto need = graph_.needed(wanted_);
+    shapes_ = graph_.measure(input[0], input[1]).shapes;
     std::vector<std::vector<Index>> users(n);
     for (std::size_t s = 0; s < n; ++s)
       if (need[s])
-        for (Index f : graph_->steps[s].from) users[Graph::at(f)].push_back(static_cast<Index>(s));
+        for (Index f : graph_.steps[s].from) users[Graph::at(f)].push_back(static_cast<Index>(s));
     const auto is_wanted = [&](Index s) { return std::find(wanted_.begin(), wanted_.end(), s) != wanted_.end(); };
     // The one step that takes the value of `s`, if it is of this kind and nobody else asks for that value; else 0.
     const auto follower = [&](Index s, Kind kind) -> Index {
@@ -260,11 +272,11 @@ class Engine {
       const auto producer = calls.find(other);
       if (producer == calls.end() || !(producer->second.convolution || step(other).kind == Kind::add)) return false;
       return std::all_of(users[Graph::at(other)].begin(), users[Graph::at(other)].end(), [&](Index u) {
-        return u == a || (covered_by[Graph::at(u)] != 0 && covered_by[Graph::at(u)] < s);
+        return u == a || (covered_by[Graph::at(u)] != 0 && covered_by[Graph::at(u)] < s && makes_memory(step(u)));
       });
     };
 
-    for (Index s = 1; s < graph_->size(); ++s) {
+    for (Index s = 1; s < graph_.size(); ++s) {
       if (!need[Graph::at(s)] || covered_by[Graph::at(s)] != 0) continue;
       Instruction i;
       i.step = s;
@@ -321,7 +333,7 @@ class Engine {
         instructions_[Graph::at(last_user[s])].dead.push_back(static_cast<Index>(s));
   }
 
-  const Step& step(Index s) const { return graph_->steps[Graph::at(s)]; }
+  const Step& step(Index s) const { return graph_.steps[Graph::at(s)]; }
 
   static void fold(Tensor& weight, Tensor& bias, const nn::BatchNorm2d& norm) {
     const Tensor scale =
@@ -355,7 +367,12 @@ class Engine {
   }
 
   Tensor run(const Instruction& i, Activations& inputs) const {
-    if (!i.convolution) return graph_->steps[Graph::at(i.step)].run(inputs, {});
+    if (!i.convolution) {
+      const Step& s = graph_.steps[Graph::at(i.step)];
+      if (s.kind != Kind::opaque) return s.run(inputs, {});
+      for (Tensor& input : inputs) input = input.to(at::kFloat);
+      return s.run(inputs, {}).to(detail::scalar_type(precision_));
+    }
     const nn::Conv2dOptions& o = i.numbers;
     Tensor x = inputs[0];
     Index pad_h = o.padding, pad_w = o.padding;
@@ -394,7 +411,7 @@ class Engine {
     return stack.at(0).toTensor();
   }
 
-  const Graph* graph_;
+  Graph graph_;  // a copy: a model that is moved takes its engine along
   std::vector<Index> wanted_;
   EngineOptions options_;
   torch::Device device_{at::kCPU};

@@ -83,8 +83,7 @@ inline void apply_mask(BackboneCore& core, std::vector<bool> mask) {
 /// of the zoo are told at each call instead.
 inline void set_mode(BackboneCore& core, bool training) {
   core.network->train(training);
-  for (std::size_t row = 0; row < core.graph.modules.size(); ++row)
-    if (core.graph.modules[row] != nullptr && core.frozen[row]) core.graph.modules[row]->eval();
+  for (const Step& step : core.graph.steps) core.graph.set_mode(step, training, core.frozen);
 }
 
 /// The cheapest cut for values of `wanted`: at the first step that training changes, or before it where less crosses,
@@ -192,9 +191,12 @@ struct Backbone {
                 "docs/how-to/own-network.md");
 };
 
+/// A backbone of a network that is one: its weights, how it is cut, what its features are.
 template <BackboneNetwork N>
 struct Backbone<N> {
   using Network = N;
+  /// Whether the network's type is known, and it can be made.
+  static constexpr bool is_known = !std::same_as<N, AnyNetwork>;
   detail::BackboneCore core;
 
   /// The network with its published weights, looked for as `find_weights` says, and their hash checked.
@@ -223,7 +225,7 @@ struct Backbone<N> {
 
   /// The network with the weights of a file, whatever program wrote it.
   /// \throws FileError, FormatError, WeightsError
-  static Backbone pretrained(const std::filesystem::path& file, const NetworkOptions& options = {}) {
+  static Backbone pretrained(const std::filesystem::path& file, const NetworkOptions& options = {}) requires is_known {
     Backbone out = make(options);
     detail::read_weights(out.core, file);
     return out;
@@ -231,14 +233,14 @@ struct Backbone<N> {
 
   /// The network with random weights, drawn from `seed` alone for the zoo's networks; a user's own network is as its
   /// constructor leaves it.
-  static Backbone random(const NetworkOptions& options = {}, std::uint64_t seed = 0) {
+  static Backbone random(const NetworkOptions& options = {}, std::uint64_t seed = 0) requires is_known {
     Backbone out = make(options);
     if constexpr (PlannedNetwork<N>) static_cast<Plan&>(*out.core.network).initialise(seed);
     return out;
   }
 
   /// A user's own network, made and filled by the user.
-  static Backbone of(std::shared_ptr<N> network, const NetworkOptions& options = {}) {
+  static Backbone of(std::shared_ptr<N> network, const NetworkOptions& options = {}) requires is_known {
     return Backbone(detail::make_core(std::move(network), card(), options));
   }
 
@@ -263,11 +265,12 @@ struct Backbone<N> {
     else
       return {.minimum_size = 1};
   }
-  static Backbone make(const NetworkOptions& options) {
+  static Backbone make(const NetworkOptions& options) requires is_known {
     return Backbone(detail::make_core(detail::make_network<N>(options), card(), options));
   }
 };
 
+/// A backbone whose network is known at run time only.
 using AnyBackbone = Backbone<AnyNetwork>;
 
 }  // namespace transferlib

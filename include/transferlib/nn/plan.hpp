@@ -93,6 +93,15 @@ struct Graph {
     return size();
   }
 
+  /// Sets the modules of a user's own network, which LibTorch's `train()` can have put into any mode, to what this call
+  /// means: in training those that are not frozen, the others in evaluation. Layers of the zoo are told at each call.
+  void set_mode(const Step& step, bool training, const std::vector<bool>& frozen) const {
+    if (step.kind != Kind::opaque || step.module == nullptr) return;
+    step.module->train(training && !is_frozen(step, frozen));
+    for (Index l : step.layers)
+      if (modules[at(l)] != nullptr) modules[at(l)]->train(training && !frozen[at(l)]);
+  }
+
   /// Runs the steps from `cut` on, given the values that cross it, as far as `wanted` needs, and returns the values of
   /// `wanted`. A value is let go as soon as nobody needs it. A frozen step runs in evaluation.
   Activations run(const Activations& crossing, const Cut& cut, std::span<const Index> wanted, const Pass& pass,
@@ -119,6 +128,7 @@ struct Graph {
       }
       Pass own = pass;
       own.training = pass.training && !is_frozen(step, frozen);
+      if (own.training) set_mode(step, true, frozen);
       values[s] = step.run(inputs, own);
     }
     Activations out;
@@ -168,6 +178,7 @@ struct Graph {
     return out;
   }
 
+  /// An index as the containers of the standard library want it.
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 };
 
@@ -194,6 +205,8 @@ class Plan : public Module {
 
   /// \name Declaring: the module goes into the tree at its dotted name, the layer gets the table's next row.
   /// \{
+
+  /// Any layer. \returns its row
   Index declare(const std::string& name, Kind kind, std::shared_ptr<Module> module = nullptr) {
     const Index row = graph_.table.size();
     Index parameters = 0;
@@ -207,6 +220,7 @@ class Plan : public Module {
     return row;
   }
 
+  /// A two-dimensional convolution.
   Index declare_convolution(const std::string& name, const nn::Conv2dOptions& options) {
     auto module = std::make_shared<nn::Conv2d>(options);
     const Index row = declare(name, Kind::convolution, module);
@@ -214,6 +228,7 @@ class Plan : public Module {
     return row;
   }
 
+  /// A batch normalisation; see `nn::BatchNorm2d`.
   Index declare_norm(const std::string& name, Index channels, double epsilon = 1e-5, double momentum = 0.1) {
     auto module = std::make_shared<nn::BatchNorm2d>(channels, epsilon, momentum);
     const Index row = declare(name, Kind::norm, module);
@@ -223,6 +238,7 @@ class Plan : public Module {
     return row;
   }
 
+  /// An activation function.
   Index declare_activation(const std::string& name, Activation activation) {
     const Index row = declare(name, Kind::activation);
     declared(row).activation = activation;
@@ -230,6 +246,7 @@ class Plan : public Module {
     return row;
   }
 
+  /// Dropout of each value with this probability, in training.
   Index declare_dropout(const std::string& name, double probability) {
     const Index row = declare(name, Kind::dropout);
     declared(row).run = [probability, row](std::span<const Tensor> x, const Pass& pass) {
@@ -238,6 +255,7 @@ class Plan : public Module {
     return row;
   }
 
+  /// A linear layer from `in` to `out` values.
   Index declare_linear(const std::string& name, Index in, Index out) {
     auto module = std::make_shared<nn::Linear>(in, out);
     const Index row = declare(name, Kind::linear, module);
@@ -249,6 +267,13 @@ class Plan : public Module {
   Index declare_global_pool(const std::string& name) {
     const Index row = declare(name, Kind::pool);
     declared(row).run = [](std::span<const Tensor> x, const Pass&) { return global_pool(x[0]); };
+    return row;
+  }
+  /// The mean over all places, kept as a map of one place: (N, C, h, w) to (N, C, 1, 1), in the map's precision. The
+  /// first step of squeeze-and-excitation (Hu et al., 2018).
+  Index declare_squeeze(const std::string& name) {
+    const Index row = declare(name, Kind::pool);
+    declared(row).run = [](std::span<const Tensor> x, const Pass&) { return at::mean(x[0], {2, 3}, true); };
     return row;
   }
   /// \}
@@ -270,6 +295,15 @@ class Plan : public Module {
     return graph_.size() - 1;
   }
 
+  /// A product, element by element, that is no layer of the original; (N, C, 1, 1) counts for all places.
+  Index multiply(Index a, Index b) {
+    graph_.steps.push_back(
+        {Kind::multiply, {}, {a, b}, nullptr, Activation::identity, [](std::span<const Tensor> x, const Pass&) {
+           return x[0] * x[1];
+         }});
+    return graph_.size() - 1;
+  }
+
   /// Ends a stage with `step`, whose map joins the pyramid; what is declared next belongs to stage `next`.
   void end_stage(Index step, std::string next) {
     graph_.stages.push_back(step);
@@ -278,8 +312,11 @@ class Plan : public Module {
   /// What is declared next belongs to stage `next`; the pyramid gets no map.
   void next_stage(std::string next) { graph_.table.stages.push_back(std::move(next)); }
 
+  /// Where the last feature map is.
   void set_map(Index step) { graph_.map = step; }
+  /// Where the pooled features are.
   void set_pooled(Index step) { graph_.pooled = step; }
+  /// Where the original's answers are.
   void set_logits(Index step) { graph_.logits = step; }
 
  public:
@@ -310,6 +347,14 @@ class Plan : public Module {
 
 namespace detail {
 
+/// Whether a module or a part of it is in training.
+inline bool any_in_training(const Module& module) {
+  if (module.is_training()) return true;
+  for (const auto& child : module.children())
+    if (any_in_training(*child)) return true;
+  return false;
+}
+
 /// The graph of a user's own network: a step a stage; the table's rows are its modules, flattened.
 inline Graph graph_of(const Stages& stages) {
   Graph graph;
@@ -318,9 +363,16 @@ inline Graph graph_of(const Stages& stages) {
   for (const Stage& stage : stages) {
     const Index number = static_cast<Index>(graph.table.stages.size());
     graph.table.stages.push_back(stage.name);
-    Step step{Kind::opaque,         {},
-              {graph.size() - 1},   stage.module,
-              Activation::identity, [run = stage.run](std::span<const Tensor> x, const Pass&) { return run(x[0]); }};
+    Step step{Kind::opaque,
+              {},
+              {graph.size() - 1},
+              stage.module,
+              Activation::identity,
+              [run = stage.run, module = stage.module.get()](std::span<const Tensor> x, const Pass& pass) {
+                // In evaluation whatever the user's last `train()` was: nothing is written where nothing has changed.
+                if (!pass.training && any_in_training(*module)) module->eval();
+                return run(x[0]);
+              }};
     for (const auto& item : stage.module->named_modules(stage.name)) {
       Index parameters = 0;
       for (const Tensor& p : item.value()->parameters(false)) parameters += p.numel();
