@@ -78,17 +78,23 @@ class ActivationCache {
   /// \param layout the tensors of a row
   /// \param key what the values depend on, hashed: the file's name
   /// \param description the same in words, for people who look into the file
-  /// \throws FileError if the folder can't be used
   ActivationCache(Index rows, std::vector<CachedTensor> layout, const std::string& key, const std::string& description,
                   const CacheOptions& options)
       : layout_(std::move(layout)), limit_(options.limit), where_(static_cast<std::size_t>(rows), nullptr) {
     for (const CachedTensor& t : layout_) stride_ += detail::round_up(t.bytes(), 64);
     if (options.folder.empty()) return;
-    make_folders(options.folder);
     path_ = options.folder / (key + ".activations");
-    lock_ = std::make_unique<FileLock>(options.folder / (key + ".lock"));
+    header_ = header_text(key, description);
+  }
+
+  /// Before the first `put` and `get`: takes what is in the file, and keeps others out of it until `finish`. Waits for
+  /// another run that is filling it. \throws FileError if the folder can't be used
+  void begin() {
+    if (path_.empty()) return;
+    make_folders(path_.parent_path());
+    lock_ = std::make_unique<FileLock>(std::filesystem::path(path_).replace_extension(".lock"));
     file_ = detail::open_file(path_, O_RDWR | O_CREAT, "open the activation cache");
-    open_existing(header_text(key, description));
+    open_existing(header_);
   }
 
   /// Whether a row is there.
@@ -160,8 +166,11 @@ class ActivationCache {
     return out;
   }
 
-  /// Lets other runs in, once nothing more will be put.
-  void finish() { lock_.reset(); }
+  /// Lets others in; what is put from now on is kept in memory only.
+  void finish() {
+    file_ = {};
+    lock_.reset();
+  }
 
  private:
   static constexpr std::uint64_t chunk_magic = 0x314B4E5548434C54;  // "TLCHUNK1"
@@ -230,6 +239,7 @@ class ActivationCache {
   std::vector<detail::AlignedBytes> memory_;
   std::shared_ptr<const MappedFile> mapped_;
   std::filesystem::path path_;
+  std::string header_;
   detail::Descriptor file_;
   std::unique_ptr<FileLock> lock_;
 };

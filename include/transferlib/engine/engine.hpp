@@ -308,7 +308,9 @@ class Engine {
               cover(t, "addition");
             }
           }
-          if (const Index t = follower(i.step, Kind::activation); t != 0)
+          // Behind an addition oneDNN knows ReLU only.
+          if (const Index t = follower(i.step, Kind::activation);
+              t != 0 && (!i.sums || step(t).activation == Activation::relu))
             if (const auto word = detail::FusedActivation::of(step(t).activation)) {
               i.activation = step(t).activation;
               i.fused = *word;

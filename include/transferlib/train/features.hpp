@@ -39,9 +39,13 @@ class FeatureSource {
       layout.push_back({core.measure.shapes[Graph::at(step)],
                         step == core.graph.pooled ? at::kFloat : scalar_type(engine_->precision())});
     std::string description, key;
-    if (!cache.folder.empty()) std::tie(key, description) = identity(cache);
+    CacheOptions options = cache;
+    // What a transform makes that can't tell what it does (a centre crop changes pictures too) is kept for this run
+    // only.
+    if (source_.augmentation.empty()) options.folder.clear();
+    if (!options.folder.empty()) std::tie(key, description) = identity();
     cache_ =
-        std::make_unique<ActivationCache>(source_.size * *source_.views, std::move(layout), key, description, cache);
+        std::make_unique<ActivationCache>(source_.size * *source_.views, std::move(layout), key, description, options);
   }
 
   Index size() const { return source_.size; }
@@ -53,11 +57,13 @@ class FeatureSource {
   /// every run computes the same pieces. `report(done, all)` after each; stops early when told to.
   void fill(const std::stop_token& stop, const std::function<void(Index, Index)>& report) {
     if (cache_ == nullptr) return;
+    cache_->begin();
+    struct Finish {
+      ActivationCache* cache;
+      ~Finish() { cache->finish(); }
+    } const finish{cache_.get()};
     const Index all = cache_->rows();
-    if (cache_->count() == all) {
-      cache_->finish();
-      return;
-    }
+    if (cache_->count() == all) return;
     for (Index view = 0; view < *source_.views; ++view)
       for (Index from = 0; from < source_.size && !cache_->full(); from += piece) {
         if (stop.stop_requested()) return;
@@ -71,7 +77,6 @@ class FeatureSource {
         if (missing) cache_->put(rows, compute(ids, std::vector<Index>(ids.size(), view)));
         if (report) report(view * source_.size + from + static_cast<Index>(ids.size()), all);
       }
-    cache_->finish();
   }
 
   /// What crosses the cut for these pictures in this epoch, on the model's device, and their targets. Tensors that go
@@ -128,8 +133,19 @@ class FeatureSource {
     return out;
   }
 
+  /// What the prefix makes of one made-up picture: tells apart what neither weights nor structure do, as strides, or
+  /// the code of a user's own network.
+  StateDict answer() const {
+    const Index size = core_->size(), channels = core_->options.in_channels;
+    const Tensor picture =
+        at::arange(channels * size * size, at::kFloat).mul_(0.7).sin_().view({1, channels, size, size});
+    StateDict out;
+    for (const Tensor& t : (*engine_)(picture)) out.emplace_back(text("value ", out.size()), t.cpu());
+    return out;
+  }
+
   /// The cache's key, and what went into it.
-  std::pair<std::string, std::string> identity(const CacheOptions&) const {
+  std::pair<std::string, std::string> identity() const {
     const auto environment = Environment::here(device_);
     const Preprocessing& p = core_->preprocessing;
     std::string structure;
@@ -138,14 +154,15 @@ class FeatureSource {
       for (Index f : step.from) structure += text(" ", f);
       structure += ";";
     }
-    std::string words = text(
-        "network ", core_->name, "\nweights ", hash_of(needed_state(*core_, cut_.live)), "\nstructure ",
-        Sha256().add(structure).hex(), "\nboundary ", cut_.boundary, "\nsize ", p.size, "\nmean ", p.mean[0], " ",
-        p.mean[1], " ", p.mean[2], "\ndeviation ", p.deviation[0], " ", p.deviation[1], " ", p.deviation[2],
-        "\ninterpolation ", static_cast<int>(p.interpolation), "\ncrop ", p.crop_fraction, "\ndata ",
-        source_.fingerprint(), "\nviews ", *source_.views, "\nprecision ", to_string(engine_->precision()), "\npiece ",
-        piece, "\ntransferlib ", environment.transferlib, "\nlibtorch ", environment.libtorch, "\ncpu ",
-        environment.cpu_capability, "\ndevice ", environment.device, "\nthreads ", environment.threads, "\n");
+    std::string words =
+        text("network ", core_->name, "\nweights ", hash_of(needed_state(*core_, cut_.live)), "\nstructure ",
+             Sha256().add(structure).hex(), "\nanswer ", hash_of(answer()), "\nboundary ", cut_.boundary, "\nsize ",
+             p.size, "\nmean ", p.mean[0], " ", p.mean[1], " ", p.mean[2], "\ndeviation ", p.deviation[0], " ",
+             p.deviation[1], " ", p.deviation[2], "\ninterpolation ", static_cast<int>(p.interpolation), "\ncrop ",
+             p.crop_fraction, "\ndata ", source_.fingerprint(), "\nviews ", *source_.views, "\naugmentation ",
+             source_.augmentation, "\nprecision ", to_string(engine_->precision()), "\npiece ", piece, "\ntransferlib ",
+             environment.transferlib, "\nlibtorch ", environment.libtorch, "\ncpu ", environment.cpu_capability,
+             "\ndevice ", environment.device, "\nthreads ", environment.threads, "\n");
     return {Sha256().add(words).hex().substr(0, 32), words};
   }
 

@@ -59,6 +59,8 @@ struct Source {
   std::function<std::string()> fingerprint;
   std::optional<Index> views = 1;                              ///< see `TransformFor`
   std::function<void(Batch&, std::span<const Draw>)> augment;  ///< none where nothing is drawn
+  /// What `augment` does, with all its numbers; empty where the transform can't tell: its views are then in no file.
+  std::string augmentation = "none";
 };
 
 /// The hash of a data set that can't tell its own: of all pictures and targets.
@@ -105,6 +107,10 @@ template <class D, class T>
 Source source(const Augmented<D, T>& augmented) {
   Source out = source(augmented.data());
   out.views = augmented.transform().views();
+  if constexpr (requires { std::string(augmented.transform().description()); })
+    out.augmentation = augmented.transform().description();
+  else
+    out.augmentation.clear();
   out.augment = [t = augmented.transform()](Batch& batch, std::span<const Draw> draws) {
     t(batch, draws, typename D::Target{});
   };
