@@ -44,13 +44,18 @@ using Optimizer = std::variant<Sgd, Adam, AdamW>;
 
 namespace detail {
 
+/// Refuses a learning rate that can't be meant.
+inline void check(const Optimizer& recipe) {
+  const double lr = std::visit([](const auto& o) { return o.lr; }, recipe);
+  if (!(lr > 0.0)) throw OptionError(text("the learning rate must be above 0, not ", lr));
+}
+
 /// An optimiser at work on some parameters.
 class OptimizerState {
  public:
   OptimizerState(std::vector<Tensor> parameters, const Optimizer& recipe)
       : parameters_(std::move(parameters)), recipe_(recipe) {
-    const double lr = std::visit([](const auto& o) { return o.lr; }, recipe);
-    if (!(lr > 0.0)) throw OptionError(text("the learning rate must be above 0, not ", lr));
+    check(recipe);
     for (const Tensor& p : parameters_) {
       first_.push_back(at::zeros_like(p));
       second_.push_back(std::holds_alternative<Sgd>(recipe) ? Tensor() : at::zeros_like(p));

@@ -141,6 +141,7 @@ inline History fit_loop(const TrainerOptions& options, FeatureSource& train, Fea
                         Index layers) {
   if (options.epochs < 1) throw OptionError(text("epochs must be at least 1, not ", options.epochs));
   if (options.batch < 1) throw OptionError(text("a batch must have at least 1 picture, not ", options.batch));
+  check(options.optimizer);
   if (train.size() == 0) throw DataError("the training data is empty: there is no picture to learn from");
   if (val.size() == 0) throw DataError("the validation data is empty: there is no picture to measure with");
   check_targets(train.source(), "training");
@@ -217,9 +218,13 @@ inline History fit_loop(const TrainerOptions& options, FeatureSource& train, Fea
     result.values.emplace_back("train_loss", total / n);
     for (const auto& [name, sum] : sums) result.values.emplace_back("train_" + name, sum / n);
     for (const auto& [name, value] : hooks.metric(true)) result.values.emplace_back("train_" + name, value);
-    for (const auto& [name, value] :
-         evaluate_loop(val, options.batch, hooks, options.stop, {"validate", epoch, options.epochs, 0, 0, {}}))
-      result.values.emplace_back("val_" + name, value);
+    try {
+      for (const auto& [name, value] :
+           evaluate_loop(val, options.batch, hooks, options.stop, {"validate", epoch, options.epochs, 0, 0, {}}))
+        result.values.emplace_back("val_" + name, value);
+    } catch (const Stopped&) {
+      return history;
+    }
     result.values.emplace_back("seconds",
                                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     history.epochs.push_back(result);
