@@ -45,6 +45,7 @@ class Pickle {
  public:
   /// A value's number.
   using Ref = std::uint32_t;
+  /// What a value is, and by which of the functions below it is read.
   enum class Kind : std::uint8_t {
     none,
     boolean,     ///< `integer`
@@ -66,9 +67,13 @@ class Pickle {
   /// The values are numbered from 0.
   std::size_t count() const { return nodes_.size(); }
 
+  /// What a value is.
   Kind kind(Ref r) const { return nodes_[r].kind; }
+  /// The number of a boolean or an integer.
   std::int64_t integer(Ref r) const { return nodes_[r].number; }
+  /// The number of a real.
   double real(Ref r) const { return std::bit_cast<double>(nodes_[r].number); }
+  /// The bytes of a string, of bytes, or of a global's name; they live as long as the pickle's do.
   std::string_view string(Ref r) const {
     const Node& n = nodes_[r];
     if (n.kind == Kind::global) return globals()[n.size].name;

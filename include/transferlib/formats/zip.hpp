@@ -237,6 +237,7 @@ class ZipWriter {
     at_ += head.size() + size;
     records_.push_back(std::move(record));
   }
+  /// The same for a text.
   void add(std::string name, std::string_view text) {
     add(std::move(name), std::as_bytes(std::span(text.data(), text.size())));
   }
