@@ -140,11 +140,11 @@ class RunFolder {
 
   template <class M>
   void on_fit_end(M& model) {
-    save(model, path_ / "model.safetensors");
     if (history_.epochs.empty()) {
-      log("training ended before its first epoch was complete");
+      log("training ended before its first epoch was complete, so there is no model to keep");
       return;
     }
+    save(model, path_ / "model.safetensors");
     if (history_.epochs.front().has("train_accuracy")) plot_accuracy(history_, path_ / "accuracy.svg");
     if (confusion_) plot_confusion(confusion_(), model.labels(), path_ / "confusion.svg");
     log("training ended; the model is in model.safetensors");
