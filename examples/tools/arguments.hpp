@@ -180,16 +180,18 @@ int run(int argc, char** argv, Arguments& arguments, Work&& work) {
     std::fprintf(stderr, "%s\n", one_line(text(program, ": ", sentence, more)).c_str());
     return code;
   };
+  // A full disk behind a redirection is found out here.
+  const auto finished = [&](int code) {
+    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+    return fail(1, "the output could not be written");
+  };
   try {
     for (int i = 1; i < argc && std::string_view(argv[i]) != "--"; ++i)
       if (std::string_view(argv[i]) == "--help" || std::string_view(argv[i]) == "-h") {
         std::fputs(arguments.help(program).c_str(), stdout);
-        return 0;
+        return finished(0);
       }
-    const int code = work(arguments.parse(argc, argv));
-    // A full disk behind a redirection is found out here.
-    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) return fail(1, "the output could not be written");
-    return code;
+    return finished(work(arguments.parse(argc, argv)));
   } catch (const Usage& e) {
     return fail(2, e.what(), " (see --help)");
   } catch (const std::exception& e) {

@@ -209,10 +209,7 @@ void choose(Told& told, tl::Index pictures, bool small) {
 
 tl::AnyBackbone backbone_of(const Told& told) {
   const tl::NetworkOptions options{.size = told.size};
-  if (told.random) {
-    std::fputs("warning: random weights, as asked: what the network learnt from other pictures is not used\n", stderr);
-    return tl::zoo_entry(told.backbone).random(options, told.seed);
-  }
+  if (told.random) return tl::zoo_entry(told.backbone).random(options, told.seed);
   if (!told.weights.empty()) return tl::any_backbone(told.backbone, std::filesystem::path(told.weights), options);
   return tl::any_backbone(told.backbone, options);
 }
@@ -250,6 +247,8 @@ int train(Told& told, const D& training, const D& validation, bool small) {
                         {"size", told.size},
                         {"flip", told.flip},
                         {"random", told.random}}};
+  if (told.random)
+    std::fputs("warning: random weights, as asked: what the network learnt from other pictures is not used\n", stderr);
   try {
     trainer.fit(augmented, validation, tl::Console{}, folder);
   } catch (const tl::Stopped&) {

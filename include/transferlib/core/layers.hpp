@@ -3,10 +3,12 @@
 /// type is compiled anew in every program that names it.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -108,11 +110,13 @@ struct LayerTable {
                                std::string_view(row.name).substr(0, name.size()) == name))
         return row.index;
     std::vector<std::string> names;
+    const auto add = [&](std::string candidate) {
+      if (std::find(names.begin(), names.end(), candidate) == names.end()) names.push_back(std::move(candidate));
+    };
     for (const Layer& row : rows) {
       for (std::size_t dot = row.name.find('.'); dot != std::string::npos; dot = row.name.find('.', dot + 1))
-        if (std::string prefix = row.name.substr(0, dot); names.empty() || names.back() != prefix)
-          names.push_back(std::move(prefix));
-      names.push_back(row.name);
+        add(row.name.substr(0, dot));
+      add(row.name);
     }
     throw OptionError(detail::text("no layer is called \"", name, "\" among the network's ", rows.size(),
                                    " layers; the nearest are ", detail::first_few(detail::nearest_names(name, names)),

@@ -1,0 +1,276 @@
+#!/bin/bash
+# The tools as a user meets them: exit codes, --help, one line an error, and the way from pictures to an answer.
+# Told by the environment: TRANSFERLIB_BIN, the folder of the programs; TRANSFERLIB_SOURCE, that of the sources;
+# TRANSFERLIB_WEIGHTS, where the published weights are, if they are.
+set -u
+bin=${TRANSFERLIB_BIN:?} source=${TRANSFERLIB_SOURCE:?}
+here=$(mktemp -d)
+trap 'rm -rf "$here"' EXIT
+cd "$here" || exit 1
+export TRANSFERLIB_CACHE=$here/cache
+weights=${TRANSFERLIB_WEIGHTS:-}
+unset TRANSFERLIB_WEIGHTS
+# So that no weights are found but those that are meant.
+export HOME=$here/home
+unset TORCH_HOME XDG_CACHE_HOME
+checks=0 failures=0
+
+fail() {
+  failures=$((failures + 1))
+  printf 'FAILED: %s\n' "$*"
+}
+
+check() { # what, then a command that must succeed
+  local what=$1
+  shift
+  checks=$((checks + 1))
+  "$@" || fail "$what"
+}
+
+# expect CODE SENTENCE COMMAND…: the exit code, nothing on stderr where the sentence is empty, else one line with it.
+expect() {
+  local code=$1 sentence=$2
+  shift 2
+  checks=$((checks + 1))
+  "$@" > out 2> err < /dev/null
+  local got=$?
+  if [ "$got" != "$code" ]; then
+    fail "exit code $got instead of $code: $*"
+    cat out err
+    return
+  fi
+  if [ -z "$sentence" ]; then
+    [ ! -s err ] || { fail "stderr should be empty: $*"; cat err; }
+  else
+    [ "$(wc -l < err)" = 1 ] || { fail "stderr should have one line: $*"; cat err; }
+    grep -qF -- "$sentence" err || { fail "stderr lacks '$sentence': $*"; cat err; }
+  fi
+}
+
+# has PATTERN: what the last command printed has such a line.
+has() {
+  checks=$((checks + 1))
+  grep -qE -- "$1" out || { fail "the output has no line like '$1'"; cat out; }
+}
+
+lines() {
+  checks=$((checks + 1))
+  [ "$(wc -l < out)" = "$1" ] || fail "$(wc -l < out) lines instead of $1"
+}
+
+# Pictures without a library: 24-bit PNG of one colour and a little noise. Python's standard library suffices.
+"${TRANSFERLIB_PYTHON:-python3}" - << 'PYTHON' || { echo "no pictures"; exit 1; }
+import os, struct, zlib
+
+def png(path, width, height, colour, seed):
+    rows, state = b"", seed
+    for _ in range(height):
+        rows += b"\0"
+        for _ in range(width):
+            for c in colour:
+                state = (state * 1103515245 + 12345) % 2**31
+                rows += bytes([max(0, min(255, c + (state >> 16) % 41 - 20))])
+    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    with open(path, "wb") as f:
+        f.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) +
+                chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+for n, (name, colour) in enumerate((("blue", (20, 30, 230)), ("green", (20, 210, 40)), ("red", (220, 30, 20)))):
+    os.makedirs(f"data/{name}")
+    for i in range(10):
+        png(f"data/{name}/{i}.png", 33 + i, 40 - i, colour, 1000 * n + i)
+    png(f"{name}.png", 50, 37, colour, 5000 + n)
+os.makedirs("one/alone")
+png("one/alone/0.png", 8, 8, (1, 2, 3), 1)
+os.makedirs("empty/a"), os.makedirs("empty/b")
+png("empty/a/0.png", 8, 8, (1, 2, 3), 1)
+PYTHON
+printf 'not a picture\n' > text.png
+head -c 200 red.png > cut.png
+
+# -------------------------------------------------------------------------------------------------------- every program
+for program in weights_tool train predict; do
+  expect 0 '' "$bin/$program" --help
+  has "^usage: $program "
+  has '^  --help '
+  expect 0 '' "$bin/$program" --no-such-thing -h
+  expect 2 "$program: there is no option --helpp; the nearest is --help (see --help)" "$bin/$program" --helpp
+  checks=$((checks + 1))
+  "$bin/$program" --help > /dev/full 2> err
+  [ $? = 1 ] || fail "$program: a full disk behind the output must be told"
+done
+
+# --------------------------------------------------------------------------------------------------------- weights_tool
+tool=$bin/weights_tool files=$source/tests/data/checkpoints
+expect 2 'a command is wanted: list, convert, layers or backbones' "$tool"
+expect 2 'there is no command "lits"; the nearest is list' "$tool" lits x
+expect 2 'list takes 1 argument, not 0' "$tool" list
+expect 2 'convert takes 2 arguments, not 1' "$tool" convert a
+expect 2 '--size is for layers alone' "$tool" list x --size 3
+expect 2 '--size wants a whole number, not "3.5"' "$tool" layers efficientnet_lite0 --size 3.5
+expect 2 '--size wants a value: --size N' "$tool" layers efficientnet_lite0 --size
+expect 2 '--size is given twice' "$tool" layers efficientnet_lite0 --size 64 --size=64
+expect 1 'the nearest are efficientnet_lite0' "$tool" layers efficientnet_lite9
+expect 1 'smallest size is 32' "$tool" layers efficientnet_lite0 --size 31
+expect 1 'absent.pth: No such file or directory' "$tool" list absent.pth
+expect 1 'text.png: the file is ' "$tool" list text.png
+expect 1 'evil.pth' "$tool" list "$files/evil.pth"
+
+expect 0 '' "$tool" backbones
+lines 5
+has '^efficientnet_lite0 +224 +4652008 +Apache-2.0 +efficientnet-lite0-57934424.pth$'
+expect 0 '' "$tool" layers efficientnet_lite0
+lines 134
+has '^0 +_conv_stem +convolution +0 +864 +\[32,112,112\]$'
+has '^131 +_avg_pooling +pool +[0-9]+ +0 +\[1280\]$'
+has '^133 +_fc +linear +[0-9]+ +1281000 +\[1000\]$'
+expect 0 '' "$tool" layers efficientnet_lite0 --size=64
+has '^0 +_conv_stem +convolution +0 +864 +\[32,32,32\]$'
+
+expect 0 '' "$tool" list "$files/types.pth"
+lines 20
+has '^float64 +float64 +\[2,3\] +21 +1$'
+has '^bfloat16 +bfloat16 +\[2,3\] +21 +1$'
+has '^uint64 +uint64 +\[2,3\] +21 +1$'
+has '^bool +bool +\[2,3\] +3 +true$'
+has '^complex64 +complex64 +\[2,3\] +21-21j +1-1j$'
+has '^float8_e5m2 +float8_e5m2 +\[2,3\] +21 +1$'
+expect 0 'note: ' "$tool" list "$files/lightning.pth"
+lines 7
+has '^model\.1\.running_var +float32 +\[1\] +6\.900000095367432 +6\.9$'
+has '^model\.1\.num_batches_tracked +int64 +\[\] +1 +1$'
+
+# There and back: the same tensors, whatever their order.
+sorted() { "$tool" list "$1" | sort; }
+for name in small small_legacy shapes shapes_legacy; do
+  expect 0 '' "$tool" convert "$files/$name.pth" there.safetensors
+  expect 0 '' "$tool" convert there.safetensors back.pth
+  expect 0 '' "$tool" convert back.pth again.safetensors
+  check "$name.pth: there and back" test "$(sorted "$files/$name.pth")" = "$(sorted back.pth)"
+  check "$name.pth: something was listed" test -n "$(sorted back.pth)"
+  check "$name.pth: the same bytes the second time" cmp there.safetensors again.safetensors
+done
+expect 0 'note: not taken along: step' "$tool" convert "$files/two.pth" two.safetensors
+expect 2 'is told by the extension' "$tool" convert "$files/small.pth" out.bin
+check 'nothing is written by a wrong command line' test ! -e out.bin
+expect 1 'complex128' "$tool" convert "$files/types.pth" types.safetensors
+check 'nothing is left of what can not be written' test -z "$(ls | grep '^types')"
+expect 1 'No such file or directory' "$tool" convert "$files/small.pth" no/such/folder/x.pth
+
+# ---------------------------------------------------------------------------------------------------------------- train
+train=$bin/train
+expect 2 '--data DIR is wanted' "$train"
+expect 2 'the folder goes behind --data' "$train" data
+expect 2 'there is no option --epoch; the nearest is --epochs' "$train" --data data --epoch 3
+expect 2 '--epochs must be at least 1, not 0' "$train" --data data --epochs 0
+expect 2 '--seed wants a whole number from 0 on, not "-1"' "$train" --data data --seed -1
+expect 2 '--lr must be above 0, not -0.1' "$train" --data data --lr -0.1
+expect 2 '--lr must be above 0, not nan' "$train" --data data --lr nan
+expect 2 '--freeze is all, none, until:N or until:NAME, not "some"' "$train" --data data --freeze some
+expect 2 '--freeze is all, none' "$train" --data data --freeze until:
+expect 2 '--freeze is all, none' "$train" --data data --freeze until:99999999999999999999
+expect 2 '--head: ' "$train" --data data --head mlp:many
+expect 2 '--flip is none, lr' "$train" --data data --flip lr,,ud
+expect 2 '--optimizer is sgd, adam or adamw, not "lion"' "$train" --data data --optimizer lion
+expect 2 '--precision is auto, fp32 or bf16, not "int8"' "$train" --data data --precision int8
+expect 2 '--device is cpu or cuda, not "tpu"' "$train" --data data --device tpu
+expect 2 '--random and --weights contradict each other' "$train" --data data --random --weights x.pth
+expect 2 '--random takes no value' "$train" --data data --random=yes
+expect 1 'no data: nowhere is not a folder' "$train" --data nowhere
+expect 1 'only one class in one' "$train" --data one
+expect 1 'no pictures in the class folder b' "$train" --data empty
+expect 1 'there is no backbone called "efficientnet"' "$train" --data data --backbone efficientnet
+expect 1 'no weights for efficientnet_lite0' "$train" --data data
+expect 1 'absent.pth' "$train" --data data --weights absent.pth
+expect 1 'small.pth' "$train" --data data --weights "$files/small.pth"
+check 'no folder is left of runs that did not begin' test ! -e runs
+
+# Random weights: a warning, and everything else as with real ones.
+expect 0 'warning: random weights' "$train" --data data --random --size 32 --epochs 1 --flip lr,ud --seed 3 --out random
+has '^data: data, 24 pictures to train and 6 to validate, 3 classes: blue, green, red$'
+has '^freeze: none   \(chosen: '
+has '^batch: 8   \(chosen: '
+has '^epochs: 1$'
+has '^epoch 1  train_loss [0-9.]+  train_accuracy '
+has "^the run's folder: random$"
+for file in config.json metrics.csv accuracy.svg confusion.svg model.safetensors log.txt; do
+  check "random/$file is there" test -s "random/$file"
+done
+check 'the columns of metrics.csv' test "$(head -1 random/metrics.csv)" = \
+  'epoch,train_loss,train_accuracy,val_loss,val_accuracy,seconds'
+check 'a row an epoch' test "$(wc -l < random/metrics.csv)" = 2
+expect 1 'the nearest are _blocks, _blocks.0, _blocks.1;' "$train" --data data --random --size 32 --freeze until:blocks --out x
+expect 1 'smallest size is 32' "$train" --data data --random --size 16 --out x
+check 'no folder is left of runs that did not begin' test ! -e x
+touch file
+expect 1 'file/run' "$train" --data data --random --size 32 --epochs 1 --out file/run
+
+# The published weights, where they are: the head learns three colours.
+model=random/model.safetensors
+if [ -n "$weights" ]; then
+  TRANSFERLIB_WEIGHTS=$weights expect 0 '' "$train" --data data --size 64 --epochs 20 --out colours
+  has '^freeze: all   \(chosen: '
+  has '^weights: efficientnet-lite0-57934424.pth   \(licence Apache-2.0\)$'
+  check 'the colours are told apart' test "$(tail -1 colours/metrics.csv | cut -d, -f5)" = 1
+  model=colours/model.safetensors
+  # The second run finds the features, and writes the same bytes.
+  TRANSFERLIB_WEIGHTS=$weights expect 0 '' "$train" --data data --size 64 --epochs 20 --out again
+  check 'the same bytes twice' cmp colours/model.safetensors again/model.safetensors
+  # Another part, another head, another optimiser.
+  TRANSFERLIB_WEIGHTS=$weights expect 0 '' "$train" --data data --size 32 --epochs 1 --freeze until:_blocks.14 \
+    --head mlp:8 --optimizer sgd --precision fp32 --threads 1 --out tuned
+  has '^optimizer: sgd, momentum 0.9$'
+  has '^lr: 0.001   \(chosen: '
+  check 'layers up to _blocks.14 are frozen' grep -q '"frozen_layers": 112' tuned/config.json
+fi
+
+# -------------------------------------------------------------------------------------------------------------- predict
+predict=$bin/predict
+expect 2 'a model and pictures are wanted' "$predict"
+expect 2 'pictures are wanted after the model' "$predict" "$model"
+expect 2 '--best must be at least 1' "$predict" "$model" red.png --best 0
+expect 2 '--device is cpu or cuda' "$predict" "$model" red.png --device gpu
+expect 1 'absent.safetensors' "$predict" absent.safetensors red.png
+expect 1 'is no model that transferlib saved' "$predict" "$files/small.safetensors" red.png
+expect 1 'red.png' "$predict" red.png red.png
+number='[01]\.[0-9]{4}'
+expect 0 '' "$predict" "$model" red.png green.png blue.png --json answers.json
+lines 3
+has "^red\.png:  [a-z]+ $number, [a-z]+ $number, [a-z]+ $number$"
+if [ -n "$weights" ]; then
+  has "^red\.png:  red $number, "
+  has "^green\.png:  green $number, "
+  has "^blue\.png:  blue $number, "
+fi
+check 'answers.json is JSON with three answers that add up to 1' "${TRANSFERLIB_PYTHON:-python3}" -c '
+import json, sys
+d = json.load(open("answers.json"))
+a = d["answers"]
+sys.exit([x["picture"] for x in a] != ["red.png", "green.png", "blue.png"] or d["backbone"] != "efficientnet_lite0" or
+         any(abs(sum(b["confidence"] for b in x["best"]) - 1) > 1e-4 or
+             sorted(b["label"] for b in x["best"]) != ["blue", "green", "red"] for x in a))'
+# One that can't be read: a line, exit 1, after the rest.
+for bad in text.png cut.png absent.png; do
+  expect 1 "$bad" "$predict" "$model" "$bad" red.png --json answers.json
+  lines 1
+  has '^red\.png:  '
+  check "$bad: the error is in the JSON file too" grep -q "\"picture\": \"$bad\", \"error\": \"" answers.json
+done
+expect 0 '' "$predict" "$model" "$source/tests/data/pictures/rgb_422.jpg" "$source/tests/data/pictures/grey.png" \
+  --best 1 --precision fp32 --threads 1
+lines 2
+has "grey\.png:  [a-z]+ $number$"
+# A name that begins with a dash, and one that is no UTF-8.
+cp red.png ./-red.png
+cp red.png $'r\377d"\n.png'
+expect 0 '' "$predict" --best=1 "$model" -- -red.png
+has '^-red\.png:  '
+expect 0 '' "$predict" "$model" $'r\377d"\n.png' --json odd.json
+lines 1
+check 'odd names make valid JSON' "${TRANSFERLIB_PYTHON:-python3}" -c '
+import json
+assert json.load(open("odd.json", encoding="utf-8"))["answers"][0]["picture"] == "r\ufffdd\"\n.png"'
+expect 1 'no/folder' "$predict" "$model" red.png --json no/folder/x.json
+
+echo "$((checks - failures)) of $checks checks passed"
+[ "$failures" = 0 ]
