@@ -113,6 +113,7 @@ AnyClassifier<T> load_any(const std::filesystem::path& path) {
     saved.fill(backbone.core, detail::wanted_steps(backbone.core, Pooled{}));
     AnyClassifier<T> model(std::move(backbone), FreezePolicy<FreezeNone>{}, any_head<T>(saved.head), saved.labels);
     load_state_dict(*model.head().pointer(), saved.head_state, {}, path.string());
+    model.head()->set_trained(true);
     return model;
   });
 }

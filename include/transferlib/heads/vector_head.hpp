@@ -98,7 +98,12 @@ class VectorHead : public Module {
     layer.bias.copy_(layer.bias.to(at::kDouble) - at::mv(w, mean_.to(at::kDouble)));
     layer.weight.copy_(w);
     mean_ = scale_ = Tensor();
+    trained_ = true;
   }
+  /// Whether the weights are of use for features as they are: folded, or read from a file. The trainer then leaves
+  /// their scale alone, so that training goes on where it ended.
+  bool is_trained() const { return trained_; }
+  void set_trained(bool trained) { trained_ = trained; }
   /// Whether a standardisation is set and not folded.
   bool is_standardised() const { return mean_.defined(); }
   /// Moves the standardisation too.
@@ -113,6 +118,7 @@ class VectorHead : public Module {
 
  private:
   Tensor mean_, scale_;
+  bool trained_ = false;
 };
 
 /// One linear layer, the head of feature extraction. Parameters `weight` and `bias`.

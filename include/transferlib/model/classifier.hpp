@@ -180,6 +180,8 @@ class Classifier {
     load_state_dict(detail::inner_head(*out.head_), state_dict(detail::inner_head(*head_)));
     if constexpr (requires { detail::inner_head(*head_).standardisation(); })
       detail::inner_head(*out.head_).set_standardisation(detail::inner_head(*head_).standardisation());
+    if constexpr (requires { detail::inner_head(*head_).is_trained(); })
+      detail::inner_head(*out.head_).set_trained(detail::inner_head(*head_).is_trained());
     out.to(core_.device());
     return out;
   }

@@ -175,6 +175,8 @@ Classifier<N, H> load(const std::filesystem::path& path, const typename H::Optio
     saved.fill(backbone.core, detail::wanted_steps(backbone.core, typename H::Input{}));
     Classifier<N, H> model(std::move(backbone), FreezePolicy<FreezeNone>{}, Head<H>{head_options}, saved.labels);
     load_state_dict(detail::inner_head(model.head()), saved.head_state, {}, path.string());
+    if constexpr (requires { detail::inner_head(model.head()).set_trained(true); })
+      detail::inner_head(model.head()).set_trained(true);
     return model;
   });
 }

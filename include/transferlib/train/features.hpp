@@ -56,7 +56,7 @@ class FeatureSource {
   /// Computes everything that the cache has room for and lacks, piece by piece in the order of the pictures, so that
   /// every run computes the same pieces. `report(done, all)` after each; stops early when told to.
   void fill(const std::stop_token& stop, const std::function<void(Index, Index)>& report) {
-    if (cache_ == nullptr) return;
+    if (cache_ == nullptr || stop.stop_requested()) return;
     cache_->begin();
     struct Finish {
       ActivationCache* cache;
@@ -101,7 +101,11 @@ class FeatureSource {
       }
     }
     if (out.first.empty()) out.first = compute(ids, views, &out.second);
-    for (Tensor& t : out.first) t = t.to(device_, at::kFloat);
+    // Maps in one memory format, wherever they come from: the layers behind the cut round by it.
+    for (Tensor& t : out.first) {
+      t = t.to(device_, at::kFloat);
+      if (t.dim() == 4) t = t.contiguous(at::MemoryFormat::ChannelsLast);
+    }
     out.second.target = out.second.target.to(device_);
     return out;
   }

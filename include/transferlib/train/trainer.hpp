@@ -113,6 +113,10 @@ inline std::pair<Tensor, Tensor> feature_statistics(const FeatureSource& feature
   return {mean, (squares / n - mean * mean).clamp_min(0.0).sqrt()};
 }
 
+inline void check_batch(Index batch) {
+  if (batch < 1) throw OptionError(text("a batch must have at least 1 picture, not ", batch));
+}
+
 /// Runs over a data set once without training. \returns `loss` and the metric's values
 inline NamedValues evaluate_loop(const FeatureSource& features, Index batch_size, const LoopHooks& hooks,
                                  const std::stop_token& stop, Progressed progress) {
@@ -140,7 +144,7 @@ inline NamedValues evaluate_loop(const FeatureSource& features, Index batch_size
 inline History fit_loop(const TrainerOptions& options, FeatureSource& train, FeatureSource& val, const LoopHooks& hooks,
                         Index layers) {
   if (options.epochs < 1) throw OptionError(text("epochs must be at least 1, not ", options.epochs));
-  if (options.batch < 1) throw OptionError(text("a batch must have at least 1 picture, not ", options.batch));
+  check_batch(options.batch);
   check(options.optimizer);
   if (train.size() == 0) throw DataError("the training data is empty: there is no picture to learn from");
   if (val.size() == 0) throw DataError("the validation data is empty: there is no picture to measure with");
@@ -190,8 +194,8 @@ inline History fit_loop(const TrainerOptions& options, FeatureSource& train, Fea
       const Tensor sum = loss.total();
       const double value = sum.item<double>();
       if (!std::isfinite(value))
-        throw TrainingError(text("the loss is ", value, " at epoch ", epoch, ", step ", from / options.batch + 1,
-                                 "; the learning rate ",
+        throw TrainingError(text("the loss is ", std::isnan(value) ? std::string("nan") : text(value), " at epoch ",
+                                 epoch, ", step ", from / options.batch + 1, "; the learning rate ",
                                  std::visit([](const auto& o) { return o.lr; }, options.optimizer),
                                  " may be too high, or the data may hold numbers that are none"));
       sum.backward();
@@ -297,6 +301,7 @@ class Trainer {
   NamedValues evaluate(const D& data, Metrics&... metrics) {
     static_assert(Dataset<D>, "transferlib: evaluate: not a Dataset: it needs Target, size(), batch(ids), labels()");
     return detail::guarded("evaluating", [&] {
+      detail::check_batch(options_.batch);
       detail::check_labels(model_->labels(), data.labels(), "evaluated");
       auto source = features(detail::source(unaugmented(data)));
       if (source.size() == 0) throw DataError("the data to evaluate on is empty");
@@ -346,7 +351,7 @@ class Trainer {
     hooks.mode = [this](bool training) { detail::set_mode(model_->backbone_core(), training); };
     if constexpr (requires { detail::inner_head(model_->head()).standardise(Tensor(), Tensor()); }) {
       auto& head = detail::inner_head(model_->head());
-      if (head.wants_standardising() && !head.is_standardised())
+      if (head.wants_standardising() && !head.is_standardised() && !head.is_trained())
         hooks.standardise = [this, &head](const Tensor& mean, const Tensor& deviation) {
           if (model_->cut().live == model_->wanted()) head.standardise(mean, deviation);
         };
