@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <transferlib/core/error.hpp>
@@ -82,6 +83,7 @@ class Predictor {
   /// Opens a model that `save` wrote (a run's `model.safetensors`). Nothing else is needed beside the file.
   /// \throws FileError, FormatError, WeightsError if it is no such model; OptionError; DeviceError
   static Predictor open(const std::filesystem::path& path, const Options& options);
+  /// The same with the options' defaults.
   static Predictor open(const std::filesystem::path& path);
 
   /// What the model says of a picture in memory.

@@ -315,26 +315,28 @@ TEST_CASE("views that can't be pictures are refused", "[predictor]") {
       5);
 }
 
+/// That opening the file fails with this kind of error and sentence.
+template <class E>
+static void refused(const fs::path& path, const char* sentence) {
+  CHECK_THROWS_MATCHES(tl::Predictor::open(path), E, MessageMatches(ContainsSubstring(sentence)));
+}
+
 TEST_CASE("files that are no models are refused", "[predictor]") {
   const Models& models = Models::get();
-  const auto refused = [&]<class E>(const fs::path& path, const char* sentence, std::optional<E>) {
-    CHECK_THROWS_MATCHES(tl::Predictor::open(path), E, MessageMatches(ContainsSubstring(sentence)));
-  };
-  constexpr std::optional<tl::WeightsError> weights_error;
-  refused(models.folder / "absent.safetensors", "absent.safetensors", std::optional<tl::FileError>());
-  refused(picture("rgb.png"), "rgb.png", std::optional<tl::FormatError>());
+  refused<tl::FileError>(models.folder / "absent.safetensors", "absent.safetensors");
+  refused<tl::FormatError>(picture("rgb.png"), "rgb.png");
 
   const tl::Checkpoint file = tl::open_checkpoint(models.classes);
   const fs::path bare = models.folder / "bare.safetensors";
   tl::write_safetensors(bare, file.tensors, {});
-  refused(bare, "is no model that transferlib saved", weights_error);
-  refused(changed("custom.safetensors", "backbone", "custom"), "a network of its program's own", weights_error);
-  refused(changed("head.safetensors", "head", "custom"), "a head of its program's own", weights_error);
-  refused(changed("boxes.safetensors", "target", "boxes"), "predicts boxes", weights_error);
-  refused(changed("format.safetensors", "transferlib.format", "2"), "use a newer transferlib", weights_error);
-  refused(changed("labels.safetensors", "labels", "[\"ant\",\"bee\"]"), "labels.safetensors", weights_error);
-  refused(changed("other.safetensors", "backbone", "efficientnet_lite4"), "other.safetensors", weights_error);
-  refused(changed("unknown.safetensors", "backbone", "resnet900"), "resnet900", std::optional<tl::OptionError>());
+  refused<tl::WeightsError>(bare, "is no model that transferlib saved");
+  refused<tl::WeightsError>(changed("custom.safetensors", "backbone", "custom"), "a network of its program's own");
+  refused<tl::WeightsError>(changed("head.safetensors", "head", "custom"), "a head of its program's own");
+  refused<tl::WeightsError>(changed("boxes.safetensors", "target", "boxes"), "predicts boxes");
+  refused<tl::WeightsError>(changed("format.safetensors", "transferlib.format", "2"), "use a newer transferlib");
+  refused<tl::WeightsError>(changed("labels.safetensors", "labels", "[\"ant\",\"bee\"]"), "labels.safetensors");
+  refused<tl::WeightsError>(changed("other.safetensors", "backbone", "efficientnet_lite4"), "other.safetensors");
+  refused<tl::OptionError>(changed("unknown.safetensors", "backbone", "resnet900"), "resnet900");
 
   // A model whose training went wrong says so when it is asked.
   auto model = models.make();
