@@ -394,13 +394,14 @@ TEST_CASE("A damaged file: what is whole is used, the rest is computed again") {
   }
   SECTION("a bit that flipped") {
     for (std::size_t chunk = 4096; chunk < whole.size(); chunk += 4096)
-      for (std::size_t at : {0, 1, 8, 15, 16, 24, 32, 39, 64, 71, 72, 128, 140, 192, 201, 256, 320}) {
+      for (std::size_t at :
+           std::vector<std::size_t>{0, 1, 8, 15, 16, 24, 32, 39, 64, 71, 72, 128, 140, 192, 201, 256, 320}) {
         std::string bytes = whole;
         bytes[chunk + at] = static_cast<char>(bytes[chunk + at] ^ (1 << (at % 8)));
         INFO("byte " << chunk + at);
         CHECK(heals(bytes) <= 4);
       }
-    for (std::size_t at : {0, 9, 20, 30, 100, 4095}) {
+    for (std::size_t at : std::vector<std::size_t>{0, 9, 20, 30, 100, 4095}) {
       std::string bytes = whole;
       bytes[at] = static_cast<char>(bytes[at] ^ 4);
       INFO("byte " << at);

@@ -37,7 +37,6 @@ template class tl::AnyHead<tl::Values>;
 template struct tl::Backbone<tl::EfficientNetLite0>;
 template struct tl::Backbone<SqueezeNet>;
 template struct tl::Backbone<StagedNet>;
-template struct tl::Backbone<tl::AnyNetwork>;
 template struct tl::FreezePolicy<tl::FreezeAll>;
 template struct tl::FreezePolicy<tl::AnyRule>;
 template struct tl::Head<tl::Linear>;
@@ -396,6 +395,15 @@ TEST_CASE("Files of other heads and of a user's own network") {
     CHECK_THAT(sentence_of<tl::OptionError>([&] { tl::load_any<tl::Values>(folder / "own.safetensors"); }),
                StartsWith("there is no backbone called \"custom\""));
   }
+}
+
+TEST_CASE("A backbone whose type is not known is the backbone that it was") {
+  const auto typed = lively<SqueezeNet>(16);
+  const tl::AnyBackbone any(typed);
+  CHECK(any.layers().size() == typed.layers().size());
+  CHECK(any.preprocessing() == typed.preprocessing());
+  CHECK(any.features().width == typed.features().width);
+  CHECK(any.core.network == typed.core.network);
 }
 
 TEST_CASE("Heads by description") {

@@ -97,7 +97,9 @@ struct StagedNet : tl::Module {
 inline void enliven(tl::Module& network, std::uint64_t seed = 1) {
   const torch::NoGradGuard guard;
   std::uint64_t number = 0;
-  for (auto& [name, tensor] : tl::state_dict(network)) {
+  for (auto& item : tl::state_dict(network)) {
+    const std::string& name = item.first;
+    Tensor& tensor = item.second;
     ++number;
     if (!tensor.is_floating_point()) continue;
     const auto uniform = [&](double low, double high) {
