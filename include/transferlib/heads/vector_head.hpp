@@ -103,6 +103,7 @@ class VectorHead : public Module {
   /// Whether the weights are of use for features as they are: folded, or read from a file. The trainer then leaves
   /// their scale alone, so that training goes on where it ended.
   bool is_trained() const { return trained_; }
+  /// Says so: what `load` does once the weights are read.
   void set_trained(bool trained) { trained_ = trained; }
   /// Whether a standardisation is set and not folded.
   bool is_standardised() const { return mean_.defined(); }
