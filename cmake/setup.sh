@@ -7,6 +7,7 @@ set -Eeuo pipefail
 
 setup_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 setup_build=${TRANSFERLIB_BUILD:-$setup_root/build}
+case $setup_build in /*) ;; *) setup_build=$PWD/$setup_build ;; esac
 setup_logs=$setup_build/log
 setup_torch=2.13.0
 setup_torch_least=2.6
