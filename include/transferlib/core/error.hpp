@@ -79,7 +79,7 @@ class Part {
   Part(const std::string& s) : view_(s) {}
   Part(const char* s) : view_(s) {}
   Part(const std::filesystem::path& p) : view_(p.native()) {}
-  Part(char c) : buffer_{c}, view_(buffer_, 1) {}
+  Part(char c) : view_(buffer_, 1) { buffer_[0] = c; }
   Part(bool b) : view_(b ? "true" : "false") {}
   template <std::integral Number>
   Part(Number n) {
@@ -89,31 +89,25 @@ class Part {
       write(static_cast<std::uint64_t>(n));
   }
   /// In the shortest form that reads back equal.
-  Part(double x) {
-    view_ = {buffer_, static_cast<std::size_t>(std::to_chars(buffer_, buffer_ + sizeof buffer_, x).ptr - buffer_)};
-  }
-  Part(float x) {
-    view_ = {buffer_, static_cast<std::size_t>(std::to_chars(buffer_, buffer_ + sizeof buffer_, x).ptr - buffer_)};
-  }
+  Part(double x) { write(x); }
+  Part(float x) { write(x); }
   Part(const Part&) = delete;
   Part& operator=(const Part&) = delete;
 
   std::string_view view() const { return view_; }
 
  private:
-  void write(std::int64_t n) {
+  template <class Number>
+  [[gnu::noinline]] void write(Number n) {
     view_ = {buffer_, static_cast<std::size_t>(std::to_chars(buffer_, buffer_ + sizeof buffer_, n).ptr - buffer_)};
   }
-  void write(std::uint64_t n) {
-    view_ = {buffer_, static_cast<std::size_t>(std::to_chars(buffer_, buffer_ + sizeof buffer_, n).ptr - buffer_)};
-  }
-  char buffer_[32]{};
+  char buffer_[32];
   std::string_view view_;
 };
 
 inline void append_text(std::string& out, const Part& part) { out += part.view(); }
 
-inline std::string join(std::initializer_list<Part> parts) {
+[[gnu::noinline]] inline std::string join(std::initializer_list<Part> parts) {
   std::string out;
   for (const Part& part : parts) out += part.view();
   return out;
