@@ -86,10 +86,13 @@ struct Card {
   const char* name = "";
   const char* file = "";     ///< the published file's name; what `pretrained()` looks for
   const char* source = "";   ///< where it is published
-  const char* sha256 = "";   ///< of that file; empty: not checked
+  const char* sha256 = "";   ///< of that file, or its first digits; empty: not checked
   const char* licence = "";  ///< of the weights, an SPDX name
   Preprocessing preprocessing{};
-  Index minimum_size = 32;  ///< the smallest side of a picture that leaves the last map a place
+  Index minimum_size = 32;   ///< the smallest side of a picture that leaves the last map a place
+  const char* url = "";      ///< of the published file
+  const char* aliases = "";  ///< other names of the same network, as timm's, with spaces between
+  double top1 = 0.0;         ///< accuracy on ImageNet in percent, as published with the file; 0: unknown
 };
 
 /// What a network can be built with other than as published.

@@ -171,6 +171,35 @@ class Linear : public Module {
   Tensor weight, bias;
 };
 
+/// `torch.nn.LayerNorm` over the last dimension: parameters `weight` and `bias` (width).
+class LayerNorm : public Module {
+ public:
+  LayerNorm(Index width, double e) : Module("LayerNorm"), epsilon(e) {
+    weight = register_parameter("weight", at::ones({width}));
+    bias = register_parameter("bias", at::zeros({width}));
+  }
+
+  /// (…, width) to the same shape.
+  Tensor forward(const Tensor& x) const { return at::layer_norm(x, weight.sizes(), weight, bias, epsilon); }
+
+  double epsilon;
+  Tensor weight, bias;
+};
+
+/// A parameter that is no layer's; see `Plan::declare_parameter`.
+class Parameter : public Module {
+ public:
+  explicit Parameter(const Tensor& start) : Module("Parameter"), value(register_parameter("value", start)) {}
+  Tensor value;
+};
+
+/// A pooling window's numbers.
+struct PoolOptions {
+  Index kernel = 2, stride = 2;
+  Index padding = 0;  ///< on each side; of the mean, padding counts as zeros
+  bool ceil = false;  ///< a window that reaches beyond the map's end counts too
+};
+
 }  // namespace nn
 
 namespace detail {
@@ -181,12 +210,14 @@ inline at::Generator generator(std::uint64_t seed, std::uint64_t first, std::uin
   return at::detail::createCPUGenerator((static_cast<std::uint64_t>(mixed[1]) << 32) | mixed[0]);
 }
 
-/// Dropout whose mask is drawn from (pass, which layer) alone.
-inline Tensor dropout(const Tensor& x, double probability, const Pass& pass, Index which) {
+/// Dropout whose mask is drawn from (pass, which layer) alone: of each value, or of whole pictures.
+inline Tensor dropout(const Tensor& x, double probability, const Pass& pass, Index which, bool whole = false) {
   if (!pass.training || probability <= 0.0) return x;
   auto draw = generator(pass.seed, static_cast<std::uint64_t>(pass.number),
                         (static_cast<std::uint64_t>(which) << 8) | static_cast<std::uint64_t>(Purpose::dropout));
-  const Tensor mask = at::empty(x.sizes(), at::TensorOptions(at::kFloat)).bernoulli_(1.0 - probability, draw);
+  std::vector<Index> shape = x.sizes().vec();
+  if (whole) std::fill(shape.begin() + 1, shape.end(), 1);
+  const Tensor mask = at::empty(shape, at::TensorOptions(at::kFloat)).bernoulli_(1.0 - probability, draw);
   return x * mask.to(x.options()).div_(1.0 - probability);
 }
 
@@ -196,6 +227,17 @@ inline void kaiming_uniform(Tensor& weight, std::uint64_t seed, std::uint64_t nu
   const double bound = 1.0 / std::sqrt(static_cast<double>(weight[0].numel()));
   weight.copy_(at::empty(weight.sizes(), at::kFloat)
                    .uniform_(-bound, bound, generator(seed, number, static_cast<std::uint64_t>(Purpose::initialise))));
+}
+
+/// A network's start; see `Plan::initialise`.
+inline void draw_start(Tensor& weight, std::uint64_t seed, std::uint64_t number) {
+  const torch::NoGradGuard guard;
+  const bool kernel = weight.dim() == 4;
+  const double deviation = kernel ? std::sqrt(2.0 / static_cast<double>(weight[0].numel())) : 0.02;
+  Tensor drawn = at::empty(weight.sizes(), at::kFloat)
+                     .normal_(0.0, deviation, generator(seed, number, static_cast<std::uint64_t>(Purpose::initialise)));
+  if (!kernel) drawn.clamp_(-2.0 * deviation, 2.0 * deviation);
+  weight.copy_(drawn);
 }
 
 /// The start of a bias behind `fan_in` inputs, as `torch.nn.Linear` draws it.

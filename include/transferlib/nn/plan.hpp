@@ -172,14 +172,31 @@ struct Graph {
         out.multiply_adds[s] = places * (conv->weight.numel() / conv->weight.size(0));
       else if (const auto* linear = dynamic_cast<const nn::Linear*>(steps[s].module.get()))
         out.multiply_adds[s] = places * linear->weight.size(1);
+      else if (steps[s].kind == Kind::attention && sizes.size() == 3)
+        out.multiply_adds[s] = attention_multiply_adds(*steps[s].module, sizes[1], sizes[2]);
       else if (steps[s].kind == Kind::opaque)
         out.multiply_adds[s] = places;  // unknown: at least one an element, so that it counts as work
     }
     return out;
   }
 
+  /// Of a self-attention over `tokens` of `width` values: its projections, and the two products of tokens with tokens.
+  static Index attention_multiply_adds(const Module& module, Index tokens, Index width) {
+    Index weights = 0;
+    for (const Tensor& p : module.parameters())
+      if (p.dim() == 2) weights += p.numel();
+    return tokens * weights + 2 * tokens * tokens * width;
+  }
+
   /// An index as the containers of the standard library want it.
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+};
+
+/// How another program names the same network's tensors: our name, its name. A tensor whose shape there differs by
+/// sides of 1 only, as (C) from (C, 1, 1), is the same tensor.
+struct Renaming {
+  std::string original;  ///< whose names: "timm", "huggingface"
+  std::vector<std::pair<std::string, std::string>> names;
 };
 
 /// The base of the zoo's networks. A family's constructor declares the layers in the order of the original's
@@ -188,12 +205,17 @@ class Plan : public Module {
  public:
   const Graph& graph() const { return graph_; }
 
-  /// Draws every weight as `torch.nn`'s layers do at their making (He et al., 2015, uniform), from `seed` alone.
+  /// The names that other programs give to this network's tensors; a file of theirs is recognised by them and loads.
+  virtual std::vector<Renaming> renamings() const { return {}; }
+
+  /// Draws every weight of more than one dimension, from `seed` alone: kernels of convolutions normal with the
+  /// deviation sqrt(2 / fan-in), which keeps a signal's size through a deep network in evaluation (He et al., 2015),
+  /// all others normal with the deviation 0.02, cut at two deviations (as vision transformers start).
   void initialise(std::uint64_t seed) {
     std::uint64_t number = 0;
     for (auto& item : named_parameters()) {
       ++number;
-      if (item.value().dim() > 1) detail::kaiming_uniform(item.value(), seed, number);
+      if (item.value().dim() > 1) detail::draw_start(item.value(), seed, number);
     }
   }
 
@@ -206,8 +228,11 @@ class Plan : public Module {
   /// \name Declaring: the module goes into the tree at its dotted name, the layer gets the table's next row.
   /// \{
 
+  /// What a layer computes, as a step calls it.
+  using Run = std::function<Tensor(std::span<const Tensor>, const Pass&)>;
+
   /// Any layer. \returns its row
-  Index declare(const std::string& name, Kind kind, std::shared_ptr<Module> module = nullptr) {
+  Index declare(const std::string& name, Kind kind, std::shared_ptr<Module> module = nullptr, Run run = {}) {
     const Index row = graph_.table.size();
     Index parameters = 0;
     if (module != nullptr) {
@@ -216,7 +241,7 @@ class Plan : public Module {
     }
     graph_.table.rows.push_back({row, name, kind, static_cast<Index>(graph_.table.stages.size()) - 1, parameters});
     graph_.modules.push_back(module);
-    declared_.push_back({kind, {row}, {}, std::move(module), Activation::identity, {}});
+    declared_.push_back({kind, {row}, {}, std::move(module), Activation::identity, std::move(run)});
     return row;
   }
 
@@ -276,6 +301,83 @@ class Plan : public Module {
     declared(row).run = [](std::span<const Tensor> x, const Pass&) { return at::mean(x[0], {2, 3}, true); };
     return row;
   }
+
+  /// A parameter of its own, of no layer: a class token, a position's embedding, a layer's scale. `run` is given it and
+  /// the values of the steps.
+  Index declare_parameter(const std::string& name, Kind kind, std::vector<Index> shape,
+                          std::function<Tensor(const Tensor& parameter, std::span<const Tensor>)> run) {
+    const auto module = std::make_shared<nn::Parameter>(at::zeros(shape));
+    const Index row = graph_.table.size();
+    // Twice in modules, once in the tree: under its name there, and alone here, so that it freezes alone.
+    const std::size_t dot = name.rfind('.');
+    Module& parent = dot == std::string::npos ? *this : *container(name.substr(0, dot));
+    parent.register_parameter(name.substr(dot == std::string::npos ? 0 : dot + 1), module->value);
+    graph_.table.rows.push_back(
+        {row, name, kind, static_cast<Index>(graph_.table.stages.size()) - 1, module->value.numel()});
+    graph_.modules.push_back(module);
+    declared_.push_back(
+        {kind, {row}, {}, module, Activation::identity, [m = module.get(), run = std::move(run)](auto x, const Pass&) {
+           return run(m->value, x);
+         }});
+    return row;
+  }
+
+  /// Layer normalisation over the last dimension of (…, width), or over the channels of a map (N, width, h, w).
+  Index declare_layer_norm(const std::string& name, Index width, double epsilon, bool of_map = false) {
+    auto module = std::make_shared<nn::LayerNorm>(width, epsilon);
+    return declare(name, Kind::norm, module, [m = module.get(), of_map](auto x, const Pass&) {
+      return of_map ? m->forward(x[0].permute({0, 2, 3, 1})).permute({0, 3, 1, 2}) : m->forward(x[0]);
+    });
+  }
+
+  /// The largest value, or the mean, of each window of a map.
+  Index declare_max_pool(const std::string& name, const nn::PoolOptions& o) {
+    return declare(name, Kind::pool, nullptr, [o](auto x, const Pass&) {
+      return at::max_pool2d(x[0], {o.kernel, o.kernel}, {o.stride, o.stride}, {o.padding, o.padding}, {1, 1}, o.ceil);
+    });
+  }
+  Index declare_average_pool(const std::string& name, const nn::PoolOptions& o) {
+    return declare(name, Kind::pool, nullptr, [o](auto x, const Pass&) {
+      return at::avg_pool2d(x[0], {o.kernel, o.kernel}, {o.stride, o.stride}, {o.padding, o.padding}, o.ceil);
+    });
+  }
+
+  /// Zeros around a map.
+  Index declare_pad(const std::string& name, Index left, Index right, Index top, Index bottom) {
+    return declare(name, Kind::pad, nullptr, [=](auto x, const Pass&) {
+      return at::constant_pad_nd(x[0], {left, right, top, bottom});
+    });
+  }
+
+  /// A layer that does nothing when it runs: the original's rescaling, say, which our preprocessing has done.
+  Index declare_nothing(const std::string& name, Kind kind) {
+    return declare(name, kind, nullptr, [](auto x, const Pass&) { return x[0]; });
+  }
+
+  /// \name Sums, products and concatenations (of channels) that the original counts as layers; see `add`.
+  /// \{
+  Index declare_add(const std::string& name) {
+    return declare(name, Kind::add, nullptr, [](auto x, const Pass&) { return x[0] + x[1]; });
+  }
+  Index declare_multiply(const std::string& name) {
+    return declare(name, Kind::multiply, nullptr, [](auto x, const Pass&) { return x[0] * x[1]; });
+  }
+  Index declare_concat(const std::string& name) {
+    return declare(name, Kind::concat, nullptr, [](std::span<const Tensor> x, const Pass&) {
+      return at::cat(at::TensorList(x.data(), x.size()), 1);
+    });
+  }
+  /// \}
+
+  /// Stochastic depth (Huang et al., 2016): in training a picture's whole branch is dropped with this probability, and
+  /// what remains is scaled so that its mean is the same.
+  Index declare_stochastic_depth(const std::string& name, double probability) {
+    const Index row = declare(name, Kind::dropout);
+    declared(row).run = [probability, row](std::span<const Tensor> x, const Pass& pass) {
+      return detail::dropout(x[0], probability, pass, row, true);
+    };
+    return row;
+  }
   /// \}
 
   /// Runs a declared layer on the values of steps; returns the new step. A layer may be called more than once.
@@ -292,6 +394,21 @@ class Plan : public Module {
         {Kind::add, {}, {a, b}, nullptr, Activation::identity, [](std::span<const Tensor> x, const Pass&) {
            return x[0] + x[1];
          }});
+    return graph_.size() - 1;
+  }
+
+  /// A concatenation of maps' channels that is no layer of the original.
+  Index concat(std::vector<Index> from) {
+    graph_.steps.push_back(
+        {Kind::concat, {}, std::move(from), nullptr, Activation::identity, [](std::span<const Tensor> x, const Pass&) {
+           return at::cat(at::TensorList(x.data(), x.size()), 1);
+         }});
+    return graph_.size() - 1;
+  }
+
+  /// Anything else that is no layer of the original and has nothing to learn: a reshape, say.
+  Index function(Kind kind, std::vector<Index> from, Run run) {
+    graph_.steps.push_back({kind, {}, std::move(from), nullptr, Activation::identity, std::move(run)});
     return graph_.size() - 1;
   }
 
@@ -326,23 +443,25 @@ class Plan : public Module {
  private:
   Step& declared(Index row) { return declared_[static_cast<std::size_t>(row)]; }
 
+  /// The container of this dotted name, made where there is none.
+  Module* container(const std::string& dotted) {
+    if (const auto found = modules_.find(dotted); found != modules_.end()) return found->second.get();
+    auto made = std::make_shared<Module>("Container");
+    insert(dotted, made);
+    return made.get();
+  }
+
   /// LibTorch refuses dots in names: `a.b.c` is a module `c` inside containers `a` and `b`.
   void insert(const std::string& dotted, const std::shared_ptr<Module>& module) {
-    Module* parent = this;
-    std::size_t from = 0;
-    for (std::size_t dot = dotted.find('.'); dot != std::string::npos; dot = dotted.find('.', from)) {
-      auto& container = containers_[dotted.substr(0, dot)];
-      if (container == nullptr)
-        container = parent->register_module(dotted.substr(from, dot - from), std::make_shared<Module>("Container"));
-      parent = container.get();
-      from = dot + 1;
-    }
-    parent->register_module(dotted.substr(from), module);
+    const std::size_t dot = dotted.rfind('.');
+    Module* parent = dot == std::string::npos ? this : container(dotted.substr(0, dot));
+    parent->register_module(dotted.substr(dot == std::string::npos ? 0 : dot + 1), module);
+    modules_[dotted] = module;
   }
 
   Graph graph_;
   std::vector<Step> declared_;
-  std::map<std::string, std::shared_ptr<Module>> containers_;
+  std::map<std::string, std::shared_ptr<Module>> modules_;  // by dotted name
 };
 
 namespace detail {
