@@ -56,5 +56,6 @@
 #include <transferlib/train/optimizer.hpp>
 #include <transferlib/train/source.hpp>
 #include <transferlib/train/trainer.hpp>
+#include <transferlib/weights/originals.hpp>
 #include <transferlib/weights/pretrained.hpp>
 #include <transferlib/weights/state_dict.hpp>

@@ -17,6 +17,7 @@
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/hash.hpp>
 #include <transferlib/nn/plan.hpp>
+#include <transferlib/weights/originals.hpp>
 #include <transferlib/weights/pretrained.hpp>
 #include <transferlib/weights/state_dict.hpp>
 
@@ -170,7 +171,9 @@ BackboneCore make_core(std::shared_ptr<N> network, const Card& card, const Netwo
 /// Reads weights into the network, strictly.
 inline void read_weights(BackboneCore& core, const std::filesystem::path& file) {
   guarded(text("loading ", file), [&] {
-    load_state_dict(*core.network, read_state_dict(file), {}, file.string());
+    StateDict state = read_state_dict(file);
+    if (const auto* plan = dynamic_cast<const Plan*>(core.network.get())) state = as_own(*plan, state);
+    load_state_dict(*core.network, state, {}, file.string());
     return 0;
   });
   core.source = file.filename().string();

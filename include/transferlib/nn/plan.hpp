@@ -7,8 +7,10 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -207,6 +209,19 @@ class Plan : public Module {
 
   /// The names that other programs give to this network's tensors; a file of theirs is recognised by them and loads.
   virtual std::vector<Renaming> renamings() const { return {}; }
+
+  /// A file's tensor whose shape is not ours, made ours; nothing where that has no meaning. A kernel for the 3 channels
+  /// of a colour picture becomes one for a grey picture by their sum, and one for more channels by repeating them and
+  /// multiplying by 3 / channels, as timm does it.
+  virtual std::optional<Tensor> adapt(std::string_view name, const Tensor& theirs, at::IntArrayRef ours) const {
+    (void)name;
+    if (theirs.dim() != 4 || ours.size() != 4 || theirs.size(1) != 3 || theirs.size(0) != ours[0] ||
+        theirs.size(2) != ours[2] || theirs.size(3) != ours[3])
+      return std::nullopt;
+    const Index channels = ours[1];
+    if (channels == 1) return theirs.sum({1}, true);
+    return theirs.repeat({1, (channels + 2) / 3, 1, 1}).narrow(1, 0, channels) * (3.0 / static_cast<double>(channels));
+  }
 
   /// Draws every weight of more than one dimension, from `seed` alone: kernels of convolutions normal with the
   /// deviation sqrt(2 / fan-in), which keeps a signal's size through a deep network in evaluation (He et al., 2015),
