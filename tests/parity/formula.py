@@ -1,4 +1,4 @@
-"""Numbers by a formula, the same in Python and in C++ (tests/unit/parity_test.cpp), so that no file of weights is needed
+"""Numbers by a formula, the same in Python and in C++ (tests/unit/formula.hpp), so that no file of weights is needed
 to compare two programs."""
 import math
 
@@ -29,7 +29,11 @@ def uniform(name, count):
 def values(name, shape):
     """A float32 tensor for this name of a state dict: batch norms that are far from the identity, weights of variance
     2 / fan-in."""
+    sides = shape
     count = math.prod(shape)
+    # A scale of channels is one, whether it is (C) or (C, 1, 1).
+    while len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
     u = uniform(name, count)
     if name.endswith("running_var"):
         x = 0.5 + u
@@ -39,7 +43,7 @@ def values(name, shape):
         x = 0.6 + 0.8 * u
     else:
         x = (2.0 * u - 1.0) * math.sqrt(6.0 / (count // shape[0]))
-    return torch.from_numpy(x.astype(np.float32)).reshape(shape)
+    return torch.from_numpy(x.astype(np.float32)).reshape(sides)
 
 
 def fill(module):

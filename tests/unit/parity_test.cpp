@@ -29,112 +29,23 @@
 #include <transferlib/weights/pretrained.hpp>
 #include <transferlib/weights/state_dict.hpp>
 
+#include "formula.hpp"
+
 using namespace transferlib;
 
 namespace {
 
+using transferlib::difference;
+using transferlib::fill;
+
 /// How far two programs' float32 numbers may be from each other, relative to the tensor's largest.
 constexpr double tolerance = 1e-4;
-
-std::filesystem::path data_folder() {
-#ifdef TRANSFERLIB_TEST_DATA
-  return TRANSFERLIB_TEST_DATA;
-#else
-  return std::filesystem::path(__FILE__).parent_path().parent_path() / "data";
-#endif
-}
-
-Json python(const std::string& name) {
-  const auto path = data_folder() / "parity" / name;
-  return parse_json(read_file(path), path.string());
-}
-
-// ------------------------------------------------------------------------------- the formula, as in
-// tests/parity/formula.py
-std::uint64_t fnv1a(std::string_view name) {
-  std::uint64_t out = 0xCBF29CE484222325U;
-  for (const char c : name) out = (out ^ static_cast<unsigned char>(c)) * 0x100000001B3U;
-  return out;
-}
-
-/// The i-th number in [0, 1) of a name: splitmix64's, started at the name's hash.
-double uniform(std::uint64_t start, std::uint64_t i) {
-  std::uint64_t z = start + (i + 1) * 0x9E3779B97F4A7C15U;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9U;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBU;
-  return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1p-53;
-}
-
-void fill(const std::string& name, const Tensor& tensor) {
-  const torch::NoGradGuard guard;
-  const std::uint64_t start = fnv1a(name);
-  if (tensor.scalar_type() == at::kLong) {
-    tensor.fill_(static_cast<std::int64_t>(start % 1000));
-    return;
-  }
-  Tensor out = at::empty(tensor.sizes(), at::kFloat);
-  float* const x = out.mutable_data_ptr<float>();
-  const Index count = out.numel();
-  const double bound = tensor.dim() > 1 ? std::sqrt(6.0 / static_cast<double>(count / tensor.size(0))) : 0.0;
-  for (Index i = 0; i < count; ++i) {
-    const double u = uniform(start, static_cast<std::uint64_t>(i));
-    double value = (2.0 * u - 1.0) * bound;
-    if (name.ends_with("running_var"))
-      value = 0.5 + u;
-    else if (name.ends_with("running_mean") || name.ends_with("bias"))
-      value = (u - 0.5) * 0.6;
-    else if (tensor.dim() == 1)
-      value = 0.6 + 0.8 * u;
-    x[i] = static_cast<float>(value);
-  }
-  tensor.copy_(out);
-}
-
-void fill(const Module& module, const std::string& prefix = "") {
-  for (const auto& [name, tensor] : state_dict(module)) fill(prefix + name, tensor);
-}
-
-Tensor pictures(Index count, Index size) {
-  Tensor out = at::empty({count, 3, size, size}, at::kByte);
-  auto* p = out.mutable_data_ptr<std::uint8_t>();
-  for (Index n = 0; n < count; ++n)
-    for (Index c = 0; c < 3; ++c)
-      for (Index y = 0; y < size; ++y)
-        for (Index x = 0; x < size; ++x)
-          *p++ = static_cast<std::uint8_t>((c * 67 + y * 31 + x * 17 + (x * y * 7) % 53 + n * 41 + (c * x) / 3) % 256);
-  return out;
-}
 
 /// As the network takes them, by the library's own preprocessing.
 Tensor prepared(Index count, Index size) {
   Preprocessing p = EfficientNetLite0::card.preprocessing;
   p.size = size;
   return preprocess({{pictures(count, size)}, {}, {}}, p);
-}
-
-// -------------------------------------------------------------------------------------------------------------
-// comparing
-/// The largest relative difference between a tensor and what Python's `summary` says of its.
-double difference(const Json& wanted, const Tensor& tensor) {
-  const Tensor x = tensor.detach().to(at::kDouble).contiguous().flatten();
-  REQUIRE(x.numel() == wanted["count"].get<Index>());
-  const double l2 = wanted["l2"].get<double>(), largest = wanted["largest"].get<double>();
-  REQUIRE(l2 > 0.0);
-  double out = 0.0;
-  const auto compare = [&](double got, double want, double scale) {
-    const double d = std::abs(got - want) / scale;
-    out = std::isnan(d) ? HUGE_VAL : std::max(out, d);
-  };
-  const auto number = [&](const char* name) { return wanted[name].get<double>(); };
-  compare(x.sum().item<double>(), number("sum"), std::max(std::abs(number("sum")), l2));
-  compare(x.norm().item<double>(), l2, l2);
-  compare(x.mean().item<double>(), number("mean"), std::max(std::abs(number("mean")), number("deviation")));
-  compare(x.std(false).item<double>(), number("deviation"), number("deviation"));
-  compare(x.abs().max().item<double>(), largest, largest);
-  const Index step = wanted["step"].get<Index>();
-  for (std::size_t i = 0; i < wanted["values"].size(); ++i)
-    compare(x[static_cast<Index>(i) * step].item<double>(), wanted["values"][i].get<double>(), largest);
-  return out;
 }
 
 /// The same for a list of all numbers.
@@ -168,11 +79,6 @@ void check_bf16(const Engine& engine, const Graph& graph, const Tensor& x, const
   CAPTURE(x.size(2), error);
   CHECK(error < expected["bfloat16"].get<double>());
   CHECK(error > 1e-3);
-}
-
-/// Python's name of a type.
-std::string type_name(at::ScalarType type) {
-  return type == at::kFloat ? "float32" : type == at::kLong ? "int64" : at::toString(type);
 }
 
 /// What tests/parity/make_efficientnet.py's `blocks` makes of a state dict.

@@ -1,0 +1,235 @@
+// Every network of the zoo against its Python original: tests/data/parity/zoo/<name>.json, made by tests/parity's
+// make_<family>.py. One variant a family by default; all of them with TRANSFERLIB_ALL=1.
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <catch2/catch_test_macros.hpp>
+
+#include <transferlib/core/files.hpp>
+#include <transferlib/core/hash.hpp>
+#include <transferlib/engine/engine.hpp>
+#include <transferlib/formats/json.hpp>
+#include <transferlib/freeze/policy.hpp>
+#include <transferlib/weights/originals.hpp>
+#include <transferlib/zoo.hpp>
+
+#include "formula.hpp"
+
+using namespace transferlib;
+
+namespace {
+
+/// How far two programs' float32 numbers may be from each other, relative to the tensor's largest.
+constexpr double tolerance = 1e-4;
+
+std::string short_hash(const std::vector<std::string>& lines) {
+  Sha256 hash;
+  for (const std::string& line : lines) {
+    const std::string text = line + "\n";
+    hash.add(std::as_bytes(std::span(text.data(), text.size())));
+  }
+  return hash.hex().substr(0, 16);
+}
+
+std::optional<Json> expected(const Card& card) {
+  const auto path = data_folder() / "parity" / "zoo" / (std::string(card.name) + ".json");
+  if (!std::filesystem::exists(path)) return std::nullopt;
+  return parse_json(read_file(path), path.string());
+}
+
+Gain gain_of(const Json& json) {
+  Gain out;
+  for (const Json& pair : json["gain"]) out.emplace_back(pair[0].get<std::string>(), pair[1].get<double>());
+  return out;
+}
+
+/// The formula's pictures as the network's stem takes them.
+Tensor prepared(const Preprocessing& p, Index count, Index size) {
+  Tensor x = pictures(count, size).to(at::kFloat) / 255.0;
+  for (Index c = 0; c < 3; ++c) {
+    const auto i = static_cast<std::size_t>(c);
+    x.select(1, c).sub_(p.mean[i]).div_(p.deviation[i]);
+  }
+  return x;
+}
+
+std::vector<Index> wanted_of(const Graph& graph) {
+  std::vector<Index> out = graph.stages;
+  out.push_back(graph.pooled);
+  if (graph.logits != 0) out.push_back(graph.logits);
+  return out;
+}
+
+Activations run(const Graph& graph, const Tensor& x) {
+  const torch::NoGradGuard guard;
+  return graph.run({x}, Cut{}, wanted_of(graph), {}, std::vector<bool>(graph.table.rows.size(), true));
+}
+
+/// The largest difference of any of the network's values from Python's.
+double differences(const Json& want, const Activations& got, std::size_t stages) {
+  REQUIRE(want["stages"].size() == stages);
+  REQUIRE(got.size() == stages + 1 + (want.contains("logits") ? 1 : 0));
+  double out = 0.0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const double d = difference(i < stages ? want["stages"][i] : want[i == stages ? "pooled" : "logits"], got[i]);
+    INFO("value " << i << " differs by " << d);
+    CHECK((d <= tolerance || out > tolerance));  // names the first that differs
+    out = std::max(out, d);
+  }
+  return out;
+}
+
+/// A network whose weights are the formula's for its size.
+AnyBackbone filled(const ZooEntry& entry, Index size, const Json& json) {
+  NetworkOptions options;
+  options.size = size;
+  AnyBackbone out = entry.random(options, 0);
+  fill(*out.core.network, "", gain_of(json));
+  return out;
+}
+
+void check_names(const AnyBackbone& b, const Json& json) {
+  std::vector<std::string> lines;
+  const StateDict state = state_dict(*b.core.network);
+  for (const auto& [name, tensor] : state) {
+    std::string line = name + " " + type_name(tensor.scalar_type());
+    for (const Index side : tensor.sizes()) line += transferlib::detail::text(" ", side);
+    lines.push_back(std::move(line));
+  }
+  CHECK(lines.size() == json["tensors"].get<std::size_t>());
+  CHECK(short_hash(lines) == json["names"].get<std::string>());
+  Index parameters = 0, in_rows = 0;
+  for (const Tensor& p : b.core.network->parameters()) parameters += p.numel();
+  std::vector<std::string> layers;
+  for (const Layer& row : b.layers().rows) {
+    layers.push_back(row.name);
+    in_rows += row.parameters;
+  }
+  CHECK(parameters == json["parameters"].get<Index>());
+  CHECK(in_rows == parameters);
+  CHECK(layers.size() == json["layers"]["count"].get<std::size_t>());
+  CHECK(short_hash(layers) == json["layers"]["names"].get<std::string>());
+}
+
+/// Which tensors are trained when the first n layers are frozen.
+void check_trainable(AnyBackbone& b, const Json& json) {
+  for (const auto& [n, want] : json.items()) {
+    CAPTURE(n);
+    const auto mask = FreezePolicy<FreezeUntil>{{Index{std::stoll(n)}}}.mask(b.layers());
+    transferlib::detail::apply_mask(b.core, mask);
+    std::vector<std::string> names;
+    for (const auto& item : b.core.network->named_parameters())
+      if (item.value().requires_grad()) names.push_back(item.key());
+    CHECK(names.size() == want["count"].get<std::size_t>());
+    CHECK(short_hash(names) == want["names"].get<std::string>());
+  }
+}
+
+/// What the engine makes of the network in float32 is what the network computes, and every norm behind a convolution
+/// is folded.
+void check_engine(const AnyBackbone& b, const Tensor& x, const Activations& plain) {
+  const auto wanted = wanted_of(b.core.graph);
+  const std::vector<Index> input{3, x.size(2), x.size(3)};
+  const Engine engine(b.core.graph, wanted, input, {.precision = Precision::fp32});
+  const Activations fast = engine(x);
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    CAPTURE(i);
+    CHECK(((fast[i] - plain[i]).norm() / plain[i].norm()).item<double>() <= tolerance);
+  }
+}
+
+/// A wrong epsilon in every norm is seen.
+void check_that_it_can_fail(const AnyBackbone& b, const Json& want, const Tensor& x) {
+  bool any = false;
+  for (const Step& step : b.core.graph.steps) {
+    if (auto* norm = dynamic_cast<nn::BatchNorm2d*>(step.module.get())) norm->epsilon += 1e-2, any = true;
+    if (auto* norm = dynamic_cast<nn::LayerNorm*>(step.module.get())) norm->epsilon += 1e-2, any = true;
+  }
+  if (any) CHECK(difference(want["pooled"], run(b.core.graph, x)[b.core.graph.stages.size()]) > tolerance);
+}
+
+/// A file with another original's names.
+void check_renamed(const ZooEntry& entry, Index size, const std::string& original, const Json& want) {
+  AnyBackbone b = filled(entry, size, want);
+  const auto& plan = dynamic_cast<const Plan&>(*b.core.network);
+  const auto own = state_dict(plan);
+  for (const Renaming& renaming : plan.renamings()) {
+    if (renaming.original != original) continue;
+    StateDict file;
+    for (const auto& [ours, theirs] : renaming.names) {
+      const auto at = std::find_if(own.begin(), own.end(), [&o = ours](const auto& item) { return item.first == o; });
+      REQUIRE(at != own.end());
+      file.emplace_back(theirs, at->second.clone());
+      fill(theirs, file.back().second, gain_of(want));
+    }
+    load_state_dict(*b.core.network, as_own(plan, file));
+    const Tensor x = prepared(b.preprocessing(), 1, size);
+    CHECK(differences(want, run(b.core.graph, x), b.core.graph.stages.size()) <= tolerance);
+    return;
+  }
+  FAIL("no renaming of " << original);
+}
+
+}  // namespace
+
+TEST_CASE("every network computes what its original does") {
+  const bool all = std::getenv("TRANSFERLIB_ALL") != nullptr;
+  const char* const only = std::getenv("TRANSFERLIB_NETWORK");  // one of them, by hand
+  Index checked = 0;
+  for (const ZooEntry& entry : zoo()) {
+    const std::string name = entry.card.name;
+    if (only != nullptr && name != only) continue;
+    const auto json = expected(entry.card);
+    CAPTURE(name);
+    if (!json) {
+      CHECK(name.starts_with("efficientnet_lite"));  // parity_test.cpp has these
+      continue;
+    }
+    if (only == nullptr && !all && !(*json)["ci"].get<bool>()) continue;
+    ++checked;
+    const Index native = (*json)["native"].get<Index>();
+    AnyBackbone first = filled(entry, native != 0 ? native : std::stoll((*json)["sizes"].begin().key()), *json);
+    check_names(first, *json);
+    for (const auto& [size, want] : (*json)["sizes"].items()) {
+      CAPTURE(size);
+      NetworkOptions options;
+      options.size = std::stoll(size);
+      AnyBackbone b = entry.random(options, 0);
+      const auto& plan = dynamic_cast<const Plan&>(*b.core.network);
+      load_state_dict(*b.core.network, as_own(plan, state_dict(*first.core.network)));
+      const Tensor x = prepared(b.preprocessing(), (*json)["pictures"].get<Index>(), options.size);
+      const Activations got = run(b.core.graph, x);
+      CHECK(differences(want, got, b.core.graph.stages.size()) <= tolerance);
+      check_engine(b, x, got);
+      check_that_it_can_fail(b, want, x);
+    }
+    if (json->contains("trainable")) check_trainable(first, (*json)["trainable"]);
+    if (json->contains("renamed"))
+      for (const auto& [original, want] : (*json)["renamed"].items()) {
+        CAPTURE(original);
+        check_renamed(entry, std::stoll((*json)["sizes"].begin().key()), original, want);
+      }
+  }
+  CHECK(checked >= 1);
+}
+
+TEST_CASE("the zoo's names are one network's each") {
+  std::set<std::string> names;
+  for (const ZooEntry& entry : zoo()) {
+    CHECK(names.insert(entry.card.name).second);
+    std::string_view rest = entry.card.aliases;
+    while (!rest.empty()) {
+      const auto end = std::min(rest.find(' '), rest.size());
+      CHECK(names.insert(std::string(rest.substr(0, end))).second);
+      rest.remove_prefix(std::min(end + 1, rest.size()));
+    }
+  }
+}
