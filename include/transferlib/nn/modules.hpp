@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 #include <string_view>
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -157,16 +158,19 @@ class BatchNorm2d : public Module {
   Tensor weight, bias, running_mean, running_var, batches;
 };
 
-/// `torch.nn.Linear`: parameters `weight` (out, in) and, unless told not to, `bias` (out).
+/// `torch.nn.Linear`: parameters `weight` (out, in) and, unless told not to, `bias` (out); names may have a prefix.
 class Linear : public Module {
  public:
-  Linear(Index in, Index out, bool with_bias = true) : Module("Linear") {
-    weight = register_parameter("weight", at::zeros({out, in}));
-    if (with_bias) bias = register_parameter("bias", at::zeros({out}));
+  Linear(Index in, Index out, bool with_bias = true, const std::string& prefix = "") : Module("Linear") {
+    weight = register_parameter(prefix + "weight", at::zeros({out, in}));
+    if (with_bias) bias = register_parameter(prefix + "bias", at::zeros({out}));
   }
 
-  /// (…, in) to (…, out).
-  Tensor forward(const Tensor& x) const { return at::linear(x, weight, bias); }
+  /// (…, in) to (…, out), in the precision of `x`.
+  Tensor forward(const Tensor& x) const {
+    const auto type = x.scalar_type();
+    return at::linear(x, weight.to(type), bias.defined() ? bias.to(type) : bias);
+  }
 
   Tensor weight, bias;
 };
@@ -179,8 +183,11 @@ class LayerNorm : public Module {
     bias = register_parameter("bias", at::zeros({width}));
   }
 
-  /// (…, width) to the same shape.
-  Tensor forward(const Tensor& x) const { return at::layer_norm(x, weight.sizes(), weight, bias, epsilon); }
+  /// (…, width) to the same shape, in the precision of `x`.
+  Tensor forward(const Tensor& x) const {
+    const auto type = x.scalar_type();
+    return at::layer_norm(x, weight.sizes(), weight.to(type), bias.to(type), epsilon);
+  }
 
   double epsilon;
   Tensor weight, bias;
@@ -189,7 +196,8 @@ class LayerNorm : public Module {
 /// A parameter that is no layer's; see `Plan::declare_parameter`.
 class Parameter : public Module {
  public:
-  explicit Parameter(const Tensor& start) : Module("Parameter"), value(register_parameter("value", start)) {}
+  explicit Parameter(const Tensor& start, const std::string& name = "value")
+      : Module("Parameter"), value(register_parameter(name, start)) {}
   Tensor value;
 };
 

@@ -174,20 +174,12 @@ struct Graph {
         out.multiply_adds[s] = places * (conv->weight.numel() / conv->weight.size(0));
       else if (const auto* linear = dynamic_cast<const nn::Linear*>(steps[s].module.get()))
         out.multiply_adds[s] = places * linear->weight.size(1);
-      else if (steps[s].kind == Kind::attention && sizes.size() == 3)
-        out.multiply_adds[s] = attention_multiply_adds(*steps[s].module, sizes[1], sizes[2]);
+      else if (steps[s].kind == Kind::attention)
+        out.multiply_adds[s] = 2 * places * sizes[1];  // the two products of tokens with tokens
       else if (steps[s].kind == Kind::opaque)
         out.multiply_adds[s] = places;  // unknown: at least one an element, so that it counts as work
     }
     return out;
-  }
-
-  /// Of a self-attention over `tokens` of `width` values: its projections, and the two products of tokens with tokens.
-  static Index attention_multiply_adds(const Module& module, Index tokens, Index width) {
-    Index weights = 0;
-    for (const Tensor& p : module.parameters())
-      if (p.dim() == 2) weights += p.numel();
-    return tokens * weights + 2 * tokens * tokens * width;
   }
 
   /// An index as the containers of the standard library want it.
@@ -209,6 +201,10 @@ class Plan : public Module {
 
   /// The names that other programs give to this network's tensors; a file of theirs is recognised by them and loads.
   virtual std::vector<Renaming> renamings() const { return {}; }
+
+  /// Called first with what a file has: makes of another program's tensors what takes several of them at once, and
+  /// drops what that program has for other purposes.
+  virtual void convert(std::vector<std::pair<std::string, Tensor>>& state) const { (void)state; }
 
   /// A file's tensor whose shape is not ours, made ours; nothing where that has no meaning. A kernel for the 3 channels
   /// of a colour picture becomes one for a grey picture by their sum, and one for more channels by repeating them and
@@ -395,10 +391,12 @@ class Plan : public Module {
   }
   /// \}
 
-  /// Runs a declared layer on the values of steps; returns the new step. A layer may be called more than once.
-  Index call(Index row, std::vector<Index> from) {
+  /// Runs a declared layer on the values of steps; returns the new step. A layer may be called more than once. `also`
+  /// are rows whose work the layer does too: the original's padding before a convolution that pads itself, say.
+  Index call(Index row, std::vector<Index> from, std::vector<Index> also = {}) {
     Step step = declared(row);
     step.from = std::move(from);
+    step.layers.insert(step.layers.end(), also.begin(), also.end());
     graph_.steps.push_back(std::move(step));
     return graph_.size() - 1;
   }
@@ -438,11 +436,20 @@ class Plan : public Module {
 
   /// Ends a stage with `step`, whose map joins the pyramid; what is declared next belongs to stage `next`.
   void end_stage(Index step, std::string next) {
-    graph_.stages.push_back(step);
-    graph_.table.stages.push_back(std::move(next));
+    add_to_pyramid(step);
+    next_stage(std::move(next));
   }
+  /// The map of `step` joins the pyramid.
+  void add_to_pyramid(Index step) { graph_.stages.push_back(step); }
   /// What is declared next belongs to stage `next`; the pyramid gets no map.
   void next_stage(std::string next) { graph_.table.stages.push_back(std::move(next)); }
+
+  /// Channels of a network that is scaled: a multiple of 8, at least 8, and at most a tenth less than `wanted`
+  /// (`_make_divisible` of TensorFlow's slim, which every MobileNet and EfficientNet has).
+  static Index rounded_channels(double wanted) {
+    const Index out = std::max<Index>(8, static_cast<Index>(wanted + 4.0) / 8 * 8);
+    return static_cast<double>(out) < 0.9 * wanted ? out + 8 : out;
+  }
 
   /// Where the last feature map is.
   void set_map(Index step) { graph_.map = step; }

@@ -41,9 +41,10 @@ inline bool same_but_for_ones(at::IntArrayRef a, at::IntArrayRef b) {
 }  // namespace detail
 
 /// The tensors of a file under the network's own names, where the file has those of another program that the network
-/// knows (`Plan::renamings`), and in the network's shapes, where they can be made so (`Plan::adapt`). What fits neither
-/// is left as it is, for `load_state_dict` to complain of.
-inline StateDict as_own(const Plan& network, const StateDict& state) {
+/// knows (`Plan::convert`, `Plan::renamings`), and in the network's shapes, where they can be made so (`Plan::adapt`).
+/// What fits neither is left as it is, for `load_state_dict` to complain of.
+inline StateDict as_own(const Plan& network, StateDict state) {
+  network.convert(state);
   const std::map<std::string, Tensor> file(state.begin(), state.end());
   std::vector<std::string> own;
   std::map<std::string, Tensor> tensors;
