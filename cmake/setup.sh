@@ -59,7 +59,7 @@ has_header() {
   local where=() prefix
   for prefix in "${setup_prefixes[@]}"; do where+=(-I "$prefix/include" -I "$prefix/include/eigen3"); done
   printf '#include <cstdio>\n#include <%s>\n' "$1" |
-    ${CXX:-g++} -E -x c++ "${where[@]}" -I /usr/include/eigen3 - > /dev/null 2>&1
+    ${CXX:-g++} -E -x c++ "${where[@]}" -I /usr/include/eigen3 -I /usr/include/hdf5/serial - > /dev/null 2>&1
 }
 
 has_cmake() {
@@ -86,6 +86,7 @@ missing_packages() {
     command -v llvm-symbolizer-14 > /dev/null || echo llvm-14
     command -v clang-format-14 > /dev/null || echo clang-format-14
     command -v doxygen > /dev/null || echo doxygen
+    has_header hdf5.h || echo libhdf5-dev
   fi
 }
 
