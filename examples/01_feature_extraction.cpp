@@ -8,9 +8,9 @@ int main(int argc, char** argv) {
   return examples::run(argc, argv, "EfficientNet-Lite0, frozen, with a new linear head",
                        [](const examples::Options& o) {
                          const auto [train, test] = o.open_data();
-                         tl::Classifier model{tl::Backbone<tl::EfficientNetLite0>::pretrained(o.network()),  // load
-                                              tl::FreezePolicy<tl::FreezeAll>{},                             // freeze
-                                              tl::Head<tl::Linear>{{.seed = o.seed}},                        // add
+                         tl::Classifier model{o.pretrained<tl::EfficientNetLite0>(),   // load
+                                              tl::FreezePolicy<tl::FreezeAll>{},       // freeze
+                                              tl::Head<tl::Linear>{{.seed = o.seed}},  // add
                                               train.labels()};
                          model.to(o.device);
                          tl::Trainer trainer{model, o.training()};

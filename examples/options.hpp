@@ -25,7 +25,7 @@ struct Usage : std::runtime_error {
 
 /// What the lessons are told. The defaults are the lesson's figures.
 struct Options {
-  std::filesystem::path data{}, out = tl::default_run_folder();
+  std::filesystem::path data{}, weights{}, out = tl::default_run_folder();
   tl::Index size = 128, epochs = 5, batch = 100;
   double lr = 1e-3;
   std::uint64_t seed = 0;
@@ -40,6 +40,26 @@ struct Options {
             .cache = {.folder = tl::cache_folder() / "activations"}};
   }
   tl::Split<tl::TensorData<tl::ClassIndex>> open_data() const;
+
+  /// A network with the weights of `--weights`, else with the published ones, which must be there.
+  template <class N>
+  tl::Backbone<N> pretrained() const {
+    return weights.empty() ? tl::Backbone<N>::pretrained(network()) : tl::Backbone<N>::pretrained(weights, network());
+  }
+
+  /// The same, but with random weights, and a warning, where the published ones are not there.
+  template <class N>
+  tl::Backbone<N> backbone() const {
+    if (weights.empty()) {
+      try {
+        tl::find_weights(N::card);
+      } catch (const tl::WeightsError& e) {
+        std::fprintf(stderr, "warning: random weights, from which little can be learnt; see --weights: %s\n", e.what());
+        return tl::Backbone<N>::random(network(), seed);
+      }
+    }
+    return pretrained<N>();
+  }
 };
 
 /// The data: `--data`, else CIFAR-10 in the cache folder (where `examples/run` puts it), else Debian's Fashion-MNIST.
@@ -65,6 +85,7 @@ namespace detail {
 
 inline constexpr const char* help =
     "  --data DIR           holds cifar-10-batches-bin/ (default: the cache folder, else Fashion-MNIST)\n"
+    "  --weights FILE       the network's (default: the published ones, looked for as the error says)\n"
     "  --size N             side of the pictures that the network sees, in pixels (128)\n"
     "  --epochs N           (5)\n"
     "  --batch N            pictures a step (100)\n"
@@ -86,8 +107,8 @@ inline Options parse(int argc, char** argv) {
   Options out;
   for (int i = 1; i < argc; ++i) {
     const std::string_view name = argv[i];
-    static const std::vector<std::string> names{"--data", "--size", "--epochs", "--batch", "--lr",
-                                                "--seed", "--out",  "--device", "--help"};
+    static const std::vector<std::string> names{"--data", "--weights", "--size", "--epochs", "--batch",
+                                                "--lr",   "--seed",    "--out",  "--device", "--help"};
     if (std::find(names.begin(), names.end(), name) == names.end())
       throw Usage(tl::detail::text("there is no option ", name, "; the nearest is ",
                                    tl::detail::nearest_names(name, names, 1).front()));
@@ -95,6 +116,8 @@ inline Options parse(int argc, char** argv) {
     const std::string_view value = argv[++i];
     if (name == "--data")
       out.data = value;
+    else if (name == "--weights")
+      out.weights = value;
     else if (name == "--size")
       out.size = number<tl::Index>(name, value);
     else if (name == "--epochs")
