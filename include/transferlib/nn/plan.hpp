@@ -29,6 +29,7 @@ struct Step {
   std::shared_ptr<Module> module;  ///< where its parameters are; none for what has none
   Activation activation = Activation::identity;
   std::function<Tensor(std::span<const Tensor>, const Pass&)> run;
+  bool random = false;  ///< whether it draws in training, as dropout does
 };
 
 /// A boundary between two steps, and the steps before it whose values are still needed behind it: inside a residual
@@ -89,7 +90,7 @@ struct Graph {
     const auto need = needed(wanted);
     for (std::size_t s = 1; s < steps.size(); ++s) {
       const Step& step = steps[s];
-      const bool can_change = step.module != nullptr || step.kind == Kind::dropout;
+      const bool can_change = step.module != nullptr || step.kind == Kind::dropout || step.random;
       if (need[s] && can_change && !is_frozen(step, frozen)) return static_cast<Index>(s);
     }
     return size();
@@ -407,6 +408,26 @@ class Plan : public Module {
         {Kind::add, {}, {a, b}, nullptr, Activation::identity, [](std::span<const Tensor> x, const Pass&) {
            return x[0] + x[1];
          }});
+    return graph_.size() - 1;
+  }
+
+  /// A residual block's sum with stochastic depth (see `declare_stochastic_depth`) in one step, which the engine fuses
+  /// as it does any sum. `rows` are the original's layers that it is, or the block's last where the original has none
+  /// for it: it draws as long as one of them is not frozen.
+  Index add_stochastic(Index branch, Index skip, double probability, std::vector<Index> rows) {
+    Step step{Kind::add, std::move(rows), {branch, skip}, nullptr, Activation::identity, {}, probability > 0.0};
+    step.run = [probability, row = step.layers.at(0)](std::span<const Tensor> x, const Pass& pass) {
+      return detail::dropout(x[0], probability, pass, row, true) + x[1];
+    };
+    graph_.steps.push_back(std::move(step));
+    return graph_.size() - 1;
+  }
+
+  /// An activation that is no layer of the original, but a part of the one before it.
+  Index activated(Index x, Activation activation) {
+    graph_.steps.push_back({Kind::activation, {}, {x}, nullptr, activation, [activation](auto v, const Pass&) {
+                              return activate(v[0], activation);
+                            }});
     return graph_.size() - 1;
   }
 
