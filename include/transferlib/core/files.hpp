@@ -213,7 +213,7 @@ class FileLock {
  public:
   /// Waits for the lock, or with `wait` false gives up at once (see `held`). \throws FileError.
   explicit FileLock(const std::filesystem::path& path, bool wait = true)
-      : file_(detail::open_file(path, O_RDWR | O_CREAT, "lock")) {
+      : path_(path), file_(detail::open_file(path, O_RDWR | O_CREAT, "lock")) {
     int r = 0;
     do r = ::flock(file_.get(), wait ? LOCK_EX : LOCK_EX | LOCK_NB);
     while (r != 0 && errno == EINTR);
@@ -221,8 +221,16 @@ class FileLock {
     held_ = r == 0;
   }
   bool held() const { return held_; }
+  /// Whether the locked file still lies at its path: a holder before may have renamed or removed it.
+  bool is_current() const {
+    struct ::stat locked {
+    }, there{};
+    return ::fstat(file_.get(), &locked) == 0 && ::stat(path_.c_str(), &there) == 0 && locked.st_ino == there.st_ino &&
+           locked.st_dev == there.st_dev;
+  }
 
  private:
+  std::filesystem::path path_;
   detail::Descriptor file_;
   bool held_ = false;
 };

@@ -64,11 +64,12 @@ inline void measure(BackboneCore& core) {
         text("a backbone's last part must give (N, C) or (N, C, h, w), not ", pooled.size() + 1, " dimensions"));
   core.features = {};
   core.features.width = pooled[0];
-  for (Index stage : core.graph.stages) {
-    const auto& shape = shapes[Graph::at(stage)];
+  for (std::size_t i = 0; i < core.graph.stages.size(); ++i) {
+    const auto& shape = shapes[Graph::at(core.graph.stages[i])];
     if (shape.size() != 3) continue;
     core.features.channels.push_back(shape[0]);
-    core.features.strides.push_back((core.size() + shape[1] - 1) / std::max<Index>(shape[1], 1));
+    const Index told = core.graph.strides[i];
+    core.features.strides.push_back(told != 0 ? told : (core.size() + shape[1] - 1) / std::max<Index>(shape[1], 1));
   }
 }
 
@@ -212,16 +213,10 @@ struct Backbone<N> {
         "the weights' path");
     if constexpr (PublishedNetwork<Net>) {
       const auto file = find_weights(Net::card);
-      if (*Net::card.sha256 != '\0') {
-        const std::string hash = sha256(MappedFile::open(file)->bytes());
-        if (!hash.starts_with(Net::card.sha256))
-          throw WeightsError(detail::text("the file ", file, " is not the published one: its SHA-256 is ", hash,
-                                          ", expected ", Net::card.sha256,
-                                          "; fetch it again, or pass its path to load "
-                                          "it as it is"));
-      }
+      const bool published = is_published_file(file, Net::card);
+      if (published) check_hash(file, Net::card);
       Backbone out = pretrained(file, options);
-      out.core.licence = Net::card.licence;
+      if (published) out.core.licence = Net::card.licence;
       return out;
     }
   }

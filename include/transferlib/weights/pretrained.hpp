@@ -1,42 +1,119 @@
 /// \file
-/// Where published weights are looked for.
+/// Where published weights are looked for, and whether a file is the published one.
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
+#include <transferlib/core/hash.hpp>
 #include <transferlib/core/tensors.hpp>
 
 namespace transferlib {
 
-/// Finds a network's published file: `$TRANSFERLIB_WEIGHTS` (the file itself, or a folder that holds it), the cache
-/// folder's `weights/`, and the folder where PyTorch's hub keeps its downloads.
-/// \throws WeightsError if it is in none of them: the sentence names the file, its source and the places.
+/// Where `weights_tool fetch` puts published files: `weights` in the cache folder.
+inline std::filesystem::path weights_folder() { return cache_folder() / "weights"; }
+
+/// A card's other names. \returns the words of `card.aliases`
+inline std::vector<std::string> aliases_of(const Card& card) {
+  std::vector<std::string> out;
+  const std::string_view all = card.aliases;
+  for (std::size_t at = 0; at < all.size();) {
+    const std::size_t end = std::min(all.find(' ', at), all.size());
+    if (end > at) out.emplace_back(all.substr(at, end - at));
+    at = end + 1;
+  }
+  return out;
+}
+
+namespace detail {
+
+/// A folder that a variable of the environment names, else a folder below another; empty where neither is known.
+inline std::filesystem::path folder_of(const char* variable, const std::filesystem::path& parent = {},
+                                       const char* name = "") {
+  if (const char* value = std::getenv(variable); value != nullptr && *value != '\0') return value;
+  return parent.empty() ? parent : parent / name;
+}
+
+/// The newest snapshot of timm's file of a network in Hugging Face's cache, a folder; empty where there is none.
+inline std::filesystem::path timm_file(const std::filesystem::path& hub, const std::string& name) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  fs::path newest;
+  fs::file_time_type time{};
+  for (const fs::directory_entry& snapshot :
+       fs::directory_iterator(hub / ("models--timm--" + name) / "snapshots", ignored)) {
+    const fs::path file = snapshot.path() / "model.safetensors";
+    if (!fs::is_regular_file(file, ignored)) continue;
+    if (const auto written = snapshot.last_write_time(ignored); newest.empty() || written > time)
+      newest = file, time = written;
+  }
+  return newest;
+}
+
+}  // namespace detail
+
+/// Finds a network's published file, in this order: `$TRANSFERLIB_WEIGHTS` (the file itself, or a folder that holds
+/// it); the folder `weights` beside the program's own file; `weights_folder()`; and what other programs have fetched:
+/// the folders of PyTorch's hub and of Keras, and timm's file of the same network in Hugging Face's (see
+/// `card.aliases`). \throws WeightsError if it is in none of them: the sentence names the file, where it is published,
+/// how to get it, and the places
 inline std::filesystem::path find_weights(const Card& card) {
   namespace fs = std::filesystem;
-  std::vector<fs::path> places;
   std::error_code ignored;
+  std::vector<fs::path> places;
+  const auto look_in = [&](const fs::path& folder) { places.push_back(folder); };
   if (const char* own = std::getenv("TRANSFERLIB_WEIGHTS"); own != nullptr && *own != '\0') {
     if (fs::is_regular_file(own, ignored)) return own;
-    places.emplace_back(own);
+    look_in(own);
   }
-  places.push_back(cache_folder() / "weights");
-  if (const char* home = std::getenv("TORCH_HOME"); home != nullptr && *home != '\0')
-    places.push_back(fs::path(home) / "hub" / "checkpoints");
-  else if (const char* user = std::getenv("HOME"); user != nullptr && *user != '\0')
-    places.push_back(fs::path(user) / ".cache" / "torch" / "hub" / "checkpoints");
-  std::vector<std::string> names;
-  for (const fs::path& place : places) {
+  if (const fs::path program = fs::read_symlink("/proc/self/exe", ignored); !program.empty())
+    look_in(program.parent_path() / "weights");
+  look_in(weights_folder());
+  const fs::path home = detail::folder_of("HOME"), caches = detail::folder_of("XDG_CACHE_HOME", home, ".cache");
+  if (const fs::path torch = detail::folder_of("TORCH_HOME", caches, "torch"); !torch.empty())
+    look_in(torch / "hub" / "checkpoints");
+  if (const fs::path keras = detail::folder_of("KERAS_HOME", home, ".keras"); !keras.empty()) look_in(keras / "models");
+  for (const fs::path& place : places)
     if (fs::is_regular_file(place / card.file, ignored)) return place / card.file;
-    names.push_back(place.string());
+  const fs::path hub = detail::folder_of("HF_HUB_CACHE", detail::folder_of("HF_HOME", caches, "huggingface"), "hub");
+  if (const auto aliases = aliases_of(card); !hub.empty() && !aliases.empty()) {
+    for (const std::string& name : aliases)
+      if (fs::path file = detail::timm_file(hub, name); !file.empty()) return file;
+    look_in(hub);
   }
-  throw WeightsError(detail::text("no weights for ", card.name, ": ", card.file, " (published by ", card.source,
-                                  ") is in none of ", detail::first_few(names),
-                                  "; put it into one of them, or set TRANSFERLIB_WEIGHTS to the file"));
+  std::vector<std::string> names;
+  for (const fs::path& place : places) names.push_back(place.string());
+  const bool has_url = *card.url != '\0';
+  std::string way = "put it into one of them";
+  if (has_url)
+    way = detail::text("fetch it by `weights_tool fetch ", card.name, "`, or while building, by CMake's ",
+                       "`transferlib_fetch_weights(TARGET ", card.name, ")`");
+  throw WeightsError(detail::text("no weights for ", card.name, ": ", card.file, " (published ",
+                                  has_url ? "at " : "by ", has_url ? card.url : card.source, ") is in none of ",
+                                  detail::first_few(names, names.size()), "; ", way,
+                                  ", or set TRANSFERLIB_WEIGHTS to the file"));
+}
+
+/// Whether a file is the card's published one: it has that name, as what `find_weights` takes from Hugging Face's cache
+/// has not.
+inline bool is_published_file(const std::filesystem::path& file, const Card& card) {
+  return file.filename() == card.file;
+}
+
+/// Compares a file's SHA-256 with the card's, of which the first digits suffice; where the card has none, all is well.
+/// \throws FileError if it can't be read, WeightsError if it is another file
+inline void check_hash(const std::filesystem::path& file, const Card& card) {
+  if (*card.sha256 == '\0') return;
+  if (const std::string hash = sha256(MappedFile::open(file)->bytes()); !hash.starts_with(card.sha256))
+    throw WeightsError(detail::text("the file ", file, " is not the published one: its SHA-256 is ", hash,
+                                    ", expected ", card.sha256,
+                                    "; fetch it again, or pass its path to load it as it is"));
 }
 
 }  // namespace transferlib
