@@ -6,6 +6,7 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -72,6 +73,16 @@ class ResNet : public Plan {
     Index in = 0, planes = 0, stride = 1, dilation = 1;
   };
 
+  /// A branch starts small, by one over the root of how many there are, so that a signal keeps its size through all the
+  /// sums in evaluation too (De and Smith, NeurIPS 2020).
+  void start_small(Index norm) {
+    const torch::NoGradGuard guard;
+    Index blocks = 0;
+    for (Index n : spec_.blocks) blocks += n;
+    dynamic_cast<nn::BatchNorm2d&>(*graph().modules[Graph::at(norm)])
+        .weight.fill_(1.0 / std::sqrt(static_cast<double>(blocks)));
+  }
+
   /// A convolution and its norm. \returns the convolution's row, which the norm's follows
   Index declare_pair(const std::string& conv, const std::string& norm, const nn::Conv2dOptions& options) {
     const Index row = declare_convolution(conv, options);
@@ -106,6 +117,7 @@ class ResNet : public Plan {
       // One module that is called after each sum and convolution: registered last, or behind the first of two.
       if (number == (spec_.bottleneck ? 3U : 1U)) relu = declare_activation(name + "relu", Activation::relu);
     }
+    start_small(rows.back() + 1);
     // The shortcut is computed first, so that the last convolution can be added to it where it lies.
     Index shortcut = x;
     if (b.stride != 1 || b.in != out)

@@ -46,10 +46,11 @@ struct Graph {
   LayerTable table;
   std::vector<std::shared_ptr<Module>> modules;  ///< each row's own module; none for what has no parameters
   std::vector<Step> steps;
-  std::vector<Index> stages;  ///< the last step of each stage: the pyramid, finest first
-  Index map = 0;              ///< the step of the last feature map
-  Index pooled = 0;           ///< the step of the pooled features
-  Index logits = 0;           ///< the step of the original's classifier; 0 where there is none
+  std::vector<Index> stages;   ///< the last step of each stage: the pyramid, finest first
+  std::vector<Index> strides;  ///< the stages' input pixels a place; 0 where their sides tell it
+  Index map = 0;               ///< the step of the last feature map
+  Index pooled = 0;            ///< the step of the pooled features
+  Index logits = 0;            ///< the step of the original's classifier; 0 where there is none
 
   Index size() const { return static_cast<Index>(steps.size()); }
 
@@ -456,12 +457,16 @@ class Plan : public Module {
   }
 
   /// Ends a stage with `step`, whose map joins the pyramid; what is declared next belongs to stage `next`.
-  void end_stage(Index step, std::string next) {
-    add_to_pyramid(step);
+  void end_stage(Index step, std::string next, Index stride = 0) {
+    add_to_pyramid(step, stride);
     next_stage(std::move(next));
   }
-  /// The map of `step` joins the pyramid.
-  void add_to_pyramid(Index step) { graph_.stages.push_back(step); }
+  /// The map of `step` joins the pyramid. `stride` is for maps whose sides are not ceil(input / stride): those of
+  /// convolutions without padding.
+  void add_to_pyramid(Index step, Index stride = 0) {
+    graph_.stages.push_back(step);
+    graph_.strides.push_back(stride);
+  }
   /// What is declared next belongs to stage `next`; the pyramid gets no map.
   void next_stage(std::string next) { graph_.table.stages.push_back(std::move(next)); }
 
@@ -553,6 +558,7 @@ inline Graph graph_of(const Stages& stages) {
     }
     graph.steps.push_back(std::move(step));
     graph.stages.push_back(graph.size() - 1);
+    graph.strides.push_back(0);
   }
   graph.map = graph.size() - 1;
   // A network whose last part gives (N, C) has no map; `global_pool` is then the identity.
