@@ -13,6 +13,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
+#include <transferlib/formats/keras.hpp>
 #include <transferlib/formats/pth.hpp>
 #include <transferlib/formats/safetensors.hpp>
 #include <transferlib/formats/tensor_view.hpp>
@@ -38,8 +39,6 @@ inline std::string describe_foreign(std::span<const std::byte> bytes) {
            "file's own address";
   if (lower.starts_with("<?xml"))
     return "an XML text, perhaps a server's error in place of the file; look into it and download again";
-  if (b.starts_with("\x89HDF\r\n\x1a\n"sv))
-    return "an HDF5 file (Keras' .h5); load it in Python and save its weights as safetensors";
   if (b.starts_with("\x1f\x8b"sv)) return "compressed by gzip; unpack it with `gunzip`";
   if (b.size() >= 262 && b.substr(257, 5) == "ustar") return "a tar archive; unpack it, the checkpoint may be inside";
   if (b.starts_with("GGUF")) return "a GGUF file of llama.cpp; convert it to safetensors in Python";
@@ -58,13 +57,13 @@ inline std::string describe_foreign(std::span<const std::byte> bytes) {
     return "an ONNX model; use the original's weights as .pth or safetensors";
   if (b.find_first_not_of('\0') == std::string_view::npos)
     return "zeros at least at its beginning: a download or a copy that was not finished; do it again";
-  return "of no format that is known here; safetensors and .pth (torch.save) can be read";
+  return "of no format that is known here; safetensors, .pth (torch.save) and Keras's files can be read";
 }
 
 }  // namespace detail
 
-/// Reads a checkpoint's bytes: safetensors, or `.pth` of either format. The tensors look into `bytes`, which must
-/// outlive them.
+/// Reads a checkpoint's bytes: safetensors, `.pth` of either format, or Keras's (see `parse_keras`). The tensors look
+/// into `bytes`, which must outlive them, or into what `owner` holds.
 /// \param where the file's name, for the error's sentence
 /// \throws FormatError, also for what is no checkpoint: the sentence says what it is and what to do
 inline Checkpoint parse_checkpoint(std::span<const std::byte> bytes, std::string_view where,
@@ -72,27 +71,34 @@ inline Checkpoint parse_checkpoint(std::span<const std::byte> bytes, std::string
   using detail::text;
   if (bytes.empty())
     throw FormatError(text(where, ": the file is empty (0 bytes); its download or copy failed, do it again"));
+  const auto refuse_entry = [&](std::string_view what) {
+    if (!options.entry.empty())
+      throw OptionError(text(where, ": the entry ", detail::in_quotes(options.entry), " is wanted, and ", what,
+                             " have no entries; leave it empty"));
+  };
+  if (is_hdf5(bytes) || is_keras_archive(bytes, where)) {
+    refuse_entry("Keras's files");
+    return parse_keras(bytes, where);
+  }
   if (is_zip(bytes) || is_legacy_pth(bytes)) return parse_pth(bytes, where, options);
   // A header's length that is plausible, or that a cut file would have, and its '{'.
   std::uint64_t length = 0;
   if (bytes.size() > 8) std::memcpy(&length, bytes.data(), 8);
   if (bytes.size() > 8 && static_cast<char>(bytes[8]) == '{' && length < (std::uint64_t{1} << 40)) {
-    if (!options.entry.empty())
-      throw OptionError(text(where, ": the entry ", detail::in_quotes(options.entry),
-                             " is wanted, and safetensors have no entries; leave it empty"));
+    refuse_entry("safetensors");
     return parse_safetensors(bytes, where);
   }
   throw FormatError(text(where, ": the file is ", detail::describe_foreign(bytes)));
 }
 
-/// Opens a checkpoint: safetensors, or `.pth` of either format, told apart by their bytes. The file is mapped, not
-/// read: its bytes come into memory when they are touched (a `.pth`'s are touched once, for their checksums), and stay
-/// mapped as long as `owner` does. They need not be aligned for their types.
+/// Opens a checkpoint: safetensors, `.pth` of either format, or Keras's, told apart by their bytes. The file is mapped,
+/// not read: its bytes come into memory when they are touched (a `.pth`'s are touched once, for their checksums), and
+/// stay mapped as long as `owner` does; Keras's are copied. They need not be aligned for their types.
 /// \throws FileError if it can't be opened; FormatError if it is no checkpoint, or damaged
 inline Checkpoint open_checkpoint(const std::filesystem::path& path, const CheckpointOptions& options = {}) {
   const auto file = MappedFile::open(path);
   Checkpoint out = parse_checkpoint(file->bytes(), path.string(), options);
-  out.owner = file;
+  if (out.owner == nullptr) out.owner = file;
   return out;
 }
 
