@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Makes tests/data/parity/zoo/{keras_,}mobilenet_v*.json: what torchvision's, timm's and Keras's MobileNets compute; see
+zoo.py.
+
+    make_mobilenet.py OUT_FOLDER
+
+Needs torch, torchvision, timm and keras (made with torch 2.14.1, torchvision 0.29.1, timm 1.0.31 and keras 3.15.1).
+"""
+import os
+import sys
+
+os.environ["KERAS_BACKEND"] = "torch"
+
+import keras
+import timm
+import torch
+import torchvision
+
+import zoo
+
+SIZES = [64, 75]  # at 75 some maps are odd and some even, and Keras pads them differently
+MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+WIDTHS = {"_035": 0.35, "_050": 0.5, "_075": 0.75, "": 1.0, "_130": 1.3, "_140": 1.4}
+V2_GAIN = []
+V3_GAIN = [("running_var", 1.25)]
+
+
+def forward_of_torchvision(model):
+    def run(x):
+        stages = []
+        for part in model.features:
+            if getattr(part, "_is_cn", False):  # a block of stride 2
+                stages.append(x)
+            x = part(x)
+        pooled = x.mean((2, 3))
+        return [*stages, x], pooled, model.classifier(pooled)
+
+    return run
+
+
+def forward_of_timm(model):
+    def run(x):
+        stages = []
+        x = model.bn1(model.conv_stem(x))
+        for part in model.blocks:
+            if part[0].conv_dw.stride == (2, 2):
+                stages.append(x)
+            x = part(x)
+        x = model.bn2(model.conv_head(x))
+        return [*stages, x], model.forward_head(x, pre_logits=True), model.forward_head(x)
+
+    return run
+
+
+def keep_torchvision(folder, name, model, gain, ci, timms=None, timms_gain=()):
+    zoo.fill(model, gain)
+    leaves = zoo.leaves(model)
+    trained = {n: [p for p, _ in model.named_parameters() if leaves.index(p.rsplit(".", 1)[0]) >= n]
+               for n in (len(leaves) // 4, len(leaves) // 2, len(leaves) * 3 // 4)}
+    renamed = None
+    if timms:
+        other = timm.create_model(timms).eval()
+        zoo.fill(other, timms_gain)
+        renamed = {"timm": (forward_of_timm(other), timms_gain)}
+    zoo.keep(folder, name, "torchvision " + torchvision.__version__.split("+")[0], model.state_dict().items(), leaves,
+             lambda size: forward_of_torchvision(model), SIZES, MEAN, DEVIATION, gain=gain,
+             parameters=sum(p.numel() for p in model.parameters()), ci=ci, renamed=renamed, trainable=trained)
+
+
+KERAS_NAMES = {"kernel": "weight", "gamma": "weight", "beta": "bias", "bias": "bias", "moving_mean": "running_mean",
+               "moving_variance": "running_var"}
+
+
+def our_name(variable):
+    layer, name = variable.path.split("/")
+    return layer + "." + KERAS_NAMES[name]
+
+
+def orders(layer, variable):
+    """The permutation of a Keras variable's dimensions that gives ours, and its inverse."""
+    if variable.path.split("/")[1] != "kernel":
+        return [0], [0]
+    return ([2, 3, 0, 1], [2, 3, 0, 1]) if isinstance(layer, keras.layers.DepthwiseConv2D) else ([3, 2, 0, 1], [2, 3, 1, 0])
+
+
+def fill_keras(model, gain):
+    """Sets every variable by the formula. Returns our state dict's items."""
+    state = []
+    for layer in model.layers:
+        for variable in layer.weights:
+            there, back = orders(layer, variable)
+            tensor = zoo.value(our_name(variable), variable.value.detach().permute(there), gain)
+            variable.assign(tensor.permute(back))
+            state.append((our_name(variable), tensor))
+        if isinstance(layer, keras.layers.BatchNormalization):
+            state.append((layer.name + ".num_batches_tracked", torch.tensor(0)))
+    return state
+
+
+def forward_of_keras(model):
+    def run(x):
+        # A stage ends where a block whose depthwise convolution pads, and so has the stride 2, begins.
+        stages = []
+        for layer in model.layers:
+            if layer.name.endswith("pad"):
+                block = [l for l in model.layers if l.name.startswith(layer.name.replace("depthwise_pad", "pad")[:-3])]
+                stages.append(block[0].input)
+        at = keras.Model(model.input, [*stages, model.output])
+        x = x.permute(0, 2, 3, 1)
+        if any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers):
+            x = (x + 1.0) * 127.5
+        maps = [m.permute(0, 3, 1, 2) for m in at(x, training=False)]
+        return maps, maps[-1].mean((2, 3)), None
+
+    return run
+
+
+def keep_keras(folder, name, make, gain, ci, cuts=()):
+    def made(size):
+        keras.utils.clear_session()  # layers without a name are numbered from the start
+        model = make(input_shape=(size, size, 3), weights=None, include_top=False)
+        return model, fill_keras(model, gain)
+
+    model, state = made(SIZES[0])
+    parameters = sum(v.value.numel() for v in model.trainable_variables)
+    trained = {}
+    for n in cuts:
+        for number, layer in enumerate(model.layers):
+            layer.trainable = number >= n
+        trained[n] = [our_name(v) for v in model.trainable_variables]
+        print(name, "from layer", n, "of", len(model.layers), "trains", len(trained[n]), "variables")
+    zoo.keep(folder, name, "keras " + keras.__version__, state, [layer.name for layer in model.layers],
+             lambda size: forward_of_keras(made(size)[0]), SIZES, [0.5] * 3, [0.5] * 3, gain=gain, parameters=parameters,
+             ci=ci, trainable=trained)
+
+
+def main(folder):
+    torch.set_num_threads(1)
+    for suffix, width in WIDTHS.items():
+        published = {"_050": "mobilenetv2_050", "": "mobilenetv2_100", "_140": "mobilenetv2_140"}.get(suffix)
+        keep_torchvision(folder, "mobilenet_v2" + suffix, torchvision.models.mobilenet_v2(width_mult=width).eval(),
+                         V2_GAIN, suffix == "", published, V2_GAIN)
+        keep_keras(folder, "keras_mobilenet_v2" + suffix,
+                   lambda **k: keras.applications.MobileNetV2(alpha=width, **k), V2_GAIN, suffix == "",
+                   (50, 100, 130) if suffix == "" else ())
+    for size, make, cuts in [("small", keras.applications.MobileNetV3Small, (50, 100, 140)),
+                             ("large", keras.applications.MobileNetV3Large, ())]:
+        name = "mobilenet_v3_" + size
+        keep_torchvision(folder, name, torchvision.models.get_model(name).eval(), V3_GAIN, size == "small")
+        keep_keras(folder, "keras_" + name, make, V3_GAIN, size == "small", cuts)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
