@@ -2,11 +2,9 @@
 /// Trains a classifier on pictures in class folders (or on CIFAR): `train --data DIR`. What it isn't told it chooses,
 /// and says so.
 #include <algorithm>
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <stop_token>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -14,8 +12,6 @@
 #include <vector>
 
 #include <ATen/Parallel.h>
-#include <pthread.h>
-#include <unistd.h>
 
 #include <transferlib/core/environment.hpp>
 #include <transferlib/core/files.hpp>
@@ -29,6 +25,7 @@
 #include <transferlib/zoo.hpp>
 
 #include "arguments.hpp"
+#include "interrupt.hpp"
 
 namespace tl = transferlib;
 using tools::text;
@@ -50,26 +47,6 @@ void say(std::string_view name, std::string_view value, std::string_view why = {
   const std::string line =
       tools::one_line(text(name, ": ", value, why.empty() ? "" : "   (", why, why.empty() ? "" : ")"));
   std::printf("%s\n", line.c_str());
-}
-
-/// Set once by Ctrl-C; the second ends the process. The signal is blocked in every thread and waited for in one, since
-/// a handler may do next to nothing.
-std::stop_token stop_on_interrupt() {
-  static std::stop_source source;
-  sigset_t set;
-  sigemptyset(&set);
-  sigaddset(&set, SIGINT);
-  sigaddset(&set, SIGTERM);
-  pthread_sigmask(SIG_BLOCK, &set, nullptr);
-  std::thread([set] {
-    int signal = 0;
-    if (sigwait(&set, &signal) != 0) return;
-    std::fputs("\nstopping after this step; once more to stop at once\n", stderr);
-    source.request_stop();
-    sigwait(&set, &signal);
-    ::_exit(128 + signal);
-  }).detach();
-  return source.get_token();
 }
 
 tl::AnyRule rule_of(const std::string& freeze) {
@@ -230,7 +207,7 @@ int train(Told& told, const D& training, const D& validation, bool small) {
                                    .seed = told.seed,
                                    .precision = precision_of(told.precision),
                                    .cache = {.folder = tl::cache_folder() / "activations"},
-                                   .stop = stop_on_interrupt()};
+                                   .stop = tools::stop_on_interrupt("stopping after this step")};
   tl::Trainer trainer{model, options};
   const tl::Flip flip = flip_of(told.flip);
   const auto augmented = tl::augment(training, flip.left_right || flip.up_down ? tl::AnyTransform<tl::ClassIndex>(flip)

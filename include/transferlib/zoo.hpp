@@ -3,6 +3,7 @@
 /// the umbrella. Nothing registers itself: the list is here.
 #pragma once
 
+#include <algorithm>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -25,6 +26,7 @@ struct ZooEntry {
   AnyBackbone (*random)(const NetworkOptions&, std::uint64_t seed);
   AnyBackbone (*published)(const NetworkOptions&);
   AnyBackbone (*from_file)(const std::filesystem::path&, const NetworkOptions&);
+  LayerTable (*layers)(const NetworkOptions&);  ///< costs neither time nor memory: no weights are made
 };
 
 namespace detail {
@@ -36,6 +38,10 @@ ZooEntry zoo_entry() {
           [](const NetworkOptions& o) { return AnyBackbone(Backbone<N>::pretrained(o)); },
           [](const std::filesystem::path& file, const NetworkOptions& o) {
             return AnyBackbone(Backbone<N>::pretrained(file, o));
+          },
+          [](const NetworkOptions& o) {
+            const ShapesOnly guard;
+            return make_network<N>(o)->graph().table;
           }};
 }
 
@@ -51,12 +57,14 @@ inline const std::vector<ZooEntry>& zoo() {
   return entries;
 }
 
-/// The entry of a name. \throws OptionError if there is none; the sentence has the nearest names.
+/// The entry of a name or an alias. \throws OptionError if there is none; the sentence has the nearest names.
 inline const ZooEntry& zoo_entry(std::string_view name) {
   std::vector<std::string> names;
   for (const ZooEntry& entry : zoo()) {
-    if (entry.card.name == name) return entry;
-    names.emplace_back(entry.card.name);
+    std::vector<std::string> own = aliases_of(entry.card);
+    own.insert(own.begin(), entry.card.name);
+    if (std::find(own.begin(), own.end(), name) != own.end()) return entry;
+    names.insert(names.end(), own.begin(), own.end());
   }
   throw OptionError(detail::text("there is no backbone called \"", name, "\"; the nearest are ",
                                  detail::first_few(detail::nearest_names(name, names)),

@@ -78,6 +78,26 @@ inline Tensor activate(const Tensor& x, Activation activation) {
   return x;
 }
 
+namespace detail {
+
+/// Where this thread makes the weights of networks: on "meta" they have shapes and no memory; see `ShapesOnly`.
+inline at::DeviceType& weights_device() {
+  thread_local at::DeviceType device = at::kCPU;
+  return device;
+}
+
+/// Weights before they are read or drawn.
+inline Tensor zeros(at::IntArrayRef shape) { return at::zeros(shape, at::TensorOptions(weights_device())); }
+
+/// While it lives, networks that this thread makes are not to run: they cost next to nothing, and have a layer table.
+struct ShapesOnly {
+  ShapesOnly() { weights_device() = at::kMeta; }
+  ShapesOnly(const ShapesOnly&) = delete;
+  ~ShapesOnly() { weights_device() = at::kCPU; }
+};
+
+}  // namespace detail
+
 /// Layers as modules. Made with zeros for weights: they are read from a file, or drawn by `Plan::initialise`.
 namespace nn {
 
@@ -110,8 +130,8 @@ struct Conv2dOptions {
 class Conv2d : public Module {
  public:
   explicit Conv2d(const Conv2dOptions& o) : Module("Conv2d"), options(o) {
-    weight = register_parameter("weight", at::zeros({o.out, o.in / o.groups, o.kernel, o.kernel}));
-    if (o.bias) bias = register_parameter("bias", at::zeros({o.out}));
+    weight = register_parameter("weight", detail::zeros({o.out, o.in / o.groups, o.kernel, o.kernel}));
+    if (o.bias) bias = register_parameter("bias", detail::zeros({o.out}));
   }
 
   /// (N, in, H, W) to (N, out, H', W').
@@ -141,8 +161,8 @@ class BatchNorm2d : public Module {
   explicit BatchNorm2d(Index channels, double e = 1e-5, double m = 0.1)
       : Module("BatchNorm2d"), epsilon(e), momentum(m) {
     weight = register_parameter("weight", at::ones({channels}));
-    bias = register_parameter("bias", at::zeros({channels}));
-    running_mean = register_buffer("running_mean", at::zeros({channels}));
+    bias = register_parameter("bias", detail::zeros({channels}));
+    running_mean = register_buffer("running_mean", detail::zeros({channels}));
     running_var = register_buffer("running_var", at::ones({channels}));
     batches = register_buffer("num_batches_tracked", at::zeros({}, at::kLong));
   }
@@ -162,8 +182,8 @@ class BatchNorm2d : public Module {
 class Linear : public Module {
  public:
   Linear(Index in, Index out, bool with_bias = true, const std::string& prefix = "") : Module("Linear") {
-    weight = register_parameter(prefix + "weight", at::zeros({out, in}));
-    if (with_bias) bias = register_parameter(prefix + "bias", at::zeros({out}));
+    weight = register_parameter(prefix + "weight", detail::zeros({out, in}));
+    if (with_bias) bias = register_parameter(prefix + "bias", detail::zeros({out}));
   }
 
   /// (…, in) to (…, out), in the precision of `x`.
@@ -180,7 +200,7 @@ class LayerNorm : public Module {
  public:
   LayerNorm(Index width, double e) : Module("LayerNorm"), epsilon(e) {
     weight = register_parameter("weight", at::ones({width}));
-    bias = register_parameter("bias", at::zeros({width}));
+    bias = register_parameter("bias", detail::zeros({width}));
   }
 
   /// (…, width) to the same shape, in the precision of `x`.

@@ -46,11 +46,11 @@ inline std::filesystem::path timm_file(const std::filesystem::path& hub, const s
   std::error_code ignored;
   fs::path newest;
   fs::file_time_type time{};
-  for (const fs::directory_entry& snapshot :
-       fs::directory_iterator(hub / ("models--timm--" + name) / "snapshots", ignored)) {
-    const fs::path file = snapshot.path() / "model.safetensors";
+  for (fs::directory_iterator it(hub / ("models--timm--" + name) / "snapshots", ignored), end; it != end;
+       it.increment(ignored)) {
+    const fs::path file = it->path() / "model.safetensors";
     if (!fs::is_regular_file(file, ignored)) continue;
-    if (const auto written = snapshot.last_write_time(ignored); newest.empty() || written > time)
+    if (const auto written = it->last_write_time(ignored); newest.empty() || written > time)
       newest = file, time = written;
   }
   return newest;
@@ -60,32 +60,36 @@ inline std::filesystem::path timm_file(const std::filesystem::path& hub, const s
 
 /// Finds a network's published file, in this order: `$TRANSFERLIB_WEIGHTS` (the file itself, or a folder that holds
 /// it); the folder `weights` beside the program's own file; `weights_folder()`; and what other programs have fetched:
-/// the folders of PyTorch's hub and of Keras, and timm's file of the same network in Hugging Face's (see
-/// `card.aliases`). \throws WeightsError if it is in none of them: the sentence names the file, where it is published,
-/// how to get it, and the places
+/// the folders of PyTorch's hub and of Keras, and timm's file of the same network in Hugging Face's (`card.aliases`).
+///
+/// \throws WeightsError if it is in none of them: the sentence names the file, where it is published, the ways to get
+/// it, and the places
 inline std::filesystem::path find_weights(const Card& card) {
   namespace fs = std::filesystem;
   std::error_code ignored;
   std::vector<fs::path> places;
-  const auto look_in = [&](const fs::path& folder) { places.push_back(folder); };
-  if (const char* own = std::getenv("TRANSFERLIB_WEIGHTS"); own != nullptr && *own != '\0') {
+  const auto lies_in = [&](const fs::path& folder) {
+    places.push_back(folder);
+    return fs::is_regular_file(folder / card.file, ignored);
+  };
+  const auto found = [&] { return places.back() / card.file; };
+  if (const fs::path own = detail::folder_of("TRANSFERLIB_WEIGHTS"); !own.empty()) {
     if (fs::is_regular_file(own, ignored)) return own;
-    look_in(own);
+    if (lies_in(own)) return found();
   }
-  if (const fs::path program = fs::read_symlink("/proc/self/exe", ignored); !program.empty())
-    look_in(program.parent_path() / "weights");
-  look_in(weights_folder());
+  const fs::path program = fs::read_symlink("/proc/self/exe", ignored);
+  if (!program.empty() && lies_in(program.parent_path() / "weights")) return found();
+  if (lies_in(weights_folder())) return found();
   const fs::path home = detail::folder_of("HOME"), caches = detail::folder_of("XDG_CACHE_HOME", home, ".cache");
-  if (const fs::path torch = detail::folder_of("TORCH_HOME", caches, "torch"); !torch.empty())
-    look_in(torch / "hub" / "checkpoints");
-  if (const fs::path keras = detail::folder_of("KERAS_HOME", home, ".keras"); !keras.empty()) look_in(keras / "models");
-  for (const fs::path& place : places)
-    if (fs::is_regular_file(place / card.file, ignored)) return place / card.file;
+  const fs::path torch = detail::folder_of("TORCH_HOME", caches, "torch");
+  if (!torch.empty() && lies_in(torch / "hub" / "checkpoints")) return found();
+  const fs::path keras = detail::folder_of("KERAS_HOME", home, ".keras");
+  if (!keras.empty() && lies_in(keras / "models")) return found();
   const fs::path hub = detail::folder_of("HF_HUB_CACHE", detail::folder_of("HF_HOME", caches, "huggingface"), "hub");
   if (const auto aliases = aliases_of(card); !hub.empty() && !aliases.empty()) {
     for (const std::string& name : aliases)
       if (fs::path file = detail::timm_file(hub, name); !file.empty()) return file;
-    look_in(hub);
+    places.push_back(hub);
   }
   std::vector<std::string> names;
   for (const fs::path& place : places) names.push_back(place.string());
