@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -172,8 +174,20 @@ BackboneCore make_core(std::shared_ptr<N> network, const Card& card, const Netwo
 /// Reads weights into the network, strictly.
 inline void read_weights(BackboneCore& core, const std::filesystem::path& file) {
   guarded(text("loading ", file), [&] {
-    StateDict state = read_state_dict(file);
-    if (const auto* plan = dynamic_cast<const Plan*>(core.network.get())) state = as_own(*plan, state);
+    const auto* plan = dynamic_cast<const Plan*>(core.network.get());
+    auto nameless = plan == nullptr ? std::nullopt : plan->read_nameless(file);
+    StateDict state = nameless ? std::move(*nameless) : read_state_dict(file);
+    if (plan != nullptr) state = as_own(*plan, std::move(state));
+    if (nameless) {
+      // The network allowed for what the file lacks: layers at its end, among them the original's classifier.
+      std::set<std::string> names;
+      for (const auto& item : state) names.insert(item.first);
+      for (auto& item : state_dict(*core.network))
+        if (!item.first.ends_with("num_batches_tracked") && !names.count(item.first)) {
+          state.push_back(std::move(item));
+          core.graph.logits = 0;
+        }
+    }
     load_state_dict(*core.network, state, {}, file.string());
     return 0;
   });

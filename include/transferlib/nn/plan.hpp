@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -203,6 +204,14 @@ class Plan : public Module {
 
   /// The names that other programs give to this network's tensors; a file of theirs is recognised by them and loads.
   virtual std::vector<Renaming> renamings() const { return {}; }
+
+  /// The tensors, under our names, of a file that has no names of its own, as darknet's; nothing where the file is none
+  /// of those, or the network has no such files.
+  virtual std::optional<std::vector<std::pair<std::string, Tensor>>> read_nameless(
+      const std::filesystem::path& file) const {
+    (void)file;
+    return std::nullopt;
+  }
 
   /// Called first with what a file has: makes of another program's tensors what takes several of them at once, and
   /// drops what that program has for other purposes.
