@@ -19,6 +19,7 @@
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/hash.hpp>
 #include <transferlib/nn/plan.hpp>
+#include <transferlib/weights/keras.hpp>
 #include <transferlib/weights/originals.hpp>
 #include <transferlib/weights/pretrained.hpp>
 #include <transferlib/weights/state_dict.hpp>
@@ -177,6 +178,7 @@ inline void read_weights(BackboneCore& core, const std::filesystem::path& file) 
     const auto* plan = dynamic_cast<const Plan*>(core.network.get());
     auto nameless = plan == nullptr ? std::nullopt : plan->read_nameless(file);
     StateDict state = nameless ? std::move(*nameless) : read_state_dict(file);
+    if (has_keras_names(state)) state = from_keras(*core.network, core.graph, state, file.string());
     if (plan != nullptr) state = as_own(*plan, std::move(state));
     if (nameless) {
       // The network allowed for what the file lacks: layers at its end, among them the original's classifier.
