@@ -1,6 +1,7 @@
 // Every network of the zoo against its Python original: tests/data/parity/zoo/<name>.json, made by tests/parity's
 // make_<family>.py. One variant a family every day; all of them, which takes minutes, under the tag [all].
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
@@ -13,11 +14,17 @@
 
 #include <catch2/catch_test_macros.hpp>
 
+#include <transferlib/backbones/resnet.hpp>
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/hash.hpp>
+#include <transferlib/data/tensors_data.hpp>
 #include <transferlib/engine/engine.hpp>
 #include <transferlib/formats/json.hpp>
 #include <transferlib/freeze/policy.hpp>
+#include <transferlib/heads/vector_head.hpp>
+#include <transferlib/model/classifier.hpp>
+#include <transferlib/train/optimizer.hpp>
+#include <transferlib/train/trainer.hpp>
 #include <transferlib/weights/originals.hpp>
 #include <transferlib/zoo.hpp>
 
@@ -219,11 +226,41 @@ void check_zoo(bool daily) {
   CHECK((checked >= 1 || only != nullptr));
 }
 
+/// An epoch of one of examples/: a frozen network and a new head, from the same weights, in the same order.
+template <class N, class H>
+void check_lesson(const std::string& file) {
+  const Json json = python(file);
+  const Index count = json["pictures"].get<Index>(), size = json["size"].get<Index>();
+  const Index classes = json["classes"].get<Index>();
+  auto backbone = Backbone<N>::random({.size = size});
+  REQUIRE(json["network"].get<std::string>() == backbone.core.name);
+  fill(*backbone.core.network, "", gain_of(json));
+  backbone.core.preprocessing.crop_fraction = 1.0;  // the pictures are as large as the network's input
+  Labels labels;
+  for (Index c = 0; c < classes; ++c) labels.push_back(transferlib::detail::text("class ", c));
+  const TensorData<ClassIndex> data(pictures(count, size), at::arange(count) % classes, labels);
+  Classifier<N, H> model{std::move(backbone), FreezePolicy<FreezeAll>{}, Head<H>{{.standardise = false}}, labels};
+  fill(model.head(), "", gain_of(json["head"]));
+  Trainer trainer{model,
+                  {.epochs = 1,
+                   .batch = json["batch"].get<Index>(),
+                   .optimizer = Adam{.lr = json["lr"].get<double>(), .epsilon = json["epsilon"].get<double>()},
+                   .precision = Precision::fp32}};
+  const History history = trainer.fit(data, data);
+  for (const char* name : {"train_loss", "train_accuracy", "val_loss", "val_accuracy"}) {
+    CAPTURE(name);
+    CHECK(std::abs(history[name].back() - json["values"][name].template get<double>()) < 1e-3);
+  }
+  CHECK(difference(json["head"]["weight"], model.head().parameters().front()) < 1e-3);
+}
+
 }  // namespace
 
 TEST_CASE("a variant of every family computes what its original does") { check_zoo(true); }
 
 TEST_CASE("every other variant computes what its original does", "[all]") { check_zoo(false); }
+
+TEST_CASE("lesson 2's epoch is PyTorch's") { check_lesson<ResNet50, Linear>("lesson_02.json"); }
 
 TEST_CASE("the zoo's names are one network's each") {
   std::set<std::string> names;
