@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <mutex>
 #include <set>
 #include <span>
 #include <stdexcept>
@@ -31,6 +32,7 @@
 #include <transferlib/data/image_folder.hpp>
 #include <transferlib/data/loader.hpp>
 #include <transferlib/data/mnist.hpp>
+#include <transferlib/data/parallel.hpp>
 #include <transferlib/data/preprocess.hpp>
 #include <transferlib/data/tensors_data.hpp>
 #include <transferlib/data/transforms.hpp>
@@ -867,6 +869,48 @@ TEST_CASE("what an augmentation does to a picture depends on seed, view and inde
   const int threads = at::get_num_threads();
   at::set_num_threads(threads == 1 ? 3 : 1);
   CHECK(at::equal(transformed(all, one(x), draws_of(12, 4)).pictures[0], got));
+  at::set_num_threads(threads);
+}
+
+TEST_CASE("work is spread over as many threads as LibTorch has, each of which computes alone") {
+  const int threads = at::get_num_threads();
+  for (const int n : {1, 3}) {
+    at::set_num_threads(n);
+    std::mutex mutex;
+    std::set<std::thread::id> seen;
+    std::vector<int> calls(100);
+    std::atomic<int> with_team = 0;
+    tl::detail::for_each_in_parallel(100, [&](Index i) {
+      if (at::get_num_threads() != 1) ++with_team;
+      tl::detail::for_each_in_parallel(2, [&](Index) { ++calls[static_cast<std::size_t>(i)]; });
+      const std::lock_guard lock(mutex);
+      seen.insert(std::this_thread::get_id());
+      // The others are waited for, so that the first can't do it all.
+      if (i == 0 && n > 1) {
+        mutex.unlock();
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        mutex.lock();
+      }
+    });
+    CHECK(calls == std::vector<int>(100, 2));
+    CHECK(with_team == 0);
+    CHECK((n == 1 ? seen.size() == 1 : seen.size() > 1));
+    CHECK(at::get_num_threads() == n);
+    CHECK(message_of<DataError>([&] {
+            tl::detail::for_each_in_parallel(100, [](Index i) {
+              if (i == 70) throw DataError("the seventieth");
+            });
+          }) == "the seventieth");
+    CHECK(at::get_num_threads() == n);
+    // Threads to come are not touched either.
+    int other = 0;
+    {
+      const tl::detail::OneThread alone;
+      CHECK(at::get_num_threads() == 1);
+      std::thread([&] { other = at::get_num_threads(); }).join();
+    }
+    CHECK(other == n);
+  }
   at::set_num_threads(threads);
 }
 

@@ -1,5 +1,6 @@
 // Training: equal runs, with and without the cache and from its file; callbacks, stopping, metrics, what each head
 // learns, and each error's sentence.
+#include <atomic>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -396,7 +397,92 @@ TEST_CASE("A stop token is obeyed while features are computed, trained on and me
   stop.request_stop();
   CHECK(sentence_of<tl::Stopped>([&] {
           tl::Trainer{model, {.stop = stop.get_token()}}.evaluate(val);
-        }) == "stopped while evaluating, as asked");
+        }) == "stopped while loading pictures, as asked");
+}
+
+TEST_CASE("With workers that prepare the next batch a run is the same to the byte") {
+  const auto train = colour_data(70), val = colour_data(33, 16, 2);
+  const auto cropped = tl::augment(train, tl::RandomResizedCrop{.size = 16});
+  const auto flipped = tl::augment(train, tl::Flip{});
+  const auto run = [&](Index workers, const auto& data, const tl::CacheOptions& cache) {
+    tl::Classifier model{lively<SqueezeNet>(16), tl::FreezePolicy<tl::FreezeUntil>{{"block.project"}},
+                         tl::Head<tl::Linear>{{.dropout = 0.1}}, colours};
+    const auto history =
+        tl::Trainer{model, {.epochs = 2, .batch = 20, .cache = cache, .workers = workers}}.fit(data, val);
+    return std::pair(numbers(history), snapshot(*model.backbone_core().network));
+  };
+  const auto expect_equal = [&](const auto& data, const tl::CacheOptions& cache) {
+    const auto none = run(0, data, cache);
+    for (Index workers : {1, 4}) {
+      const auto some = run(workers, data, cache);
+      CHECK(some.first == none.first);
+      CHECK(same_bytes(some.second, none.second));
+    }
+  };
+  expect_equal(train, {});
+  expect_equal(train, {.enabled = false});
+  expect_equal(flipped, {.limit = 64 << 10});
+  expect_equal(cropped, {});
+
+  auto model = toy_model();
+  CHECK(sentence_of<tl::OptionError>([&] {
+          tl::Trainer{model, {.workers = -1}}.fit(train, val);
+        }) == "a loader's workers must be 0 to 1024, not -1");
+}
+
+namespace {
+
+/// Data that count how often they are asked, and can refuse a picture or call for an end.
+struct WatchedData : PlainData {
+  mutable std::atomic<Index> batches = 0, at_stop = 0;
+  Index broken = -1, last = -1;
+  std::stop_source* stop = nullptr;
+  explicit WatchedData(const PlainData& data) : PlainData(data) {}
+  Tensor targets(std::span<const Index> ids) const { return PlainData::batch(ids).target; }
+  tl::Batch batch(std::span<const Index> ids) const {
+    ++batches;
+    for (Index id : ids) {
+      if (id == broken) throw tl::DataError(tl::detail::text("picture ", id, " is broken"));
+      if (id == last) {
+        stop->request_stop();
+        at_stop = batches.load();
+      }
+    }
+    return PlainData::batch(ids);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("What goes wrong in a worker reaches the caller, and a stop leaves it nothing to do") {
+  const auto data = colour_data(640);
+  const auto all_frozen = [&](const tl::TrainerOptions& options, const WatchedData& watched) {
+    auto model = toy_model();
+    return tl::Trainer{model, options}.fit(watched, data);
+  };
+  const auto all_trained = [&](const tl::TrainerOptions& options, const WatchedData& watched) {
+    tl::Classifier model{lively<SqueezeNet>(16), tl::FreezePolicy<tl::FreezeNone>{}, tl::Head<tl::Linear>{}, colours};
+    return tl::Trainer{model, options}.fit(watched, data);
+  };
+  for (Index workers : {0, 1, 4}) {
+    INFO(workers);
+    const auto expect = [&](const auto& fit) {
+      WatchedData broken(PlainData{data.pictures(), data.target()});
+      broken.broken = 100;
+      CHECK(sentence_of<tl::DataError>([&] { fit({.epochs = 1, .batch = 32, .workers = workers}, broken); }) ==
+            "picture 100 is broken");
+      WatchedData ended(PlainData{data.pictures(), data.target()});
+      std::stop_source stop;
+      ended.stop = &stop;
+      ended.last = 0;
+      CHECK(fit({.epochs = 1, .batch = 32, .workers = workers, .stop = stop.get_token()}, ended).epochs.empty());
+      // What is under way when the stop comes is ended; nothing is begun behind it.
+      CHECK(ended.at_stop >= 1);
+      CHECK(ended.batches <= ended.at_stop + std::max<Index>(workers - 1, 0));
+    };
+    expect(all_frozen);
+    expect(all_trained);
+  }
 }
 
 TEST_CASE("Callbacks are called by the hooks that they have, in order, and may end the training") {

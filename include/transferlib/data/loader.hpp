@@ -95,7 +95,7 @@ class Loader {
   }
 
   void work() {
-    detail::one_of_several() = true;
+    const detail::OneThread alone;
     for (;;) {
       Index number = 0;
       {

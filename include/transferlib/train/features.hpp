@@ -14,6 +14,7 @@
 
 #include <transferlib/core/environment.hpp>
 #include <transferlib/core/hash.hpp>
+#include <transferlib/data/loader.hpp>
 #include <transferlib/data/preprocess.hpp>
 #include <transferlib/engine/cache.hpp>
 #include <transferlib/engine/engine.hpp>
@@ -24,11 +25,10 @@ namespace transferlib::detail {
 
 class FeatureSource {
  public:
-  /// \param epoch_views where the augmentation is continuous, how many of its views are kept; 0: none, each epoch draws
-  /// anew
+  /// \param workers threads that prepare the next pictures while the network runs; see `LoaderOptions`
   FeatureSource(const BackboneCore& core, const Cut& cut, Source source, Precision precision, const CacheOptions& cache,
-                std::uint64_t seed)
-      : core_(&core), cut_(cut), source_(std::move(source)), seed_(seed), device_(core.device()) {
+                std::uint64_t seed, Index workers)
+      : core_(&core), cut_(cut), source_(std::move(source)), seed_(seed), workers_(workers), device_(core.device()) {
     if (cut_.boundary <= 1) return;
     const Index input[3] = {core.options.in_channels, core.size(), core.size()};
     engine_ = std::make_shared<const Engine>(core.graph, cut_.live, input,
@@ -62,66 +62,91 @@ class FeatureSource {
       ActivationCache* cache;
       ~Finish() { cache->finish(); }
     } const finish{cache_.get()};
-    const Index all = cache_->rows();
-    if (cache_->count() == all) return;
+    std::vector<std::vector<Index>> missing;
     for (Index view = 0; view < *source_.views; ++view)
-      for (Index from = 0; from < source_.size && !cache_->full(); from += piece) {
-        if (stop.stop_requested()) return;
-        std::vector<Index> ids, rows;
-        bool missing = false;
-        for (Index i = from; i < std::min(from + piece, source_.size); ++i) {
-          ids.push_back(i);
-          rows.push_back(view * source_.size + i);
-          missing = missing || !cache_->has(rows.back());
-        }
-        if (missing) cache_->put(rows, compute(ids, std::vector<Index>(ids.size(), view)));
-        if (report) report(view * source_.size + from + static_cast<Index>(ids.size()), all);
+      for (Index from = 0; from < source_.size; from += piece) {
+        const Index first = view * source_.size;
+        auto rows = numbers(first + from, first + std::min(from + piece, source_.size));
+        if (!is_cached(rows)) missing.push_back(std::move(rows));
       }
+    try {
+      Loader loader(static_cast<Index>(missing.size()),
+                    [&](Index i) { return prepare(missing[static_cast<std::size_t>(i)]); },
+                    {.workers = workers_, .stop = stop});
+      for (const auto& rows : missing) {
+        if (cache_->full()) return;
+        cache_->put(rows, compute(loader.next()->pictures[0]));
+        if (report) report(cache_->count(), cache_->rows());
+      }
+    } catch (const Stopped&) {
+    }
   }
 
-  /// What crosses the cut for these pictures in this epoch, on the model's device, and their targets. Tensors that go
-  /// on into the network are float32.
-  std::pair<Activations, Batch> batch(std::span<const Index> ids, Index epoch) const {
-    std::vector<Index> views;
-    for (Index id : ids)
-      views.push_back(source_.augment == nullptr ? 0
-                      : source_.views            ? draw_view(*source_.views, seed_, epoch, id)
-                                                 : epoch);
-    std::pair<Activations, Batch> out;
-    if (cache_ != nullptr) {
-      std::vector<Index> rows;
-      bool complete = true;
-      for (std::size_t i = 0; i < ids.size(); ++i) {
-        rows.push_back(views[i] * source_.size + ids[i]);
-        complete = complete && cache_->has(rows.back());
+  /// Calls `use` for each batch of `size` of the pictures in `order`, the last one smaller: which pictures they are,
+  /// what crosses the cut for them in this epoch, on the model's device, and their targets. Tensors that go on into the
+  /// network are float32. \throws Stopped
+  void for_each_batch(
+      std::span<const Index> order, Index size, Index epoch, const std::stop_token& stop,
+      const std::function<void(std::span<const Index> ids, const Activations&, const Batch&)>& use) const {
+    const Index all = static_cast<Index>(order.size());
+    const auto ids = [&](Index i) {
+      return order.subspan(static_cast<std::size_t>(i * size),
+                           static_cast<std::size_t>(std::min(size, all - i * size)));
+    };
+    // Without pictures where the cache has all that is asked for.
+    const auto prepared = [&](Index i) {
+      const auto rows = rows_of(ids(i), epoch);
+      return is_cached(rows) ? Batch{{}, source_.targets(ids(i)), {}} : prepare(rows);
+    };
+    const bool complete = cache_ != nullptr && cache_->count() == cache_->rows();
+    Loader loader((all + size - 1) / size, prepared, {.workers = complete ? 0 : workers_, .stop = stop});
+    for (Index i = 0; auto batch = loader.next(); ++i) {
+      Activations activations =
+          batch->pictures.empty() ? cache_->get(rows_of(ids(i), epoch)) : compute(batch->pictures[0]);
+      // Maps in one memory format, wherever they come from: the layers behind the cut round by it.
+      for (Tensor& t : activations) {
+        t = t.to(device_, at::kFloat);
+        if (t.dim() == 4) t = t.contiguous(at::MemoryFormat::ChannelsLast);
       }
-      if (complete) {
-        out.first = cache_->get(rows);
-        out.second.target = source_.targets(ids);
-      }
+      batch->target = batch->target.to(device_);
+      use(ids(i), activations, *batch);
     }
-    if (out.first.empty()) out.first = compute(ids, views, &out.second);
-    // Maps in one memory format, wherever they come from: the layers behind the cut round by it.
-    for (Tensor& t : out.first) {
-      t = t.to(device_, at::kFloat);
-      if (t.dim() == 4) t = t.contiguous(at::MemoryFormat::ChannelsLast);
-    }
-    out.second.target = out.second.target.to(device_);
-    return out;
   }
 
  private:
   static constexpr Index piece = 32;
 
-  Activations compute(std::span<const Index> ids, const std::vector<Index>& views, Batch* keep = nullptr) const {
+  /// Which view each picture shows in an epoch; view and picture as one number, by which the cache knows them.
+  std::vector<Index> rows_of(std::span<const Index> ids, Index epoch) const {
+    std::vector<Index> out;
+    for (Index id : ids) {
+      const Index view = source_.augment == nullptr ? 0
+                         : source_.views            ? draw_view(*source_.views, seed_, epoch, id)
+                                                    : epoch;
+      out.push_back(view * source_.size + id);
+    }
+    return out;
+  }
+
+  bool is_cached(std::span<const Index> rows) const {
+    return cache_ != nullptr && std::all_of(rows.begin(), rows.end(), [&](Index row) { return cache_->has(row); });
+  }
+
+  /// The network's input, as the one block of `pictures`, and the targets. Called by several threads.
+  Batch prepare(std::span<const Index> rows) const {
+    std::vector<Index> ids;
+    for (Index row : rows) ids.push_back(row % source_.size);
     Batch batch = source_.get(ids);
     if (source_.augment != nullptr) {
       std::vector<Draw> draws;
-      for (std::size_t i = 0; i < ids.size(); ++i) draws.push_back({seed_, views[i], ids[i]});
+      for (Index row : rows) draws.push_back({seed_, row / source_.size, row % source_.size});
       source_.augment(batch, draws);
     }
-    const Tensor x = preprocess(batch, core_->preprocessing, core_->options.in_channels);
-    if (keep != nullptr) *keep = batch;
+    batch.pictures = {preprocess(batch, core_->preprocessing, core_->options.in_channels)};
+    return batch;
+  }
+
+  Activations compute(const Tensor& x) const {
     if (engine_ == nullptr) return {x};
     if (x.size(0) <= piece) return (*engine_)(x);
     // In pieces, so that memory stays flat and a picture's values do not depend on the size of the batch.
@@ -174,6 +199,7 @@ class FeatureSource {
   Cut cut_;
   Source source_;
   std::uint64_t seed_;
+  Index workers_;
   torch::Device device_;
   std::shared_ptr<const Engine> engine_;
   std::unique_ptr<ActivationCache> cache_;

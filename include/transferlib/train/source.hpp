@@ -2,7 +2,9 @@
 /// A data set without its type: what the training loop, which is no template, reads from.
 #pragma once
 
+#include <algorithm>
 #include <functional>
+#include <numeric>
 #include <optional>
 #include <span>
 #include <string>
@@ -50,6 +52,13 @@ Augmented<D, T> augment(const D&& data, T transform) = delete;
 
 namespace detail {
 
+/// The numbers `from` … `to` - 1.
+inline std::vector<Index> numbers(Index from, Index to) {
+  std::vector<Index> out(static_cast<std::size_t>(to - from));
+  std::iota(out.begin(), out.end(), from);
+  return out;
+}
+
 /// See the file.
 struct Source {
   Index size = 0;
@@ -70,11 +79,8 @@ std::string fingerprint_of(const D& data) {
     return data.fingerprint();
   } else {
     Sha256 hash;
-    std::vector<Index> ids;
     for (Index from = 0; from < data.size(); from += 256) {
-      ids.clear();
-      for (Index i = from; i < std::min(from + 256, data.size()); ++i) ids.push_back(i);
-      const Batch batch = data.batch(ids);
+      const Batch batch = data.batch(numbers(from, std::min(from + 256, data.size())));
       const auto add = [&](const Tensor& tensor) {
         const Tensor t = tensor.cpu().contiguous();
         for (Index side : t.sizes()) hash.add(side);

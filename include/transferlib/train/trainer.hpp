@@ -37,7 +37,10 @@ struct TrainerOptions {
   std::uint64_t seed = 0;                      ///< what order, views and dropout are drawn from
   Precision precision = Precision::automatic;  ///< of the frozen part; what is trained is computed in float32
   CacheOptions cache{};                        ///< of what leaves the frozen part
-  std::stop_token stop{};                      ///< obeyed between steps, in caching too
+  /// Threads that read, augment and scale the next pictures while the network runs; 0: none, each batch is made when it
+  /// is needed. The result is the same with any number.
+  Index workers = 1;
+  std::stop_token stop{};  ///< obeyed between steps, in caching too
 };
 
 /// What is going on, told while it goes on.
@@ -81,10 +84,8 @@ inline void check_labels(const Labels& model, const Labels& data, std::string_vi
 
 inline void check_targets(const Source& source, std::string_view which) {
   const Index classes = static_cast<Index>(source.labels.size());
-  std::vector<Index> ids;
   for (Index from = 0; from < source.size; from += 4096) {
-    ids.clear();
-    for (Index i = from; i < std::min<Index>(from + 4096, source.size); ++i) ids.push_back(i);
+    const auto ids = numbers(from, std::min(from + 4096, source.size));
     const Tensor t = source.targets(ids).cpu().contiguous();
     if (t.scalar_type() != at::kLong || t.dim() != 1) return;
     const Index* p = t.const_data_ptr<Index>();
@@ -99,15 +100,12 @@ inline void check_targets(const Source& source, std::string_view which) {
 /// The mean and deviation of what crosses the cut, over the whole training set, in double precision.
 inline std::pair<Tensor, Tensor> feature_statistics(const FeatureSource& features, const std::stop_token& stop) {
   Tensor sum, squares;
-  std::vector<Index> ids;
-  for (Index from = 0; from < features.size() && !stop.stop_requested(); from += 1024) {
-    ids.clear();
-    for (Index i = from; i < std::min<Index>(from + 1024, features.size()); ++i) ids.push_back(i);
-    const Tensor x = features.batch(ids, 0).first.at(0).to(at::kDouble);
+  features.for_each_batch(numbers(0, features.size()), 1024, 0, stop, [&](auto, const Activations& values, auto&) {
+    const Tensor x = values.at(0).to(at::kDouble);
     const Tensor s = x.sum(0), q = (x * x).sum(0);
     sum = sum.defined() ? sum + s : s;
     squares = squares.defined() ? squares + q : q;
-  }
+  });
   const double n = static_cast<double>(features.size());
   const Tensor mean = sum / n;
   return {mean, (squares / n - mean * mean).clamp_min(0.0).sqrt()};
@@ -124,17 +122,14 @@ inline NamedValues evaluate_loop(const FeatureSource& features, Index batch_size
   hooks.mode(false);
   hooks.metric(true);
   double loss = 0.0;
-  std::vector<Index> ids;
   progress.total = features.size();
-  for (Index from = 0; from < features.size(); from += batch_size) {
-    if (stop.stop_requested()) throw Stopped("stopped while evaluating, as asked");
-    ids.clear();
-    for (Index i = from; i < std::min(from + batch_size, features.size()); ++i) ids.push_back(i);
-    const auto [activations, batch] = features.batch(ids, 0);
-    loss += hooks.loss(activations, batch, {}).total().item<double>() * static_cast<double>(ids.size());
-    progress.done = from + static_cast<Index>(ids.size());
-    if (hooks.progress) hooks.progress(progress);
-  }
+  features.for_each_batch(numbers(0, features.size()), batch_size, 0, stop,
+                          [&](std::span<const Index> ids, const Activations& activations, const Batch& batch) {
+                            loss += hooks.loss(activations, batch, {}).total().item<double>() *
+                                    static_cast<double>(ids.size());
+                            progress.done += static_cast<Index>(ids.size());
+                            if (hooks.progress) hooks.progress(progress);
+                          });
   NamedValues out{{"loss", loss / static_cast<double>(features.size())}};
   for (auto& value : hooks.metric(true)) out.push_back(std::move(value));
   return out;
@@ -164,75 +159,70 @@ inline History fit_loop(const TrainerOptions& options, FeatureSource& train, Fea
   fill(val, rows(train), rows(train) + rows(val));
 
   History history;
-  if (options.stop.stop_requested()) return history;
-  if (hooks.standardise) {
-    hooks.mode(false);
-    const torch::NoGradGuard guard;
-    const auto [mean, deviation] = feature_statistics(train, options.stop);
-    if (options.stop.stop_requested()) return history;
-    hooks.standardise(mean, deviation);
-  }
-  OptimizerState optimizer(parameters, options.optimizer);
-  Index steps = 0;
-  for (Index epoch = 1; epoch <= options.epochs; ++epoch) {
-    const auto start = std::chrono::steady_clock::now();
-    const auto order = shuffled(train.size(), options.seed, static_cast<std::uint64_t>(epoch));
-    hooks.mode(true);
-    hooks.metric(true);
-    std::vector<std::pair<std::string, double>> sums;
-    double total = 0.0;
-    for (Index from = 0; from < train.size(); from += options.batch) {
-      if (options.stop.stop_requested()) {
-        hooks.mode(false);
-        return history;
-      }
-      const Index n = std::min(options.batch, train.size() - from);
-      const auto ids = std::span(order).subspan(static_cast<std::size_t>(from), static_cast<std::size_t>(n));
-      const auto [activations, batch] = train.batch(ids, epoch);
-      optimizer.zero_gradients();
-      const LossTerms loss = hooks.loss(activations, batch, {true, options.seed, steps});
-      const Tensor sum = loss.total();
-      const double value = sum.item<double>();
-      if (!std::isfinite(value))
-        throw TrainingError(text("the loss is ", std::isnan(value) ? std::string("nan") : text(value), " at epoch ",
-                                 epoch, ", step ", from / options.batch + 1, "; the learning rate ",
-                                 std::visit([](const auto& o) { return o.lr; }, options.optimizer),
-                                 " may be too high, or the data may hold numbers that are none"));
-      sum.backward();
-      optimizer.step();
-      ++steps;
-      total += value * static_cast<double>(n);
-      if (loss.terms.size() > 1) {
-        sums.resize(loss.terms.size());
-        for (std::size_t t = 0; t < sums.size(); ++t) {
-          sums[t].first = loss.terms[t].first;
-          sums[t].second += loss.terms[t].second.item<double>() * static_cast<double>(n);
-        }
-      }
-      if (hooks.progress) {
-        Progressed p{"train", epoch, options.epochs, from + n, train.size(), {}};
-        p.values.emplace_back("loss", total / static_cast<double>(from + n));
-        for (auto& m : hooks.metric(false)) p.values.push_back(std::move(m));
-        hooks.progress(p);
-      }
+  try {
+    if (hooks.standardise) {
+      hooks.mode(false);
+      const torch::NoGradGuard guard;
+      const auto [mean, deviation] = feature_statistics(train, options.stop);
+      hooks.standardise(mean, deviation);
     }
-    Epoch result;
-    result.number = epoch;
-    const double n = static_cast<double>(train.size());
-    result.values.emplace_back("train_loss", total / n);
-    for (const auto& [name, sum] : sums) result.values.emplace_back("train_" + name, sum / n);
-    for (const auto& [name, value] : hooks.metric(true)) result.values.emplace_back("train_" + name, value);
-    try {
+    OptimizerState optimizer(parameters, options.optimizer);
+    Index steps = 0;
+    for (Index epoch = 1; epoch <= options.epochs; ++epoch) {
+      const auto start = std::chrono::steady_clock::now();
+      hooks.mode(true);
+      hooks.metric(true);
+      std::vector<std::pair<std::string, double>> sums;
+      double total = 0.0;
+      Index done = 0;
+      const auto step = [&](std::span<const Index> ids, const Activations& activations, const Batch& batch) {
+        optimizer.zero_gradients();
+        const LossTerms loss = hooks.loss(activations, batch, {true, options.seed, steps});
+        const Tensor sum = loss.total();
+        const double value = sum.item<double>();
+        if (!std::isfinite(value))
+          throw TrainingError(text("the loss is ", std::isnan(value) ? std::string("nan") : text(value), " at epoch ",
+                                   epoch, ", step ", done / options.batch + 1, "; the learning rate ",
+                                   std::visit([](const auto& o) { return o.lr; }, options.optimizer),
+                                   " may be too high, or the data may hold numbers that are none"));
+        sum.backward();
+        optimizer.step();
+        ++steps;
+        const double n = static_cast<double>(ids.size());
+        total += value * n;
+        done += static_cast<Index>(ids.size());
+        if (loss.terms.size() > 1) {
+          sums.resize(loss.terms.size());
+          for (std::size_t t = 0; t < sums.size(); ++t) {
+            sums[t].first = loss.terms[t].first;
+            sums[t].second += loss.terms[t].second.item<double>() * n;
+          }
+        }
+        if (hooks.progress) {
+          Progressed p{"train", epoch, options.epochs, done, train.size(), {}};
+          p.values.emplace_back("loss", total / static_cast<double>(done));
+          for (auto& m : hooks.metric(false)) p.values.push_back(std::move(m));
+          hooks.progress(p);
+        }
+      };
+      train.for_each_batch(shuffled(train.size(), options.seed, static_cast<std::uint64_t>(epoch)), options.batch,
+                           epoch, options.stop, step);
+      Epoch result;
+      result.number = epoch;
+      const double n = static_cast<double>(train.size());
+      result.values.emplace_back("train_loss", total / n);
+      for (const auto& [name, sum] : sums) result.values.emplace_back("train_" + name, sum / n);
+      for (const auto& [name, value] : hooks.metric(true)) result.values.emplace_back("train_" + name, value);
       for (const auto& [name, value] :
            evaluate_loop(val, options.batch, hooks, options.stop, {"validate", epoch, options.epochs, 0, 0, {}}))
         result.values.emplace_back("val_" + name, value);
-    } catch (const Stopped&) {
-      return history;
+      result.values.emplace_back("seconds",
+                                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      history.epochs.push_back(result);
+      if (!hooks.epoch_end(result)) break;
     }
-    result.values.emplace_back("seconds",
-                               std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-    history.epochs.push_back(result);
-    if (!hooks.epoch_end(result)) break;
+  } catch (const Stopped&) {
+    // What was complete is returned.
   }
   return history;
 }
@@ -317,8 +307,8 @@ class Trainer {
 
  private:
   detail::FeatureSource features(detail::Source source) {
-    return {model_->backbone_core(), model_->cut(),  std::move(source),
-            options_.precision,      options_.cache, options_.seed};
+    return {model_->backbone_core(), model_->cut(), std::move(source), options_.precision,
+            options_.cache,          options_.seed, options_.workers};
   }
 
   template <class D>
