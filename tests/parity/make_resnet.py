@@ -55,6 +55,15 @@ def trainable(model, cuts):
     return out
 
 
+def strided(name, model):
+    out = {}
+    for stride, replaced in ((16, [False, False, True]), (8, [False, True, True])):
+        dilated = torchvision.models.get_model(name, replace_stride_with_dilation=replaced).eval()
+        dilated.load_state_dict(model.state_dict())
+        out[stride] = forward(dilated)
+    return out
+
+
 PICTURES, SIZE, CLASSES, BATCH, LR = 256, 64, 10, 100, 1e-3
 HEAD_GAIN = [("weight", 0.1)]
 
@@ -113,11 +122,12 @@ def main(folder):
     for name in VARIANTS:
         model = torchvision.models.get_model(name).eval()
         zoo.fill(model, gain(model))
-        run = forward(model)
+        run, more = forward(model), {}
+        if name == "resnet50":
+            more = {"ci": True, "trainable": trainable(model, [4, 60, 100]), "strided": strided(name, model)}
         zoo.keep(folder, name, "torchvision " + torchvision.__version__.split("+")[0], model.state_dict().items(),
                  zoo.leaves(model), lambda size: run, [64, 75], MEAN, DEVIATION, gain=gain(model),
-                 parameters=sum(p.numel() for p in model.parameters()), ci=name == "resnet50",
-                 trainable=trainable(model, [4, 60, 100]) if name == "resnet50" else None)
+                 parameters=sum(p.numel() for p in model.parameters()), **more)
 
 
 if __name__ == "__main__":

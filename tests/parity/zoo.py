@@ -70,7 +70,7 @@ def results(forward, x):
 
 
 def keep(folder, name, original, state, layers, forward_at, sizes, mean, deviation, gain=(), parameters=None, ci=False,
-         pictures=1, native=0, renamed=None, trainable=None):
+         pictures=1, native=0, renamed=None, trainable=None, strided=None):
     """Writes <folder>/zoo/<name>.json.
 
     name        ours, as in zoo.hpp
@@ -85,6 +85,7 @@ def keep(folder, name, original, state, layers, forward_at, sizes, mean, deviati
     renamed     {original: (forward at sizes[0], gain)}: another original of the same network, filled by the formula
                 under its own names
     trainable   {n: names of our tensors that training changes when layers 0 … n - 1 are frozen}
+    strided     {output stride: forward at sizes[0] of the network that is dilated for it, with the same weights}
     """
     state = list(state)
     out = {
@@ -107,5 +108,8 @@ def keep(folder, name, original, state, layers, forward_at, sizes, mean, deviati
         }
     if trainable:
         out["trainable"] = {str(n): {"count": len(names), "names": short_hash(names)} for n, names in trainable.items()}
+    if strided:
+        x = prepared(pictures, sizes[0], mean, deviation)
+        out["strided"] = {str(stride): results(forward, x) for stride, forward in strided.items()}
     os.makedirs(os.path.join(folder, "zoo"), exist_ok=True)
     write(os.path.join(folder, "zoo", name + ".json"), out)

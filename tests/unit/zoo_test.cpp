@@ -185,6 +185,20 @@ void check_renamed(const ZooEntry& entry, Index size, const std::string& origina
   FAIL("no renaming of " << original);
 }
 
+/// A network that is dilated for a finer last map, at the smaller size.
+void check_strided(const ZooEntry& entry, const AnyBackbone& whole, const std::string& stride, const Json& want) {
+  NetworkOptions options;
+  options.size = whole.preprocessing().size;
+  options.output_stride = std::stoll(stride);
+  const AnyBackbone b = entry.random(options, 0);
+  CHECK(b.features().strides.back() == options.output_stride);
+  load_state_dict(*b.core.network, state_dict(*whole.core.network));
+  const Tensor x = prepared(b.preprocessing(), 1, options.size);
+  const Activations got = run(b.core.graph, x);
+  CHECK(differences(want, got, b.core.graph.stages.size()) <= tolerance);
+  check_engine(b, x, got);
+}
+
 /// Of one variant a family, or of those that this leaves.
 void check_zoo(bool daily) {
   const char* const only = std::getenv("TRANSFERLIB_NETWORK");  // one of them, by hand
@@ -217,6 +231,11 @@ void check_zoo(bool daily) {
       check_that_it_can_fail(b, want, x);
     }
     if (json->contains("trainable")) check_trainable(first, (*json)["trainable"]);
+    if (json->contains("strided"))
+      for (const char* stride : {"8", "16"}) {
+        CAPTURE(stride);
+        if ((*json)["strided"].contains(stride)) check_strided(entry, first, stride, (*json)["strided"][stride]);
+      }
     if (json->contains("renamed"))
       for (const auto& [original, want] : (*json)["renamed"].items()) {
         CAPTURE(original);
