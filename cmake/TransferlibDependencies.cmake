@@ -25,14 +25,6 @@ endmacro()
 
 _transferlib_find(Threads Threads::Threads REQUIRED)
 
-_transferlib_find(nlohmann_json nlohmann_json::nlohmann_json 3.9 CONFIG)
-if(NOT TARGET nlohmann_json::nlohmann_json)
-  _transferlib_fetch(transferlib_json "https://github.com/nlohmann/json/releases/download/v3.11.3/json.tar.xz"
-    d6c65aca6b1ed68e7a182f4757257b107ae403032760ed6ef121c9d55e81757d)
-  add_library(nlohmann_json::nlohmann_json INTERFACE IMPORTED GLOBAL)
-  target_include_directories(nlohmann_json::nlohmann_json SYSTEM INTERFACE "${transferlib_json_SOURCE_DIR}/include")
-endif()
-
 _transferlib_find(Eigen3 Eigen3::Eigen 3.3...<6 CONFIG)
 if(NOT TARGET Eigen3::Eigen)
   _transferlib_find(Eigen3 Eigen3::Eigen 3.3 CONFIG)

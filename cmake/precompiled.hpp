@@ -18,4 +18,3 @@
 #include <ATen/ATen.h>
 #include <torch/nn/module.h>
 #include <torch/types.h>
-#include <nlohmann/json.hpp>

@@ -58,14 +58,35 @@ std::string json_message(std::string_view text) {
 TEST_CASE("JSON keeps its order and its numbers") {
   const Json j = parse_json(R"( {"z": [1, -2, 2.5, true, null, "é\u00e9"], "a": {}, "m": 18446744073709551615} )", "f");
   std::string keys;
-  for (const auto& item : j.items()) keys += item.key();
+  for (const auto& item : j.members()) keys += item.name;
   CHECK(keys == "zam");
   CHECK(j["z"][1].get<std::int64_t>() == -2);
   CHECK(j["z"][2].get<double>() == 2.5);
   CHECK(j["z"][5].get<std::string>() == "éé");
   CHECK(j["m"].get<std::uint64_t>() == UINT64_MAX);
   CHECK(parse_json("3", "f").get<int>() == 3);
+  CHECK(parse_json("[1e-999, -0, 18446744073709551616, 1.5e3]", "f").dump() ==
+        "[0.0,-0.0,18446744073709551616.0,1500.0]");
+  CHECK(parse_json(R"("\ud83d\ude00 \n\u0001")", "f").dump() == R"("😀 \n\u0001")");
+  CHECK(Json("a\xff").dump() == "\"a\xEF\xBF\xBD\"");
+  CHECK(Json{{"a", 1}, {"b", std::vector<double>{1, 2.5}}, {"c", {{"d", nullptr}}}}.dump(1) ==
+        "{\n \"a\": 1,\n \"b\": [\n  1.0,\n  2.5\n ],\n \"c\": {\n  \"d\": null\n }\n}");
   CHECK(parse_json(std::string(64, '[') + std::string(64, ']'), "f").is_array());
+}
+
+TEST_CASE("JSON that is not what is asked for is told") {
+  const Json j = parse_json(R"({"a": [1, 2.5, -1], "b": "x", "c": 300})", "f");
+  CHECK(message([&] { j["d"]; }) == "the JSON object has no \"d\"");
+  CHECK(message([&] { j["a"][3]; }) == "the JSON array has 3 elements, so there is no number 3");
+  CHECK(message([&] { j["a"][1].get<int>(); }) ==
+        "the JSON value 2.5 should be a whole number from -2147483648 to 2147483647");
+  CHECK(message([&] { j["a"][2].get<std::uint64_t>(); }) ==
+        "the JSON value -1 should be a whole number from 0 to 18446744073709551615");
+  CHECK(message([&] { j["c"].get<std::int8_t>(); }) == "the JSON value 300 should be a whole number from -128 to 127");
+  CHECK(message([&] { j["b"].get<double>(); }) == "the JSON value \"x\" should be a number");
+  CHECK(message([&] { j["b"]["y"]; }) == "the JSON value \"x\" should be an object");
+  CHECK(message([&] { j["a"].get<std::array<double, 2>>(); }) ==
+        "the JSON value [1,2.5,-1] should be an array of 2 values");
 }
 
 TEST_CASE("JSON that is none is refused, with line and column") {
@@ -76,13 +97,18 @@ TEST_CASE("JSON that is none is refused, with line and column") {
         "f: not valid JSON at line 1, column 65: values are nested deeper than 64" + end);
   CHECK(message([] { parse_json("[{}]", "f", 1); }) ==
         "f: not valid JSON at line 1, column 2: values are nested deeper than 1" + end);
-  CHECK_THAT(json_message(""), StartsWith("f: not valid JSON at line 1, column 1: syntax error"));
-  CHECK_THAT(json_message("{\n  \"a\": tru\n}"), StartsWith("f: not valid JSON at line 2, column 11: syntax error"));
-  CHECK_THAT(json_message("[1,\n\n]"), StartsWith("f: not valid JSON at line 3, column 1: syntax error"));
-  CHECK_THAT(json_message("{\"a\":1} x"), StartsWith("f: not valid JSON at line 1, column 9: syntax error"));
+  CHECK_THAT(json_message(""), StartsWith("f: not valid JSON at line 1, column 1: the text ends in the middle"));
+  CHECK_THAT(json_message("{\n  \"a\": tru\n}"), StartsWith("f: not valid JSON at line 2, column 11: expected true"));
+  CHECK_THAT(json_message("[1,\n\n]"), StartsWith("f: not valid JSON at line 3, column 1: expected a value"));
+  CHECK_THAT(json_message("{\"a\":1} x"),
+             StartsWith("f: not valid JSON at line 1, column 9: the text should end here"));
   CHECK_THAT(json_message("\"\xff\""), ContainsSubstring("ill-formed UTF-8"));
   CHECK_THAT(json_message("[1e999]"), ContainsSubstring("number overflow"));
-  for (const char* text : {"{", "[", "[1,]", "{\"a\"}", "{1:2}", "'a'", "NaN", "// c\n1", "01", "\"\n\"", "[1 2]"})
+  CHECK_THAT(json_message("\"\\udc00\""), ContainsSubstring("second half of a surrogate pair"));
+  CHECK_THAT(json_message("\"\\ud800x\""), ContainsSubstring("first half of a surrogate pair"));
+  for (const char* text :
+       {"{",           "[",   "[1,]",    "{\"a\":1,}", "-",   "1.",  "1e",      ".5", "+1",     "\"\\x\"",
+        "\"\\u12g4\"", "nul", "{\"a\"}", "{1:2}",      "'a'", "NaN", "// c\n1", "01", "\"\n\"", "[1 2]"})
     CHECK_THAT(json_message(text), StartsWith("f: not valid JSON at line "));
   CHECK_THAT(json_message("1\0"s), StartsWith("f: not valid JSON at line 1, column 2: "));
 }

@@ -26,9 +26,7 @@ namespace transferlib {
 namespace detail {
 
 /// Short and printable, whatever the value is.
-inline std::string short_json(const Json& value) {
-  return value.dump(-1, ' ', true, Json::error_handler_t::replace).substr(0, 80);
-}
+inline std::string short_json(const Json& value) { return value.dump().substr(0, 80); }
 
 /// One entry of the header. \param at file and tensor, for the error's sentence
 inline TensorView parse_safetensors_entry(const Json& entry, std::span<const std::byte> data, std::string_view at) {
@@ -37,29 +35,27 @@ inline TensorView parse_safetensors_entry(const Json& entry, std::span<const std
     throw FormatError(text(at, ": its entry must have dtype, shape and data_offsets and nothing else, and is ",
                            short_json(entry), "; write the file again"));
   TensorView t;
-  const Json& dtype = entry.at("dtype");
+  const Json& dtype = entry["dtype"];
   const auto* row = std::end(dtype_table);
   if (dtype.is_string())
-    row = std::find_if(std::begin(dtype_table), std::end(dtype_table), [&](const DTypeRow& r) {
-      return !r.safetensors.empty() && r.safetensors == dtype.get_ref<const std::string&>();
-    });
+    row = std::find_if(std::begin(dtype_table), std::end(dtype_table),
+                       [&](const DTypeRow& r) { return !r.safetensors.empty() && r.safetensors == dtype.string(); });
   if (row == std::end(dtype_table))
     throw FormatError(text(at, ": its dtype is ", short_json(dtype),
                            ", which is none that PyTorch computes with; save it as another type, F32 say"));
   t.dtype = row->type;
-  const Json& shape = entry.at("shape");
+  const Json& shape = entry["shape"];
   if (!shape.is_array())
     throw FormatError(text(at, ": its shape must be an array, and is ", short_json(shape), "; write the file again"));
-  for (const Json& side : shape) {
-    if (!side.is_number_unsigned() || side.get<std::uint64_t>() > INT64_MAX)
+  for (const Json& side : shape.elements()) {
+    if (!side.is_natural() || side.get<std::uint64_t>() > INT64_MAX)
       throw FormatError(text(at, ": a side of its shape must be a count from 0 to 2^63 - 1, and is ", short_json(side),
                              "; write the file again"));
     t.shape.push_back(side.get<std::int64_t>());
   }
   const std::int64_t size = multiply(count_of(t.shape), size_of(t.dtype));
-  const Json& offsets = entry.at("data_offsets");
-  if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() ||
-      !offsets[1].is_number_unsigned())
+  const Json& offsets = entry["data_offsets"];
+  if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_natural() || !offsets[1].is_natural())
     throw FormatError(text(at, ": its data_offsets must be two counts of bytes, and are ", short_json(offsets),
                            "; write the file again"));
   const auto begin = offsets[0].get<std::uint64_t>(), end = offsets[1].get<std::uint64_t>();
@@ -104,16 +100,16 @@ inline Checkpoint parse_safetensors(std::span<const std::byte> bytes, std::strin
   const auto begin_of = [&](const TensorView& t) {
     return static_cast<std::size_t>(reinterpret_cast<const char*>(t.storage.data()) - base);
   };
-  for (const auto& [name, entry] : json.get_ref<const Json::object_t&>()) {
+  for (const auto& [name, entry] : json.members()) {
     if (name == "__metadata__") {
       if (!entry.is_object())
         throw FormatError(text(where, ": __metadata__ must be an object of strings, and is ", detail::short_json(entry),
                                "; write the file again"));
-      for (const auto& [key, value] : entry.get_ref<const Json::object_t&>()) {
+      for (const auto& [key, value] : entry.members()) {
         if (!value.is_string())
           throw FormatError(text(where, ": __metadata__ ", in_quotes(key), " must be a string, and is ",
                                  detail::short_json(value), "; write the file again"));
-        out.metadata[key] = value.get_ref<const std::string&>();
+        out.metadata[key] = value.string();
       }
       continue;
     }
@@ -153,12 +149,12 @@ inline void write_safetensors(const std::filesystem::path& path, const std::vect
   std::stable_sort(order.begin(), order.end(),
                    [&](std::size_t a, std::size_t b) { return size_of(tensors[a].dtype) > size_of(tensors[b].dtype); });
   const auto json_string = [](std::string_view s) {
-    try {
-      return Json(s).dump();
-    } catch (const nlohmann::json::exception&) {
+    if (!detail::is_utf8(s))
       throw FormatError(
           text("the name or metadata ", in_quotes(s), " is not UTF-8, which safetensors must be; rename it"));
-    }
+    std::string out;
+    detail::append_json(out, s);
+    return out;
   };
   std::string head = "{";
   if (!metadata.empty()) {

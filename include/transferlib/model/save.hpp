@@ -76,19 +76,19 @@ struct SavedModel {
     out.source = text_of("weights");
     try {
       out.labels = parse_json(text_of("labels"), text(path, ": labels")).get<Labels>();
-      const auto p = parse_json(text_of("preprocessing"), text(path, ": preprocessing"));
-      out.preprocessing.size = p.at("size").get<Index>();
-      out.preprocessing.mean = p.at("mean").get<std::array<double, 3>>();
-      out.preprocessing.deviation = p.at("deviation").get<std::array<double, 3>>();
-      const auto how = p.at("interpolation").get<std::string>();
+      const Json p = parse_json(text_of("preprocessing"), text(path, ": preprocessing"));
+      out.preprocessing.size = p["size"].get<Index>();
+      out.preprocessing.mean = p["mean"].get<std::array<double, 3>>();
+      out.preprocessing.deviation = p["deviation"].get<std::array<double, 3>>();
+      const auto how = p["interpolation"].get<std::string>();
       out.preprocessing.interpolation = how == "bicubic"   ? Interpolation::bicubic
                                         : how == "nearest" ? Interpolation::nearest
                                                            : Interpolation::bilinear;
-      out.preprocessing.crop_fraction = p.at("crop_fraction").get<double>();
-      const auto o = parse_json(text_of("network_options"), text(path, ": network_options"));
-      out.options.in_channels = o.at("in_channels").get<Index>();
-      out.options.output_stride = o.at("output_stride").get<Index>();
-    } catch (const Json::exception& e) {
+      out.preprocessing.crop_fraction = p["crop_fraction"].get<double>();
+      const Json o = parse_json(text_of("network_options"), text(path, ": network_options"));
+      out.options.in_channels = o["in_channels"].get<Index>();
+      out.options.output_stride = o["output_stride"].get<Index>();
+    } catch (const FormatError& e) {
       throw WeightsError(text("the metadata of ", path, " is not what transferlib writes: ", e.what(),
                               "; the file was changed by another program"));
     }
@@ -151,7 +151,7 @@ void save(const Classifier<N, H>& model, const std::filesystem::path& path) {
                       {"backbone", core.name.empty() ? "custom" : core.name},
                       {"head", head},
                       {"target", detail::target_name<typename H::Target>()},
-                      {"labels", Json(copy.labels()).dump(-1, ' ', false, Json::error_handler_t::replace)},
+                      {"labels", Json(copy.labels()).dump()},
                       {"preprocessing", detail::to_json(core.preprocessing).dump()},
                       {"network_options", options.dump()},
                       {"licence", core.licence},

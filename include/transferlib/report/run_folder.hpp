@@ -125,7 +125,7 @@ class RunFolder {
                               {"threads", environment.threads},
                               {"cpu_capability", environment.cpu_capability},
                               {"device", environment.device}};
-    write_file(path_ / "config.json", config_.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    write_file(path_ / "config.json", config_.dump(2) + "\n");
     log(detail::text("training begins: ", core.name.empty() ? "a network" : core.name, ", ", frozen, " of ",
                      model.layers().size(), " layers frozen"));
   }
