@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <set>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -253,13 +254,17 @@ int train_folder(Told& told) {
   const auto [training, validation] = tl::ImageFolder::split(told.data, {.seed = told.seed});
   say("data", text(told.data, ", ", training.size(), " pictures to train and ", validation.size(), " to validate, ",
                    training.labels().size(), " classes: ", tl::detail::first_few(training.labels())));
-  std::vector<tl::UnreadablePicture> unreadable = training.unreadable();
-  // Two parts of one folder share the list.
-  if (&validation.unreadable() != &training.unreadable())
-    unreadable.insert(unreadable.end(), validation.unreadable().begin(), validation.unreadable().end());
-  for (const tl::UnreadablePicture& u : unreadable)
-    std::fprintf(stderr, "%s\n", tools::one_line(text("warning: left out: ", u.reason)).c_str());
-  return train(told, training, validation, false);
+  std::set<std::filesystem::path> known;  // two parts of one folder share the list
+  const auto warn = [&, &training = training, &validation = validation](const char* how) {
+    for (const tl::ImageFolder* part : {&training, &validation})
+      for (const tl::UnreadablePicture& u : part->unreadable())
+        if (known.insert(u.path).second)
+          std::fprintf(stderr, "%s\n", tools::one_line(text("warning: ", how, ": ", u.reason)).c_str());
+  };
+  warn("left out");
+  const int code = train(told, training, validation, false);
+  warn("another of its class stood in");
+  return code;
 }
 
 }  // namespace

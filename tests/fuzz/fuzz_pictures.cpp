@@ -6,8 +6,16 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace transferlib;
+  const auto bytes = std::as_bytes(std::span(data, size));
+  bool begins = false;
   try {
-    const Picture p = decode_picture(std::as_bytes(std::span(data, size)), "input", {.max_pixels = 1 << 22});
+    check_picture_header(bytes, "input", {.max_pixels = 1 << 22});
+    begins = true;
+  } catch (const FormatError&) {
+  }
+  try {
+    const Picture p = decode_picture(bytes, "input", {.max_pixels = 1 << 22});
+    if (!begins) std::abort();
     if (p.width < 1 || p.height < 1 || (p.channels != 1 && p.channels != 3) ||
         p.pixels.size() != static_cast<std::size_t>(p.width * p.height * p.channels))
       std::abort();

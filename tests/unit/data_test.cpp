@@ -515,7 +515,9 @@ TEST_CASE("a folder of class folders is a data set") {
   folder.copy("grey.png", "dog/a.png");
   std::filesystem::rename(folder.path / "Cat", folder.path / "cat");
   CHECK(ImageFolder::open(folder.path).fingerprint() != print);
-  CHECK_THROWS_AS(data.batch(std::vector<Index>{0}), FileError);  // gone meanwhile
+  // Gone meanwhile; there is no other of its class, and one of four is more than 1 %.
+  CHECK_THAT(message_of<DataError>([&] { data.batch(std::vector<Index>{0}); }),
+             StartsWith("1 of 4 files in ") && ContainsSubstring("Cat/1.jpg: No such file or directory"));
 }
 
 TEST_CASE("folders that are no data set are refused with what is wrong") {
@@ -547,7 +549,7 @@ TEST_CASE("folders that are no data set are refused with what is wrong") {
                        "it to JPEG or PNG, or take it away"));
   const std::string jpeg = read_file(data_folder / "pictures/rgb_420.jpg");
   folder.write("dog/a.jpg", jpeg.substr(0, jpeg.size() - 50));
-  CHECK(message_of<DataError>([&] { ImageFolder::open(folder.path); }) ==
+  CHECK(message_of<DataError>([&] { ImageFolder::open(folder.path).batch(std::vector<Index>{1}); }) ==
         tl::detail::text("1 of 2 files in ", folder.path,
                          " can't be read as pictures, more than the 1 % that are let pass: dog/a.jpg: the JPEG file is "
                          "damaged or cut: Premature end of JPEG file"));
@@ -569,6 +571,48 @@ TEST_CASE("a few unreadable pictures are left out, counted and listed") {
   CHECK_THAT(message_of<DataError>([&] { ImageFolder::open(folder.path); }),
              StartsWith("2 of 102 files in ") && ContainsSubstring(", b/second.png is empty: it has no bytes"));
   CHECK(ImageFolder::open(folder.path, {.most_unreadable = 0.02}).unreadable().size() == 2);
+}
+
+TEST_CASE("a picture that turns out to be damaged is stood in for, counted and listed") {
+  const TemporaryFolder folder;
+  const std::string png = read_file(data_folder / "pictures/rgb.png"), cut = png.substr(0, png.size() - 20);
+  const std::string other = read_file(data_folder / "pictures/rgb_444.jpg");
+  for (int i = 0; i < 100; ++i) folder.write(tl::detail::text(i % 2 == 0 ? "a/" : "b/", 100 + i, ".png"), png);
+  folder.write("a/120.png", cut);
+  folder.write("a/122.png", other);
+  const ImageFolder data = ImageFolder::open(folder.path);
+  CHECK(data.size() == 100);
+  CHECK(data.unreadable().empty());  // its header is one
+  const std::string print = data.fingerprint();
+  const auto all = [&] {
+    std::vector<Index> ids;
+    for (Index i = 0; i < 100; ++i) ids.push_back(i);
+    return data.batch(ids);
+  };
+  const Batch batch = all();
+  CHECK(batch.size() == 100);
+  CHECK(data.path(10) == folder.path / "a/120.png");
+  CHECK(at::equal(data.batch(std::vector<Index>{10}).pictures[0], data.batch(std::vector<Index>{11}).pictures[0]));
+  CHECK_FALSE(at::equal(data.batch(std::vector<Index>{10}).pictures[0], data.batch(std::vector<Index>{9}).pictures[0]));
+  CHECK(data.fingerprint() == print);
+  REQUIRE(data.unreadable().size() == 1);
+  CHECK(data.unreadable()[0].path == folder.path / "a/120.png");
+  CHECK(data.unreadable()[0].reason ==
+        "a/120.png: the PNG file is damaged or cut near byte 41: the file ends too early");
+  // A set never borrows from another: its last picture of the class takes the first one.
+  const ImageFolder part = data.subset(std::vector<Index>{8, 60, 10});
+  CHECK(at::equal(part.batch(std::vector<Index>{2}).pictures[0], part.batch(std::vector<Index>{0}).pictures[0]));
+  CHECK(message_of<DataError>([&] {
+          data.subset(std::vector<Index>{10, 60}).batch(std::vector<Index>{0});
+        }) == tl::detail::text("no picture of the class \"a\" in ", folder.path,
+                               " can be read: ", data.unreadable()[0].reason));
+  // One more is too many.
+  folder.write("b/131.png", cut);
+  const std::string refused = message_of<DataError>(all);
+  REQUIRE(data.unreadable().size() == 2);
+  CHECK(refused == tl::detail::text("2 of 100 files in ", folder.path,
+                                    " can't be read as pictures, more than the 1 % that are let pass: ",
+                                    data.unreadable()[0].reason, ", ", data.unreadable()[1].reason));
 }
 
 TEST_CASE("a folder is divided as it lies, or by chance") {

@@ -7,9 +7,9 @@
 #include <cstring>
 #include <filesystem>
 #include <iterator>
+#include <map>
 #include <memory>
 #include <mutex>
-#include <numeric>
 #include <optional>
 #include <span>
 #include <string>
@@ -47,18 +47,57 @@ struct UnreadablePicture {
 
 namespace detail {
 
-/// All pictures of a folder; shared by the data sets that show parts of it.
+/// All files of a folder; shared by the data sets that show parts of it.
 struct PictureTable {
   struct Row {
     std::string name;  ///< relative to the folder
     Index label = 0;
-    std::string hash;  ///< of the file's bytes
   };
   std::filesystem::path folder;
   Labels labels;
-  std::vector<Row> rows;
-  std::vector<UnreadablePicture> unreadable;
-  PictureOptions options;
+  std::vector<Row> rows;  ///< by label
+  ImageFolderOptions options;
+  mutable std::mutex mutex;
+  mutable std::map<Index, std::string> unreadable;  ///< by row: the reason; grows while pictures are decoded
+
+  const Row& row(Index i) const { return rows[static_cast<std::size_t>(i)]; }
+
+  bool is_readable(Index i) const {
+    const std::lock_guard lock(mutex);
+    return unreadable.count(i) == 0;
+  }
+
+  /// The picture, or nothing where it can't be read; that is counted then. \throws DataError where it is too often
+  std::optional<Picture> read(Index i) const {
+    if (!is_readable(i)) return std::nullopt;
+    try {
+      const std::string bytes = read_file(folder / row(i).name);
+      return decode_picture(std::as_bytes(std::span(bytes.data(), bytes.size())), row(i).name, options.pictures);
+    } catch (const Error& e) {
+      const std::lock_guard lock(mutex);
+      unreadable[i] = e.what();
+      check();
+    }
+    return std::nullopt;
+  }
+
+  /// Refuses a folder of which too much can't be read. The mutex is locked, or one thread is at work.
+  void check() const {
+    const auto bad = unreadable.size();
+    if (static_cast<double>(bad) <= options.most_unreadable * static_cast<double>(rows.size())) return;
+    std::vector<std::string> reasons;
+    for (const auto& item : unreadable) reasons.push_back(item.second);
+    throw DataError(text(bad, " of ", rows.size(), " files in ", folder, " can't be read as pictures, more than the ",
+                         options.most_unreadable * 100.0, " % that are let pass: ", first_few(reasons)));
+  }
+
+  [[noreturn]] void refuse_class(Index label) const {
+    std::string reason;
+    for (const auto& item : unreadable)
+      if (row(item.first).label == label && reason.empty()) reason = item.second;
+    throw DataError(text("no picture of the class \"", labels[static_cast<std::size_t>(label)], "\" in ", folder,
+                         " can be read: ", reason));
+  }
 };
 
 /// The names of what lies in a folder and is not hidden, sorted; `folders`: the folders, else the rest.
@@ -89,7 +128,7 @@ inline bool is_folder(const std::filesystem::path& path) {
   return std::filesystem::is_directory(path, ignored);
 }
 
-/// Lists the pictures of a folder, decodes each once, and leaves out what can't be read, if it is little.
+/// Lists the pictures of a folder, looks at each one's header, and notes what is no picture, if it is little.
 inline std::shared_ptr<const PictureTable> scan_pictures(const std::filesystem::path& folder,
                                                          const ImageFolderOptions& options) {
   if (!(options.most_unreadable >= 0.0 && options.most_unreadable <= 1.0))
@@ -97,7 +136,7 @@ inline std::shared_ptr<const PictureTable> scan_pictures(const std::filesystem::
   if (!is_folder(folder)) throw DataError(text("no data: ", folder, " is not a folder; check the path"));
   auto out = std::make_shared<PictureTable>();
   out->folder = folder;
-  out->options = options.pictures;
+  out->options = options;
   out->labels = entries_of(folder, true);
   if (out->labels.empty())
     throw DataError(text("no data in ", folder,
@@ -106,50 +145,34 @@ inline std::shared_ptr<const PictureTable> scan_pictures(const std::filesystem::
   if (out->labels.size() == 1)
     throw DataError(text("only one class in ", folder, ": \"", out->labels[0],
                          "\"; there must be two folders of pictures or more to tell apart"));
-  std::vector<PictureTable::Row> rows;
+  auto& rows = out->rows;
   std::vector<std::string> empty;
   for (std::size_t label = 0; label < out->labels.size(); ++label) {
     std::vector<std::string> names;
     files_below(folder, out->labels[label], names);
     if (names.empty()) empty.push_back(out->labels[label]);
-    for (auto& name : names) rows.push_back({std::move(name), static_cast<Index>(label), {}});
+    for (auto& name : names) rows.push_back({std::move(name), static_cast<Index>(label)});
   }
   if (!empty.empty())
     throw DataError(text("no pictures in the class ", empty.size() == 1 ? "folder " : "folders ", first_few(empty),
                          " of ", folder, "; put some in, or take the folder away"));
-  // std::string, not bool: threads write to neighbours.
   std::vector<std::string> reasons(rows.size());
   for_each_in_parallel(static_cast<Index>(rows.size()), [&](Index i) {
-    PictureTable::Row& row = rows[static_cast<std::size_t>(i)];
     try {
-      const std::string bytes = read_file(folder / row.name);
-      const auto view = std::as_bytes(std::span(bytes.data(), bytes.size()));
-      decode_picture(view, row.name, options.pictures);
-      row.hash = sha256(view);
+      check_picture_header(MappedFile::open(folder / out->row(i).name)->bytes(), out->row(i).name, options.pictures);
     } catch (const Error& e) {
       reasons[static_cast<std::size_t>(i)] = e.what();
     }
   });
   std::vector<Index> left(out->labels.size());
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    if (!reasons[i].empty()) {
-      out->unreadable.push_back({folder / rows[i].name, reasons[i]});
-      continue;
-    }
-    ++left[static_cast<std::size_t>(rows[i].label)];
-    out->rows.push_back(std::move(rows[i]));
-  }
-  const auto bad = out->unreadable.size();
-  if (static_cast<double>(bad) > options.most_unreadable * static_cast<double>(rows.size())) {
-    std::vector<std::string> first;
-    for (const auto& u : out->unreadable) first.push_back(u.reason);
-    throw DataError(text(bad, " of ", rows.size(), " files in ", folder, " can't be read as pictures, more than the ",
-                         options.most_unreadable * 100.0, " % that are let pass: ", first_few(first)));
-  }
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    if (reasons[i].empty())
+      ++left[static_cast<std::size_t>(rows[i].label)];
+    else
+      out->unreadable[static_cast<Index>(i)] = reasons[i];
+  out->check();
   for (std::size_t label = 0; label < left.size(); ++label)
-    if (left[label] == 0)
-      throw DataError(text("no picture of the class \"", out->labels[label], "\" in ", folder,
-                           " can be read: ", out->unreadable[0].reason));
+    if (left[label] == 0) out->refuse_class(static_cast<Index>(label));
   return out;
 }
 
@@ -157,9 +180,10 @@ inline std::shared_ptr<const PictureTable> scan_pictures(const std::filesystem::
 
 /// Pictures in class folders: `folder/cat/1.jpg`, `folder/dog/a/2.png`. The folders' names are the classes, sorted by
 /// their bytes as torchvision does. Every file that is not hidden (its name does not begin with a dot) is taken for a
-/// picture, and each is decoded once when the folder is opened: what can't be read is counted and listed in
-/// `unreadable()`, and an error where it is more than 1 %. Pictures are decoded anew by every `batch`; see
-/// `decode_picture` for orientation, alpha and depth. Cheap to copy.
+/// picture. When the folder is opened each one's header is read: what is no picture is left out, counted and listed in
+/// `unreadable()`, and an error where it is more than 1 %. Pictures are decoded by every `batch`; what turns out then
+/// to be damaged is counted in the same way, and the next readable picture of its class in this set stands in for it,
+/// always the same one. See `decode_picture` for orientation, alpha and depth. Cheap to copy.
 class ImageFolder {
  public:
   using Target = ClassIndex;
@@ -169,7 +193,8 @@ class ImageFolder {
   /// \throws DataError if there are no pictures, a class is empty or alone, or more than `most_unreadable` of the files
   /// can't be read; FileError
   static ImageFolder open(const std::filesystem::path& folder, const Options& options = {}) {
-    return ImageFolder(detail::scan_pictures(folder, options));
+    const auto table = detail::scan_pictures(folder, options);
+    return ImageFolder(table, readable(*table));
   }
 
   /// A training set and a validation set: the folders `train` and `val` (or `valid`, `validation`, `test`, the first
@@ -187,19 +212,16 @@ class ImageFolder {
       throw OptionError(detail::text("val_fraction must lie between 0 and 1, not ", options.val_fraction));
     const bool inside = detail::is_folder(folder / "train") && detail::entries_of(folder, true).size() == 1;
     const auto table = detail::scan_pictures(inside ? folder / "train" : folder, options);
-    std::vector<Index> train, val;
-    Index begin = 0;
-    for (Index label = 0; label < static_cast<Index>(table->labels.size()); ++label) {
-      Index end = begin;
-      while (end < static_cast<Index>(table->rows.size()) && table->rows[static_cast<std::size_t>(end)].label == label)
-        ++end;
-      const Index n = end - begin;
+    std::vector<Index> train, val, all = readable(*table);
+    for (auto begin = all.begin(), end = begin; begin != all.end(); begin = end) {
+      const Index label = table->row(*begin).label;
+      while (end != all.end() && table->row(*end).label == label) ++end;
+      const auto n = static_cast<Index>(end - begin);
       const auto wanted = static_cast<Index>(static_cast<double>(n) * options.val_fraction + 0.5);
       // Both sets see every class that has two pictures.
       const Index out = n < 2 ? 0 : std::clamp<Index>(wanted, 1, n - 1);
       const auto order = shuffled(n, options.seed, static_cast<std::uint64_t>(label), Purpose::split);
-      for (Index i = 0; i < n; ++i) (i < out ? val : train).push_back(begin + order[static_cast<std::size_t>(i)]);
-      begin = end;
+      for (Index i = 0; i < n; ++i) (i < out ? val : train).push_back(begin[order[static_cast<std::size_t>(i)]]);
     }
     if (val.empty())
       throw DataError(detail::text("no class of ", folder, " has two pictures, so none can be kept for validation"));
@@ -214,12 +236,12 @@ class ImageFolder {
   const Labels& labels() const { return table_->labels; }
 
   /// These pictures, decoded: grey ones have one channel, others three. Safe from several threads.
-  /// \throws DataError if an index is out of range; FileError, FormatError if a file has changed since
+  /// \throws DataError if an index is out of range, or more than `most_unreadable` of the files can't be read
   Batch batch(std::span<const Index> ids) const {
     detail::check_ids(ids, size());
     std::vector<Picture> pictures(ids.size());
     detail::for_each_in_parallel(static_cast<Index>(ids.size()), [&](Index i) {
-      pictures[static_cast<std::size_t>(i)] = read_picture(path(ids[static_cast<std::size_t>(i)]), table_->options);
+      pictures[static_cast<std::size_t>(i)] = read(ids[static_cast<std::size_t>(i)]);
     });
     Batch out;
     const auto n = pictures.size();
@@ -251,17 +273,30 @@ class ImageFolder {
   /// The file of a picture.
   std::filesystem::path path(Index id) const { return table_->folder / row(id).name; }
 
-  /// The files of the folder that are left out because they can't be read.
-  const std::vector<UnreadablePicture>& unreadable() const { return table_->unreadable; }
+  /// The files of the folder that can't be read: those that were left out when it was opened, and those for which
+  /// others have stood in since; of all the data sets that were made from this folder by one call.
+  std::vector<UnreadablePicture> unreadable() const {
+    std::vector<UnreadablePicture> out;
+    const std::lock_guard lock(table_->mutex);
+    for (const auto& [i, reason] : table_->unreadable) out.push_back({table_->folder / table_->row(i).name, reason});
+    return out;
+  }
 
-  /// SHA-256 of the pictures' relative paths, classes and contents, in hexadecimal.
+  /// SHA-256 of the pictures' relative paths, classes and contents, in hexadecimal. The first call reads all files.
+  /// \throws FileError
   std::string fingerprint() const {
     std::call_once(part_->hashed, [&] {
+      std::vector<std::string> hashes(static_cast<std::size_t>(size()));
+      detail::for_each_in_parallel(size(), [&](Index id) {
+        hashes[static_cast<std::size_t>(id)] = sha256(MappedFile::open(path(id))->bytes());
+      });
       Sha256 sum;
       sum.add(std::string_view("transferlib image folder 1"));
       for (const std::string& label : labels()) sum.add(std::string_view(label));
       for (Index id = 0; id < size(); ++id)
-        sum.add(std::string_view(row(id).name)).add(row(id).label).add(std::string_view(row(id).hash));
+        sum.add(std::string_view(row(id).name))
+            .add(row(id).label)
+            .add(std::string_view(hashes[static_cast<std::size_t>(id)]));
       part_->hash = sum.hex();
     });
     return part_->hash;
@@ -292,20 +327,32 @@ class ImageFolder {
     mutable std::string hash;
   };
 
-  explicit ImageFolder(std::shared_ptr<const detail::PictureTable> table, std::optional<std::vector<Index>> rows = {})
-      : table_(std::move(table)) {
+  ImageFolder(std::shared_ptr<const detail::PictureTable> table, std::vector<Index> rows) : table_(std::move(table)) {
     auto part = std::make_shared<Part>();
-    if (rows) {
-      part->rows = std::move(*rows);
-    } else {
-      part->rows.resize(table_->rows.size());
-      std::iota(part->rows.begin(), part->rows.end(), Index{0});
-    }
+    part->rows = std::move(rows);
     part_ = std::move(part);
   }
 
-  const detail::PictureTable::Row& row(Index id) const {
-    return table_->rows[static_cast<std::size_t>(part_->rows.at(static_cast<std::size_t>(id)))];
+  static std::vector<Index> readable(const detail::PictureTable& table) {
+    std::vector<Index> out;
+    for (Index i = 0; i < static_cast<Index>(table.rows.size()); ++i)
+      if (table.is_readable(i)) out.push_back(i);
+    return out;
+  }
+
+  Index table_row(Index id) const { return part_->rows.at(static_cast<std::size_t>(id)); }
+  const detail::PictureTable::Row& row(Index id) const { return table_->row(table_row(id)); }
+
+  /// A picture, or where it can't be read the next of its class that can.
+  Picture read(Index id) const {
+    const Index label = row(id).label;
+    for (Index i = 0; i < size(); ++i) {
+      const Index other = (id + i) % size();
+      if (row(other).label != label) continue;
+      if (auto picture = table_->read(table_row(other))) return std::move(*picture);
+    }
+    const std::lock_guard lock(table_->mutex);
+    table_->refuse_class(label);
   }
 
   static void check_same_classes(const Labels& train, const Labels& val, const std::filesystem::path& folder,

@@ -145,7 +145,8 @@ class JpegDecoder {
     jpeg_destroy_decompress(&info_);
   }
 
-  Picture decode(std::string_view name, const PictureOptions& options) {
+  /// Reads the header, and refuses what it tells to be no picture that can be decoded. Once, before `decode`.
+  void begin(std::string_view name, const PictureOptions& options) {
     run(name, [](JpegDecoder& d) {
       jpeg_create_decompress(&d.info_);
       jpeg_save_markers(&d.info_, JPEG_APP0 + 1, 0xFFFF);
@@ -162,6 +163,10 @@ class JpegDecoder {
     if (info_.num_components != 1 && info_.num_components != 3 && info_.num_components != 4)
       throw FormatError(text(name, ": the JPEG file has ", info_.num_components,
                              " components a pixel; grey (1), colour (3) and CMYK (4) can be read"));
+  }
+
+  Picture decode(std::string_view name) {
+    const auto width = static_cast<Index>(info_.image_width), height = static_cast<Index>(info_.image_height);
     const bool cmyk = info_.num_components == 4;
     info_.out_color_space = info_.num_components == 1 ? JCS_GRAYSCALE : cmyk ? JCS_CMYK : JCS_RGB;
     int orientation = 1;
@@ -181,7 +186,7 @@ class JpegDecoder {
     info_.progress = &progress_;
     run(name, [](JpegDecoder& d) { jpeg_start_decompress(&d.info_); });
 
-    Picture out{static_cast<Index>(width), static_cast<Index>(height), cmyk ? 3 : info_.num_components, {}};
+    Picture out{width, height, cmyk ? 3 : info_.num_components, {}};
     out.pixels.resize(static_cast<std::size_t>(width * height) * static_cast<std::size_t>(out.channels));
     if (cmyk) row_.resize(static_cast<std::size_t>(width) * 4);
     next_ = out.pixels.data();
@@ -265,7 +270,8 @@ class PngDecoder {
   PngDecoder& operator=(const PngDecoder&) = delete;
   ~PngDecoder() { png_destroy_read_struct(&png_, &info_, nullptr); }
 
-  Picture decode(std::string_view name, const PictureOptions& options) {
+  /// As `JpegDecoder::begin`.
+  void begin(std::string_view name, const PictureOptions& options) {
     png_ = png_create_read_struct(
         PNG_LIBPNG_VER_STRING, this,
         [](png_structp png, png_const_charp message) {
@@ -295,6 +301,11 @@ class PngDecoder {
     if (height * png_get_rowbytes(png_, info_) / 1032 > bytes_.size())
       throw FormatError(text(name, ": the PNG file is cut: its ", bytes_.size(), " bytes can't hold ", width, " x ",
                              height, " pixels; copy it again"));
+  }
+
+  Picture decode(std::string_view name) {
+    const auto width = static_cast<Index>(png_get_image_width(png_, info_));
+    const auto height = static_cast<Index>(png_get_image_height(png_, info_));
     run(name, [](PngDecoder& d) {
       const int colour = png_get_color_type(d.png_, d.info_);
       if (colour == PNG_COLOR_TYPE_PALETTE) png_set_palette_to_rgb(d.png_);
@@ -304,7 +315,7 @@ class PngDecoder {
       png_set_interlace_handling(d.png_);
       png_read_update_info(d.png_, d.info_);
     });
-    Picture out{static_cast<Index>(width), static_cast<Index>(height), png_get_channels(png_, info_), {}};
+    Picture out{width, height, png_get_channels(png_, info_), {}};
     const std::size_t row = png_get_rowbytes(png_, info_);
     if ((out.channels != 1 && out.channels != 3) ||
         row != static_cast<std::size_t>(width) * static_cast<std::size_t>(out.channels))
@@ -339,7 +350,36 @@ class PngDecoder {
   std::vector<png_bytep> rows_;
 };
 
+/// Calls `use` with a decoder for the bytes' format, which has read the header.
+template <class Use>
+auto with_decoder(std::span<const std::byte> bytes, std::string_view name, const PictureOptions& options,
+                  const Use& use) {
+  if (bytes.empty()) throw FormatError(text(name, " is empty: it has no bytes; copy it again"));
+  const std::string_view format = picture_format(bytes);
+  const auto begun = [&](auto&& decoder) {
+    decoder.begin(name, options);
+    return use(decoder);
+  };
+  try {
+    if (format == "JPEG") return begun(JpegDecoder(bytes));
+    if (format == "PNG") return begun(PngDecoder(bytes));
+  } catch (const std::bad_alloc&) {
+    throw FormatError(text(name, ": memory did not suffice for the picture; set a lower `max_pixels`"));
+  }
+  throw FormatError(text(name, " is not a JPEG or PNG picture: ",
+                         format.empty() ? std::string("its first bytes are those of no known format")
+                                        : text("it is a file of the format ", format),
+                         "; convert it to JPEG or PNG, or take it away"));
+}
+
 }  // namespace detail
+
+/// Refuses what its header tells to be no picture that `decode_picture` takes, or too large a one; its pixels are not
+/// looked at, so that a file mapped into memory is read at its beginning only. \throws FormatError
+inline void check_picture_header(std::span<const std::byte> bytes, std::string_view name,
+                                 const PictureOptions& options = {}) {
+  detail::with_decoder(bytes, name, options, [](auto&) {});
+}
 
 /// Decodes a picture file's bytes: JPEG (baseline, progressive, arithmetic; grey, colour, CMYK) or PNG (every colour
 /// type and depth, interlaced or not).
@@ -351,18 +391,7 @@ class PngDecoder {
 /// \throws FormatError if it is no such picture, is cut or damaged, or has more pixels than `options` allow
 inline Picture decode_picture(std::span<const std::byte> bytes, std::string_view name,
                               const PictureOptions& options = {}) {
-  if (bytes.empty()) throw FormatError(detail::text(name, " is empty: it has no bytes; copy it again"));
-  const std::string_view format = detail::picture_format(bytes);
-  try {
-    if (format == "JPEG") return detail::JpegDecoder(bytes).decode(name, options);
-    if (format == "PNG") return detail::PngDecoder(bytes).decode(name, options);
-  } catch (const std::bad_alloc&) {
-    throw FormatError(detail::text(name, ": memory did not suffice for the picture; set a lower `max_pixels`"));
-  }
-  throw FormatError(detail::text(name, " is not a JPEG or PNG picture: ",
-                                 format.empty() ? std::string("its first bytes are those of no known format")
-                                                : detail::text("it is a file of the format ", format),
-                                 "; convert it to JPEG or PNG, or take it away"));
+  return detail::with_decoder(bytes, name, options, [&](auto& decoder) { return decoder.decode(name); });
 }
 
 /// Reads and decodes a picture file. \throws FileError, FormatError; see `decode_picture`
