@@ -33,19 +33,9 @@ GAIN = [("class_token", 10.0), ("pos_embedding", 200.0), ("heads.head.weight", 0
 GAIN_OF_TIMM = [("cls_token", 10.0), ("reg_token", 10.0), ("pos_embed", 200.0), ("head.weight", 0.7)]
 
 
-def layers(model):
-    """The flattened modules; before the modules of one that has parameters of its own these, an attention's matrix and
-    its bias under the attention's name. The order is that of the state dict."""
-    out = []
-    for name, module in model.named_modules():
-        dot = name + "." if name else ""
-        if not list(module.children()):
-            out.append(name)
-        elif isinstance(module, torch.nn.MultiheadAttention):
-            out.append(name)
-        else:
-            out += [dot + p for p, _ in module.named_parameters(recurse=False)]
-    return out
+def name_of_old(name):
+    """What torchvision's files of before its version 0.13 call it; it reads them still."""
+    return name.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2")
 
 
 def as_map(tokens, prefix):
@@ -99,11 +89,16 @@ def main(folder):
             return forward_of_torchvision(other)
 
         sizes = [5 * patch, 224]
-        renamed = timm.create_model(of_timm, img_size=sizes[0]).eval()
-        zoo.fill(renamed, GAIN_OF_TIMM)
+        other = timm.create_model(of_timm, img_size=sizes[0]).eval()
+        zoo.fill(other, GAIN_OF_TIMM)
+        old = torchvision.models.get_model(name, image_size=sizes[0]).eval()
+        old.load_state_dict({name_of_old(n): zoo.value(name_of_old(n), t, GAIN) for n, t in old.state_dict().items()})
+        rows = zoo.rows(model)
         zoo.keep(folder, name, "torchvision " + torchvision.__version__.split("+")[0], model.state_dict().items(),
-                 layers(model), forward_at, sizes, *IMAGENET, gain=GAIN, parameters=parameters(model), native=224,
-                 renamed={"timm": (forward_of_timm(renamed), GAIN_OF_TIMM)})
+                 rows, forward_at, sizes, *IMAGENET, gain=GAIN, parameters=parameters(model), native=224,
+                 renamed={"timm": (forward_of_timm(other), GAIN_OF_TIMM),
+                          "torchvision before 0.13": (forward_of_torchvision(old), GAIN)},
+                 trainable=zoo.trainable(model, rows, [3, 40, 100]))
     for name, of_timm, native, sizes, normalisation in TIMM:
         model = timm.create_model(of_timm, img_size=native).eval()
         zoo.fill(model, GAIN_OF_TIMM)
@@ -113,9 +108,10 @@ def main(folder):
             other.set_input_size((size, size))
             return forward_of_timm(other)
 
-        zoo.keep(folder, name, "timm " + timm.__version__, model.state_dict().items(), layers(model), forward_at, sizes,
+        rows = zoo.rows(model)
+        zoo.keep(folder, name, "timm " + timm.__version__, model.state_dict().items(), rows, forward_at, sizes,
                  *normalisation, gain=GAIN_OF_TIMM, parameters=parameters(model), native=native,
-                 ci=name in ("vit_s_16", "dinov2_vits14_reg"))
+                 ci=name in ("vit_s_16", "dinov2_vits14_reg"), trainable=zoo.trainable(model, rows, [3, 40, 100]))
 
 
 main(sys.argv[1])

@@ -32,6 +32,24 @@ def leaves(module):
     return [name for name, child in module.named_modules() if not list(child.children())]
 
 
+def rows(module):
+    """The same, with a row for each parameter that a module with children has of its own, before its children's; an
+    attention's matrix and bias are one row under the attention's name."""
+    out = []
+    for name, child in module.named_modules():
+        if not list(child.children()) or isinstance(child, torch.nn.MultiheadAttention):
+            out.append(name)
+        else:
+            out += [f"{name}.{p}".lstrip(".") for p, _ in child.named_parameters(recurse=False)]
+    return out
+
+
+def trainable(module, names, cuts):
+    """{n: what is learnt when the first n rows of `names` are frozen}."""
+    learnt = [name for name, _ in module.named_parameters()]
+    return {n: [p for p in learnt if p not in names[:n] and p.rpartition(".")[0] not in names[:n]] for n in cuts}
+
+
 def fill(module, gain=()):
     """Sets every tensor of the module's state dict by the formula."""
     with torch.no_grad():
