@@ -321,9 +321,52 @@ def cifar_seeds():
         put("cifar", name, seed)
 
 
+def darknet_seeds():
+    with open(os.path.join(HERE, "..", "data", "darknet", "layers.cfg"), "rb") as f:
+        put("darknet_cfg", "layers", f.read())
+    net, conv = "[net]\nwidth=32\nheight=32\n", "[convolutional]\nfilters=8\nsize=3\npad=1\nactivation=leaky\n"
+    seeds = {
+        "nothing": "", "no_net": conv, "before": "a=1\n" + net, "bracket": "[net", "line": "[net]\nwidth", "one": net,
+        "height": "[net]\nwidth=3\n" + conv, "fraction": net + "channels=2.5\n" + conv, "range": net + "channels=0\n" + conv,
+        "type": net + "[attention]\n", "filters": net + "[conv]\n", "word": net + "[conv]\nfilters=a\n",
+        "activation": net + conv + "[conv]\nfilters=1\nactivation=x\n", "groups": net + "[conv]\nfilters=8\ngroups=2\n",
+        "xnor": net + conv + "xnor=1\n", "dilation": net + "[conv]\nfilters=1\nsize=3\ndilation=2\n",
+        "strides": net + conv + "stride_x=2\n", "large": net + "[conv]\nfilters=1\nsize=33\n", "route": net + conv + "[route]\n",
+        "after": net + conv + "[route]\nlayers=1\n", "far": net + conv + "[route]\nlayers=-9223372036854775808\n",
+        "list": net + conv + "[route]\nlayers=-1,\n", "thirds": net + conv + "[route]\nlayers=-1\ngroups=3\n",
+        "group": net + conv + "[route]\nlayers=-1\ngroups=2\ngroup_id=2\n",
+        "sides": net + conv + "[max]\nstride=2\n[route]\nlayers=-1,0\n",
+        "double": net + conv + "[route]\nlayers=-1,-1\n" * 30, "sum": net + conv + "[upsample]\n[shortcut]\nfrom=0\n",
+        "up": net + conv + "[upsample]\nstride=1024\n" * 3, "reorg": net + conv + "[reorg]\nstride=3\n",
+        "soft": net + conv + "[soft]\ngroups=3\n", "yolo": net + conv + "[yolo]\nclasses=4\n",
+        "mask": net + conv + "[yolo]\nnum=3\nmask=3\n", "anchors": net + conv + "[yolo]\nanchors=1,2,3\n",
+        "infinite": net + conv + "[region]\nanchors=1e999,inf\n", "tree": net + conv + "[region]\ntree=a\n",
+        "places": net + conv + "[detection]\n", "vast": net + conv + "[connected]\noutput=1048576\n",
+        "drop": net + conv + "[dropout]\nprobability=.2\ndropblock=1\n[crop]\ncrop_width=1\ncrop_height=1\n[avg]\n",
+        "local": net + conv + "[local]\nfilters=2\nsize=5\npad=1\n",
+    }
+    for name, seed in seeds.items():
+        put("darknet_cfg", name, seed.encode())
+    small = "[net]\nwidth=1\nheight=1\nchannels=1\n[conv]\nfilters=1\n[conn]\nbatch_normalize=1\noutput=1\n\0".encode()
+    for name, floats in {"weights": 7, "weights_first": 2, "weights_none": 0, "weights_more": 8, "weights_inside": 3}.items():
+        put("darknet_cfg", name, small + struct.pack("<iii", 0, 1002, 5) + bytes(8 + 4 * floats))
+    put("darknet_cfg", "weights_old", small + struct.pack("<iii", 0, 1, 0) + bytes(4 + 4 * 7))
+    put("darknet_cfg", "weights_cut", small + struct.pack("<iii", 0, 2, 0) + bytes(6))
+    put("darknet_cfg", "weights_foreign", small + bytes(64))
+    # The network of fuzz_darknet_weights.cpp: 8 + 2, 4 + 32, 2 + 8 + 6, 1 + 2 floats.
+    floats = b"".join(struct.pack("<f", i) for i in range(65))
+    new, old, turned = (struct.pack("<iii", 0, m, 5) for m in (2, 1, 1002))
+    for name, seed in {"all": new + bytes(8) + floats, "old": old + bytes(4) + floats, "turned": turned + bytes(8) + floats,
+                       "first": new + bytes(8) + floats[:40], "second": new + bytes(8) + floats[:184], "none": new + bytes(8),
+                       "more": new + bytes(8) + floats + floats, "part": new + bytes(8) + floats[:-1], "zeros": bytes(64),
+                       "inside": new + bytes(8) + floats[:44], "header": new + bytes(6), "short": new}.items():
+        put("darknet_weights", name, seed)
+
+
 safetensors_seeds()
 pickle_seeds()
 pth_seeds()
 json_seeds()
 idx_seeds()
 cifar_seeds()
+darknet_seeds()
