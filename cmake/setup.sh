@@ -78,7 +78,6 @@ missing_packages() {
   has_header png.h || echo libpng-dev
   has_header zlib.h || echo zlib1g-dev
   has_header Eigen/Core || echo libeigen3-dev
-  has_header nlohmann/json.hpp || echo nlohmann-json3-dev
   [ -d /usr/share/datasets/fashion-mnist ] || echo dataset-fashion-mnist
   if [ "$1" = tests ]; then
     command -v clang++-14 > /dev/null || echo clang-14
@@ -87,6 +86,7 @@ missing_packages() {
     command -v clang-format-14 > /dev/null || echo clang-format-14
     command -v doxygen > /dev/null || echo doxygen
     has_header hdf5.h || echo libhdf5-dev
+    has_header curl/curl.h || echo libcurl4-openssl-dev
   fi
 }
 

@@ -1,7 +1,7 @@
 /// \file
 /// Looks into files of weights, converts, compares, fetches and runs them, and lists the networks and their layers.
 #include <algorithm>
-#include <cmath>
+#include <cctype>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -207,54 +207,62 @@ int backbones(bool as_json) {
   return 0;
 }
 
-/// Fetches what `name` means, a network of the zoo or a URL, into a folder, and prints where it lies.
-int fetch(const std::string& name, const std::string& to, std::string url, std::string sha256) {
-  const bool is_url = name.find("://") != std::string::npos;
-  std::filesystem::path folder = to.empty() ? std::filesystem::path() : std::filesystem::path(to);
-  std::string file;
-  if (is_url) {
-    if (!url.empty()) throw tools::Usage("the URL is given twice");
-    url = name;
-    const std::string path = url.substr(0, url.find_first_of("?#"));
-    file = path.substr(path.rfind('/') + 1);
-    if (file.empty() || file == "." || file == "..") throw tools::Usage(text("the URL ", url, " names no file"));
-    if (to.empty()) folder = ".";
+/// What `fetch` was asked for.
+struct Wanted {
+  std::string url, file, sha256;
+  std::filesystem::path folder;
+};
+
+/// What a network of the zoo, or a URL, means. Either way `to` is another folder than the usual one.
+Wanted wanted(const std::string& name, const std::string& to, const std::string& url, std::string sha256) {
+  Wanted out;
+  if (const std::size_t scheme = name.find("://"); scheme != std::string::npos) {
+    if (!url.empty()) throw tools::Usage("--url is for a backbone: the URL is given already");
+    for (char& c : sha256) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    if (sha256.size() > 64 || sha256.find_first_not_of("0123456789abcdef") != std::string::npos)
+      throw tools::Usage(text("--sha256 wants up to 64 hexadecimal digits, not ", sha256));
+    const std::string address = name.substr(scheme + 3, name.find_first_of("?#") - scheme - 3);
+    const std::size_t slash = address.rfind('/');
+    if (slash != std::string::npos) out.file = address.substr(slash + 1);
+    if (out.file.empty() || out.file == "." || out.file == "..") throw tools::Usage(text(name, " names no file"));
+    out.url = name, out.sha256 = sha256, out.folder = ".";
   } else {
     if (!sha256.empty()) throw tools::Usage("--sha256 is for a URL: a network's hash is known");
     const tl::Card& card = tl::zoo_entry(name).card;
-    file = card.file, sha256 = card.sha256;
-    if (to.empty()) folder = tl::weights_folder();
-    if (url.empty() && *card.url == '\0')
+    out = {url.empty() ? tl::published_url(card) : url, card.file, card.sha256, tl::weights_folder()};
+    if (out.url.empty())
       throw tl::WeightsError(text("the weights of ", card.name, " are published by ", card.source,
-                                  ", not as a file of their own: put ", file, " from there into ", folder,
-                                  ", or give its address by --url"));
-    if (url.empty()) url = card.url;
+                                  ", not as a file of their own: put ", out.file, " from there into ", out.folder,
+                                  ", or give an address of it by --url"));
   }
-#ifdef TRANSFERLIB_CURL
-  if (!is_url || url == name) url = tl::mirrored(url);
-  std::optional<tl::Progress> bar;
-  const tl::FetchOptions options{.sha256 = sha256,
-                                 .progress =
-                                     [&](std::int64_t done, std::int64_t total) {
-                                       if (!bar)
-                                         bar.emplace(stdout,
-                                                     tl::ProgressOptions{.label = file, .total = total, .unit = "B"});
-                                       bar->update(done);
-                                     },
-                                 .stop = tools::stop_on_interrupt("stopping; what is there is kept for the next time")};
-  const tl::Fetched fetched = tl::fetch_file(url, folder / file, options);
-  if (bar) bar->finish();
-  std::printf("%s: %s\n", tools::one_line((folder / file).string()).c_str(),
-              fetched.was_there     ? "was there"
-              : fetched.resumed > 0 ? text(fetched.bytes, " bytes, ", fetched.resumed, " of them from before").c_str()
-                                    : text(fetched.bytes, " bytes").c_str());
-  return 0;
-#else
-  throw tl::Error(text("this weights_tool was built without libcurl, so it can't fetch ", url,
-                       ": get it by other means and put it into ", folder, " as ", file,
-                       ", or install libcurl4-openssl-dev and build again"));
-#endif
+  if (!to.empty()) out.folder = to;
+  return out;
 }
+
+#ifdef TRANSFERLIB_CURL
+int fetch(const Wanted& want) {
+  std::optional<tl::Progress> bar;
+  const auto show = [&](std::int64_t done, std::int64_t total) {
+    const auto megabytes = [](std::int64_t bytes) { return (bytes + 999'999) / 1'000'000; };
+    if (!bar) bar.emplace(stdout, tl::ProgressOptions{.label = want.file, .total = megabytes(total), .unit = "MB"});
+    bar->update(megabytes(done));
+  };
+  const auto stop = tools::stop_on_interrupt("stopping; what has come is kept for the next time");
+  const auto file = want.folder / want.file;
+  const tl::Fetched fetched = tl::fetch_file(want.url, file, {.sha256 = want.sha256, .progress = show, .stop = stop});
+  if (bar) bar->finish();
+  std::string how = fetched.was_there ? "was there" : text(fetched.bytes, " bytes");
+  if (fetched.resumed > 0) how += text(", ", fetched.resumed, " of them from before");
+  std::printf("%s\n", tools::one_line(text(file, ": ", how)).c_str());
+  return 0;
+}
+#else
+int fetch(const Wanted& want) {
+  throw tl::Error(text("this weights_tool was built without libcurl and can't fetch: put what ", want.url,
+                       " gives into ", want.folder, " as ", want.file,
+                       ", or install libcurl4-openssl-dev and build again"));
+}
+#endif
 
 /// Puts a tensor through a network and writes what comes out.
 int run(const std::string& name, const std::filesystem::path& weights, const std::filesystem::path& in,
@@ -395,36 +403,39 @@ int main(int argc, char** argv) {
        [](const auto& given) { return list(given[0]); }},
       {"convert",
        "IN OUT",
-       "writes .safetensors or .pth, as OUT's extension says; IN is told by its bytes: safetensors, .pth of either "
-       "format, nested or not",
+       "writes .safetensors or .pth, as OUT's extension says;\n"
+       "IN is told by its bytes: safetensors, .pth of either format, nested or not",
        {},
        [](const auto& given) { return convert(given[0], given[1]); }},
       {"diff",
        "A B",
-       "compares two files by name, a tensor a line: the largest difference, and that in parts of the tensor's largest "
-       "magnitude; exit 1 where they differ",
+       "compares two files by name, a tensor a line: the largest difference,\n"
+       "and that in parts of the tensor's largest magnitude; exit 1 where they differ",
        {"--tolerance"},
        [&](const auto& given) { return diff(given[0], given[1], tolerance); }},
       {"backbones",
        "",
-       "a network a line: name, parameters, size, preprocessing, published file and licence of the weights",
+       "a network a line: name, parameters, size, preprocessing,\n"
+       "published file and licence of the weights",
        {"--json"},
        [&](const auto&) { return backbones(json); }},
       {"layers",
        "BACKBONE",
-       "a layer a line: index, name, kind, stage, parameters, output shape of one picture",
+       "a layer a line: index, name, kind, stage, parameters,\n"
+       "output shape of one picture",
        {"--size"},
        [&](const auto& given) { return layers(given[0], size); }},
       {"fetch",
-       "BACKBONE",
-       "fetches the published weights to where pretrained() looks, goes on with what was cut, checks the hash; or what "
-       "a URL names into this folder",
+       "BACKBONE|URL",
+       "fetches the published weights to where programs look for them,\n"
+       "or what the URL names into this folder; checks the hash;\n"
+       "run again, it goes on with what was cut",
        {"--to", "--url", "--sha256"},
-       [&](const auto& given) { return fetch(given[0], to, url, sha256); }},
+       [&](const auto& given) { return fetch(wanted(given[0], to, url, sha256)); }},
       {"run",
        "BACKBONE WEIGHTS IN OUT",
-       "puts the tensor input of IN (N, C, H, W, float32, normalised) through and writes features, pooled, logits and "
-       "stage.0, stage.1 … to OUT, as safetensors",
+       "puts the tensor input of IN (N, C, H, W; float32, normalised) through,\n"
+       "writes features, pooled, logits, stage.0 and on to OUT; both safetensors",
        {},
        [](const auto& given) { return run(given[0], given[1], given[2], given[3]); }},
   };
@@ -434,13 +445,13 @@ int main(int argc, char** argv) {
   for (const Command& command : commands) width = std::max(width, command.usage().size());
   for (const Command& command : commands) {
     usage += text(usage.empty() ? "" : " | ", command.usage());
-    help += text(help.empty() ? "" : "\n", "  ", command.usage(), std::string(width + 2 - command.usage().size(), ' '),
-                 command.help);
+    help += text(help.empty() ? "" : "\n", "  ", command.usage(), std::string(width + 2 - command.usage().size(), ' '));
+    for (const char c : command.help) help += c == '\n' ? text("\n", std::string(width + 4, ' ')) : std::string(1, c);
     names.push_back(command.name);
   }
   tools::Arguments arguments(usage, help);
   arguments.option("--size", "N", "for layers: the side of the picture (the network's own)", size)
-      .option("--tolerance", "X", "for diff: the relative difference that is none (0)", tolerance)
+      .option("--tolerance", "X", "for diff: the largest relative difference that passes (0)", tolerance)
       .flag("--json", "for backbones: as JSON, with all that the card says", json)
       .option("--to", "DIR", "for fetch: the folder", to)
       .option("--url", "URL", "for fetch: another address of the published file", url)

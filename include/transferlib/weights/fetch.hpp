@@ -7,7 +7,6 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <functional>
@@ -43,18 +42,6 @@ struct Fetched {
   std::int64_t resumed = 0;  ///< bytes that an earlier, cut transfer had left
   std::int64_t bytes = 0;    ///< of the whole file
 };
-
-/// A URL on the mirror that `$TRANSFERLIB_MIRROR` names: "http://mirror.example:8080/weights" takes the place of scheme
-/// and host, the path stays. Without the variable, the URL itself.
-inline std::string mirrored(const std::string& url) {
-  const char* mirror = std::getenv("TRANSFERLIB_MIRROR");
-  if (mirror == nullptr || *mirror == '\0') return url;
-  std::string base = mirror;
-  while (base.ends_with('/')) base.pop_back();
-  const std::size_t scheme = url.find("://");
-  const std::size_t path = url.find('/', scheme == std::string::npos ? 0 : scheme + 3);
-  return path == std::string::npos ? base : base + url.substr(path);
-}
 
 namespace detail {
 
@@ -263,7 +250,9 @@ inline Fetched fetch_file(const std::string& url, const std::filesystem::path& t
   part += ".part";
   note += ".part.version";
   const auto leave_nothing = [&] { fs::remove(part, ignored), fs::remove(note, ignored); };
-  const auto stopped = [&] { return Stopped(text("fetching ", url, " was stopped")); };
+  const auto stopped = [&] {
+    return Stopped(text("fetching ", url, " was stopped; ", detail::size_or_zero(part), " bytes are kept"));
+  };
 
   std::optional<FileLock> lock;
   while (!lock.emplace(part, false).held() || !lock->is_current()) {

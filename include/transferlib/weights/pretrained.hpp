@@ -19,6 +19,19 @@ namespace transferlib {
 /// Where `weights_tool fetch` puts published files: `weights` in the cache folder.
 inline std::filesystem::path weights_folder() { return cache_folder() / "weights"; }
 
+/// Where a card's file is published, or would be on the mirror that `$TRANSFERLIB_MIRROR` names: a URL such as
+/// "http://mirror.example:8080/weights", which takes the place of scheme and host. Empty where it is not published
+/// alone.
+inline std::string published_url(const Card& card) {
+  const std::string url = card.url;
+  const char* mirror = std::getenv("TRANSFERLIB_MIRROR");
+  if (url.empty() || mirror == nullptr || *mirror == '\0') return url;
+  std::string base = mirror;
+  while (base.ends_with('/')) base.pop_back();
+  const std::size_t path = url.find('/', url.find("://") + 3);
+  return path == std::string::npos ? base : base + url.substr(path);
+}
+
 /// A card's other names. \returns the words of `card.aliases`
 inline std::vector<std::string> aliases_of(const Card& card) {
   std::vector<std::string> out;
@@ -93,13 +106,13 @@ inline std::filesystem::path find_weights(const Card& card) {
   }
   std::vector<std::string> names;
   for (const fs::path& place : places) names.push_back(place.string());
-  const bool has_url = *card.url != '\0';
+  const std::string url = published_url(card);
   std::string way = "put it into one of them";
-  if (has_url)
+  if (!url.empty())
     way = detail::text("fetch it by `weights_tool fetch ", card.name, "`, or while building, by CMake's ",
                        "`transferlib_fetch_weights(TARGET ", card.name, ")`");
   throw WeightsError(detail::text("no weights for ", card.name, ": ", card.file, " (published ",
-                                  has_url ? "at " : "by ", has_url ? card.url : card.source, ") is in none of ",
+                                  url.empty() ? "by " : "at ", url.empty() ? card.source : url, ") is in none of ",
                                   detail::first_few(names, names.size()), "; ", way,
                                   ", or set TRANSFERLIB_WEIGHTS to the file"));
 }
