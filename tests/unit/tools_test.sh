@@ -221,7 +221,7 @@ if [ -n "$weights" ]; then
     --head mlp:8 --optimizer sgd --precision fp32 --threads 1 --out tuned
   has '^optimizer: sgd, momentum 0.9$'
   has '^lr: 0.001   \(chosen: '
-  check 'layers up to _blocks.14 are frozen' grep -q '"frozen_layers": 112' tuned/config.json
+  check 'layers up to _blocks.14 are frozen' grep -q '"frozen_layers": 98' tuned/config.json
 fi
 
 # -------------------------------------------------------------------------------------------------------------- predict
