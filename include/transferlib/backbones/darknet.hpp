@@ -39,9 +39,8 @@ class DarknetLocal : public Module {
  public:
   DarknetLocal(const DarknetLayer& l, const DarknetShape& in, const DarknetShape& out)
       : Module("DarknetLocal"), size_(l.size), stride_(l.stride), padding_(l.padding) {
-    weight =
-        register_parameter("weight", at::zeros({out.height * out.width, out.channels, in.channels * size_ * size_}));
-    bias = register_parameter("bias", at::zeros({out.channels, out.height, out.width}));
+    weight = register_parameter("weight", zeros({out.height * out.width, out.channels, in.channels * size_ * size_}));
+    bias = register_parameter("bias", zeros({out.channels, out.height, out.width}));
   }
 
   /// (N, in, H, W) to (N, out, H', W'), of the size that it was made for only.
