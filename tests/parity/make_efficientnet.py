@@ -133,7 +133,8 @@ def timm_forward(model):
             maps.append(part(maps[-1]))
         maps.append(model.bn2(model.conv_head(maps[-1])))
         pooled = model.global_pool(maps[-1])
-        return pyramid(maps), pooled, model.classifier(pooled)
+        # Where the map shrinks if the network is not dilated; `maps` begins with the stem's.
+        return [maps[i] for i in (1, 2, 3, 5, -1)], pooled, model.classifier(pooled)
 
     return forward
 
@@ -202,7 +203,8 @@ def timm_leaves(model):
     return [n for n, m in model.named_modules() if not list(m.children()) or list(m.parameters(recurse=False))]
 
 
-def keep_torch(folder, name, original, model, forward, layers, mean=MEAN, deviation=DEVIATION, ci=False, renamed=None):
+def keep_torch(folder, name, original, model, forward, layers, mean=MEAN, deviation=DEVIATION, ci=False, renamed=None,
+               strided=None):
     model.eval()
     zoo.fill(model, gain(name))
     others = {}
@@ -211,7 +213,8 @@ def keep_torch(folder, name, original, model, forward, layers, mean=MEAN, deviat
         zoo.fill(other, gain(name))
         others = {"timm": (timm_forward(other), gain(name))}
     zoo.keep(folder, name, original, model.state_dict().items(), layers(model), lambda size: forward(model), SIZES, mean,
-             deviation, gain(name), parameters=sum(p.numel() for p in model.parameters()), ci=ci, renamed=others)
+             deviation, gain(name), parameters=sum(p.numel() for p in model.parameters()), ci=ci, renamed=others,
+             strided=strided)
 
 
 def keep(folder, name):
@@ -226,7 +229,12 @@ def keep(folder, name):
                    lambda model: lambda x: forward(model, x), zoo.leaves, [127.0 / 255.0] * 3, [128.0 / 255.0] * 3,
                    renamed="tf_" + name)
     elif name == "tf_efficientnet_b0":
-        keep_torch(folder, name, "timm 1.0.31", timm.create_model(name), timm_forward, timm_leaves)
+        strided = {}
+        for stride in (16, 8):
+            model = timm.create_model(name, output_stride=stride).eval()
+            zoo.fill(model, gain(name))
+            strided[stride] = timm_forward(model)
+        keep_torch(folder, name, "timm 1.0.31", timm.create_model(name), timm_forward, timm_leaves, strided=strided)
     else:
         assert name == "keras_efficientnet_b0"
         models = {size: keras_network(size) for size in SIZES}

@@ -124,12 +124,6 @@ class EfficientNet : public Plan {
     return {out};
   }
 
-  /// Drops what Keras keeps of its normalisation of pixels, which our preprocessing does.
-  void convert(std::vector<std::pair<std::string, Tensor>>& state) const override {
-    if (of(EfficientNetOriginal::keras))
-      std::erase_if(state, [](const auto& item) { return item.first.starts_with("normalization"); });
-  }
-
  private:
   static constexpr Index none = -1;
 
