@@ -147,6 +147,7 @@ struct ConvNeXtTiny : ConvNeXt {
                              .licence = "BSD-3-Clause",
                              .preprocessing = {.crop_fraction = 224.0 / 236.0},
                              .url = "https://download.pytorch.org/models/convnext_tiny-983f1562.pth",
+                             .aliases = "convnext_tiny.fb_in1k",
                              .top1 = 82.520};
   explicit ConvNeXtTiny(const NetworkOptions& o = {}) : ConvNeXt({}, o) {}
 };
@@ -160,6 +161,7 @@ struct ConvNeXtSmall : ConvNeXt {
                              .licence = "BSD-3-Clause",
                              .preprocessing = {.crop_fraction = 224.0 / 230.0},
                              .url = "https://download.pytorch.org/models/convnext_small-0c510722.pth",
+                             .aliases = "convnext_small.fb_in1k",
                              .top1 = 83.616};
   explicit ConvNeXtSmall(const NetworkOptions& o = {}) : ConvNeXt({.blocks = {3, 3, 27, 3}, .drop = 0.4}, o) {}
 };
@@ -173,6 +175,7 @@ struct ConvNeXtBase : ConvNeXt {
                              .licence = "BSD-3-Clause",
                              .preprocessing = {.crop_fraction = 224.0 / 232.0},
                              .url = "https://download.pytorch.org/models/convnext_base-6075fbad.pth",
+                             .aliases = "convnext_base.fb_in1k",
                              .top1 = 84.062};
   explicit ConvNeXtBase(const NetworkOptions& o = {})
       : ConvNeXt({.blocks = {3, 3, 27, 3}, .width = 128, .drop = 0.5}, o) {}
