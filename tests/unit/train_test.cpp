@@ -1,19 +1,30 @@
 // Training: equal runs, with and without the cache and from its file; callbacks, stopping, metrics, what each head
 // learns, and each error's sentence.
+#include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <map>
 #include <span>
 #include <stop_token>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <transferlib/core/files.hpp>
 #include <transferlib/data/transforms.hpp>
 #include <transferlib/metrics/classification.hpp>
 #include <transferlib/model/save.hpp>
+#include <transferlib/report/csv.hpp>
+#include <transferlib/report/run_folder.hpp>
+#include <transferlib/report/svg.hpp>
 #include <transferlib/train/callbacks.hpp>
 #include <transferlib/train/trainer.hpp>
 
@@ -567,6 +578,123 @@ TEST_CASE("KeepBest gives the best epoch's weights back") {
   CHECK(best.epoch() == 2);
   CHECK(tl::evaluate(model, data)[1].second == history["val_accuracy"][1]);
   CHECK(history["val_accuracy"].back() < history["val_accuracy"][1]);
+}
+
+// -------------------------------------------------------------------------------------------- a disk that does not
+// take it
+
+namespace {
+
+/// Makes an operation on files fail while it lives.
+struct Fault {
+  Fault(Index passes, int error, bool lasting) {
+    tl::detail::file_faults.error = error;
+    tl::detail::file_faults.lasting = lasting;
+    tl::detail::file_faults.met = false;
+    tl::detail::file_faults.passes = passes;
+  }
+  ~Fault() { tl::detail::file_faults.passes = -1; }
+};
+
+std::vector<std::filesystem::path> files_in(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> out;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder))
+    if (entry.is_regular_file()) out.push_back(entry.path());
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE(
+    "Whichever write fails: one sentence, the old files as they were, nothing temporary, and the next run is whole") {
+  const auto data = colour_data(40);
+  const Folder place;
+  const auto run = [&](const std::filesystem::path& folder) {
+    auto model = toy_model();
+    tl::Trainer trainer{model, {.epochs = 1, .batch = 20, .cache = {.folder = folder / "cache"}}};
+    tl::RunFolder keep{folder / "run", trainer, data, data};
+    const auto history = trainer.fit(data, data, keep);
+    tl::save(model, folder / "saved.safetensors");
+    tl::write_csv(history, folder / "metrics.csv");
+    tl::plot_accuracy(history, folder / "accuracy.svg");
+    return file_hash(folder / "saved.safetensors");
+  };
+  std::filesystem::create_directories(place / "whole");
+  const std::string hash = run(place / "whole");
+  const auto results = files_in(place / "whole");
+  REQUIRE(results.size() == 11);  // the run's 6, the cache and its lock, three files
+  for (const auto& [error, lasting] : {std::pair(ENOSPC, true), std::pair(EACCES, false)}) {
+    Index failed = 0;
+    for (bool met = true; met; ++failed) {
+      INFO(std::strerror(error) << " at operation " << failed);
+      const Folder folder;
+      std::map<std::filesystem::path, std::string> old;
+      for (const auto& path : results) {
+        const auto here = std::filesystem::path(folder) / std::filesystem::relative(path, place / "whole");
+        if (here.parent_path().filename() == "cache") continue;
+        std::filesystem::create_directories(here.parent_path());
+        std::ofstream(here) << (old[here] = "what was here before, " + here.filename().string());
+      }
+      std::string sentence;
+      {
+        const Fault fault(failed, error, lasting);
+        try {
+          run(folder);
+          met = tl::detail::file_faults.met;
+          CHECK_FALSE(met);  // nothing is swallowed
+        } catch (const tl::FileError& e) {
+          sentence = e.what();
+        }
+      }
+      if (!met) break;
+      CHECK_THAT(sentence, StartsWith("cannot ") && ContainsSubstring(std::string(": ") + std::strerror(error)));
+      CHECK_THAT(sentence,
+                 ContainsSubstring(error == ENOSPC ? "; free some space and run again, the old file is unchanged"
+                                                   : "; choose a folder that you may write to"));
+      CHECK_THAT(sentence, ContainsSubstring(std::filesystem::path(folder).string()));
+      for (const auto& [path, before] : old) {
+        const std::string now = tl::read_file(path);
+        INFO(sentence << "\n" << path << ": " << now.substr(0, 200));
+        CHECK((now == before || !now.starts_with("what was here before")));
+        if (sentence.find(path.string() + ":") == std::string::npos || path.filename() == "log.txt") continue;
+        CHECK((now == before || sentence.starts_with("cannot sync the folder of")));
+      }
+      for (const auto& path : files_in(folder)) CHECK(path.extension() != ".tmp");
+      CHECK(run(folder) == hash);
+    }
+    CHECK(failed > 50);
+  }
+}
+
+TEST_CASE("A folder that may not be written to") {
+  const Folder folder;
+  std::ofstream(folder / "old.txt") << "old";
+  std::filesystem::permissions(folder, std::filesystem::perms(0555));
+  int ends[2];
+  REQUIRE(::pipe(ends) == 0);
+  // The superuser may write everywhere, so nobody does it.
+  const ::pid_t child = ::fork();
+  if (child == 0) {
+    if (::geteuid() == 0 && ::setuid(65534) != 0) ::_exit(2);
+    std::string out = sentence_of<tl::FileError>([&] { tl::write_file(folder / "old.txt", "new"); }) + "\n";
+    out += sentence_of<tl::FileError>([&] { tl::make_folders(folder / "run"); });
+    ::_exit(::write(ends[1], out.data(), out.size()) == static_cast<::ssize_t>(out.size()) ? 0 : 3);
+  }
+  ::close(ends[1]);
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
+  char buffer[4096];
+  const ::ssize_t n = ::read(ends[0], buffer, sizeof buffer);
+  ::close(ends[0]);
+  REQUIRE(n > 0);
+  const std::string temporary = (folder / tl::detail::text("old.txt.", child, ".tmp")).string();
+  CHECK(std::string(buffer, static_cast<std::size_t>(n)) ==
+        "cannot write " + temporary + ": Permission denied; choose a folder that you may write to\n" +
+            "cannot make the folder " + (folder / "run").string() +
+            ": Permission denied; choose a folder that you may write to");
+  CHECK(tl::read_file(folder / "old.txt") == "old");
+  std::filesystem::permissions(folder, std::filesystem::perms(0755));
 }
 
 // ------------------------------------------------------------------------------------------------ metrics and targets

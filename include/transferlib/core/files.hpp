@@ -5,6 +5,7 @@
 /// reader sees the old bytes or the new ones, and a full disk or a killed process costs nothing that was there before.
 #pragma once
 
+#include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -15,6 +16,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -44,6 +46,25 @@ namespace detail {
   throw FileError(sentence);
 }
 
+/// With which tests make the operating system seem to refuse; else it costs a look at a number. Of the operations that
+/// change files, `passes` go well, and the next fails with `error`; where `lasting`, all behind it too.
+struct FileFaults {
+  std::atomic<std::int64_t> passes{-1};  ///< below 0: all go well
+  std::atomic<int> error{0};
+  std::atomic<bool> lasting{false};
+  std::atomic<bool> met{false};  ///< set where one failed
+};
+inline FileFaults file_faults;
+
+/// Whether this operation is to fail; `errno` is set then.
+inline bool is_refused() {
+  if (file_faults.passes < 0 || file_faults.passes-- > 0) return false;
+  if (file_faults.lasting) file_faults.passes = 0;
+  file_faults.met = true;
+  errno = file_faults.error;
+  return true;
+}
+
 /// A file descriptor that closes itself.
 class Descriptor {
  public:
@@ -65,6 +86,7 @@ class Descriptor {
 };
 
 inline Descriptor open_file(const std::filesystem::path& path, int flags, std::string_view doing) {
+  if ((flags & O_ACCMODE) != O_RDONLY && is_refused()) throw_errno(doing, path, errno);
   int fd = -1;
   do fd = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
   while (fd < 0 && errno == EINTR);
@@ -74,7 +96,7 @@ inline Descriptor open_file(const std::filesystem::path& path, int flags, std::s
 
 inline void write_all(int fd, std::span<const std::byte> bytes, const std::filesystem::path& path) {
   while (!bytes.empty()) {
-    const ssize_t n = ::write(fd, bytes.data(), bytes.size());
+    const ssize_t n = is_refused() ? -1 : ::write(fd, bytes.data(), bytes.size());
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) throw_errno("write", path, errno);
     bytes = bytes.subspan(static_cast<std::size_t>(n));
@@ -84,7 +106,7 @@ inline void write_all(int fd, std::span<const std::byte> bytes, const std::files
 inline void write_all_at(int fd, std::span<const std::byte> bytes, std::uint64_t offset,
                          const std::filesystem::path& path) {
   while (!bytes.empty()) {
-    const ssize_t n = ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    const ssize_t n = is_refused() ? -1 : ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) throw_errno("write", path, errno);
     bytes = bytes.subspan(static_cast<std::size_t>(n));
@@ -94,9 +116,13 @@ inline void write_all_at(int fd, std::span<const std::byte> bytes, std::uint64_t
 
 inline void sync_file(int fd, const std::filesystem::path& path) {
   int r = 0;
-  do r = ::fsync(fd);
+  do r = is_refused() ? -1 : ::fsync(fd);
   while (r != 0 && errno == EINTR);
   if (r != 0) throw_errno("sync", path, errno);
+}
+
+inline void resize_file(int fd, std::uint64_t size, const std::filesystem::path& path) {
+  if (is_refused() || ::ftruncate(fd, static_cast<off_t>(size)) != 0) throw_errno("shorten", path, errno);
 }
 
 /// Syncs the folder, so that a rename in it outlasts a power cut. A file system that can't is not an error.
@@ -105,7 +131,13 @@ inline void sync_folder_of(const std::filesystem::path& path) {
   const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return;
   const Descriptor owner(fd);
-  if (::fsync(fd) != 0 && errno != EINVAL && errno != EROFS) throw_errno("sync the folder of", path, errno);
+  if ((is_refused() || ::fsync(fd) != 0) && errno != EINVAL && errno != EROFS)
+    throw_errno("sync the folder of", path, errno);
+}
+
+/// Puts a complete and synced file in another's place.
+inline void put_in_place(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (is_refused() || ::rename(from.c_str(), to.c_str()) != 0) throw_errno("put in place", to, errno);
 }
 
 }  // namespace detail
@@ -183,7 +215,7 @@ class AtomicFile {
   /// Syncs the bytes, puts the file in its place, syncs the folder.
   void commit() {
     detail::sync_file(file_.get(), path_);
-    if (::rename(temporary_.c_str(), path_.c_str()) != 0) detail::throw_errno("put in place", path_, errno);
+    detail::put_in_place(temporary_, path_);
     committed_ = true;
     detail::sync_folder_of(path_);
   }
@@ -204,7 +236,10 @@ inline void write_file(const std::filesystem::path& path, std::string_view bytes
 /// Makes a folder and its parents. \throws FileError.
 inline void make_folders(const std::filesystem::path& path) {
   std::error_code error;
-  std::filesystem::create_directories(path, error);
+  if (detail::is_refused())
+    error.assign(errno, std::generic_category());
+  else
+    std::filesystem::create_directories(path, error);
   if (error) detail::throw_errno("make the folder", path, error.value());
 }
 

@@ -197,7 +197,7 @@ class ActivationCache {
     const auto bytes = mapped->bytes();
     end_ = 4096;
     if (bytes.size() < 4096 || std::memcmp(bytes.data(), page.data(), 4096) != 0) {
-      if (::ftruncate(file_.get(), 0) != 0) detail::throw_errno("empty", path_, errno);
+      detail::resize_file(file_.get(), 0, path_);
       detail::write_all_at(file_.get(), std::as_bytes(std::span(page.data(), page.size())), 0, path_);
       return;
     }
@@ -228,7 +228,7 @@ class ActivationCache {
     // What stands behind the last whole chunk is a torn one.
     if (end_ < size) {
       ++damaged_;
-      if (::ftruncate(file_.get(), end_) != 0) detail::throw_errno("shorten", path_, errno);
+      detail::resize_file(file_.get(), static_cast<std::uint64_t>(end_), path_);
     }
     mapped_ = mapped;
   }

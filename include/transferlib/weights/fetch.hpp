@@ -166,7 +166,7 @@ class Transfer {
       return;
     }
     start_ = 0;
-    if (::ftruncate(file_.get(), 0) != 0) throw_errno("write", part_, errno);
+    resize_file(file_.get(), 0, part_);
     std::error_code ignored;
     std::filesystem::remove(note_, ignored);
     if (!version_.empty()) write_file(note_, version_);
@@ -294,7 +294,7 @@ inline Fetched fetch_file(const std::string& url, const std::filesystem::path& t
     throw FileError(text("what ", url, " gave is not the published file: its SHA-256 is ", hash, ", expected ",
                          options.sha256, "; run again, or look for another address"));
   }
-  if (::rename(part.c_str(), to.c_str()) != 0) detail::throw_errno("put in place", to, errno);
+  detail::put_in_place(part, to);
   detail::sync_folder_of(to);
   fs::remove(note, ignored);
   return {.resumed = transfer->resumed(), .bytes = detail::size_or_zero(to)};
