@@ -23,7 +23,7 @@ struct Usage : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// What the lessons are told. The defaults are the lesson's figures.
+/// What the lessons are told. The defaults are the lesson's figures, where it names no others.
 struct Options {
   std::filesystem::path data{}, weights{}, out = tl::default_run_folder();
   tl::Index size = 128, epochs = 5, batch = 100;
@@ -83,16 +83,17 @@ inline tl::Split<tl::TensorData<tl::ClassIndex>> Options::open_data() const {
 
 namespace detail {
 
-inline constexpr const char* help =
-    "  --data DIR           holds cifar-10-batches-bin/ (default: the cache folder, else Fashion-MNIST)\n"
-    "  --weights FILE       the network's (default: the published ones, looked for as the error says)\n"
-    "  --size N             side of the pictures that the network sees, in pixels (128)\n"
-    "  --epochs N           (5)\n"
-    "  --batch N            pictures a step (100)\n"
-    "  --lr X               Adam's learning rate (0.001)\n"
-    "  --seed N             (0)\n"
-    "  --out DIR            the run's folder (runs/<date-time>)\n"
-    "  --device cpu|cuda    (cpu)\n";
+inline std::string help(const Options& o) {
+  return tl::detail::text(
+      "  --data DIR           holds cifar-10-batches-bin/ (default: the cache folder, else Fashion-MNIST)\n"
+      "  --weights FILE       the network's (default: the published ones, looked for as the error says)\n"
+      "  --size N             side of the pictures that the network sees, in pixels (",
+      o.size, ")\n  --epochs N           (", o.epochs, ")\n  --batch N            pictures a step (", o.batch,
+      ")\n  --lr X               Adam's learning rate (", o.lr, ")\n  --seed N             (", o.seed,
+      ")\n"
+      "  --out DIR            the run's folder (runs/<date-time>)\n"
+      "  --device cpu|cuda    (cpu)\n");
+}
 
 template <class Number>
 Number number(std::string_view option, std::string_view text) {
@@ -103,8 +104,7 @@ Number number(std::string_view option, std::string_view text) {
   return out;
 }
 
-inline Options parse(int argc, char** argv) {
-  Options out;
+inline Options parse(int argc, char** argv, Options out) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view name = argv[i];
     static const std::vector<std::string> names{"--data", "--weights", "--size", "--epochs", "--batch",
@@ -140,16 +140,16 @@ inline Options parse(int argc, char** argv) {
 
 }  // namespace detail
 
-/// Runs a lesson: reads the options, turns errors into one line.
+/// Runs a lesson: reads the options, turns errors into one line. `defaults` are the lesson's own figures.
 template <class Lesson>
-int run(int argc, char** argv, const char* what, Lesson&& lesson) {
+int run(int argc, char** argv, const char* what, Lesson&& lesson, const Options& defaults = {}) {
   try {
     for (int i = 1; i < argc; ++i)
       if (std::string_view(argv[i]) == "--help") {
-        std::printf("%s\n\n%s", what, detail::help);
+        std::printf("%s\n\n%s", what, detail::help(defaults).c_str());
         return 0;
       }
-    const Options options = detail::parse(argc, argv);
+    const Options options = detail::parse(argc, argv, defaults);
     // Programs decide about threads, the library does not: one a core.
     if (std::getenv("OMP_NUM_THREADS") == nullptr)
       at::set_num_threads(static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));

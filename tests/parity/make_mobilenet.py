@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Makes tests/data/parity/zoo/{keras_,}mobilenet_v*.json: what torchvision's, timm's and Keras's MobileNets compute; see
-zoo.py.
+"""Makes tests/data/parity/zoo/{keras_,}mobilenet_v*.json: what torchvision's, timm's and Keras's MobileNets compute;
+see zoo.py. And tests/data/parity/lesson_{03,04}.json, an epoch of examples/03_mobilenet_v2_dense.cpp and of
+examples/04_mobilenet_v3_feature_extraction.cpp (without its flips) in Keras.
 
     make_mobilenet.py OUT_FOLDER
 
@@ -17,6 +18,8 @@ import torch
 import torchvision
 
 import zoo
+from order import shuffled
+from summary import summary, write
 
 SIZES = [64, 75]  # at 75 some maps are odd and some even, and Keras pads them differently
 MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -52,19 +55,21 @@ def forward_of_timm(model):
     return run
 
 
-def keep_torchvision(folder, name, model, gain, ci, timms=None, timms_gain=()):
+def keep_torchvision(folder, name, model, gain, ci, timms=None, timms_gain=(), dilated=None):
     zoo.fill(model, gain)
     leaves = zoo.leaves(model)
-    trained = {n: [p for p, _ in model.named_parameters() if leaves.index(p.rsplit(".", 1)[0]) >= n]
-               for n in (len(leaves) // 4, len(leaves) // 2, len(leaves) * 3 // 4)}
-    renamed = None
+    strided = renamed = None
+    if dilated:
+        dilated.load_state_dict(model.state_dict())
+        strided = {16: forward_of_torchvision(dilated)}
     if timms:
         other = timm.create_model(timms).eval()
         zoo.fill(other, timms_gain)
         renamed = {"timm": (forward_of_timm(other), timms_gain)}
     zoo.keep(folder, name, "torchvision " + torchvision.__version__.split("+")[0], model.state_dict().items(), leaves,
              lambda size: forward_of_torchvision(model), SIZES, MEAN, DEVIATION, gain=gain,
-             parameters=sum(p.numel() for p in model.parameters()), ci=ci, renamed=renamed, trainable=trained)
+             parameters=sum(p.numel() for p in model.parameters()), ci=ci, renamed=renamed,
+             trainable=zoo.trainable(model, leaves, (35, 70, 105)), strided=strided)
 
 
 KERAS_NAMES = {"kernel": "weight", "gamma": "weight", "beta": "bias", "bias": "bias", "moving_mean": "running_mean",
@@ -80,7 +85,8 @@ def orders(layer, variable):
     """The permutation of a Keras variable's dimensions that gives ours, and its inverse."""
     if variable.path.split("/")[1] != "kernel":
         return [0], [0]
-    return ([2, 3, 0, 1], [2, 3, 0, 1]) if isinstance(layer, keras.layers.DepthwiseConv2D) else ([3, 2, 0, 1], [2, 3, 1, 0])
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    return ([2, 3, 0, 1], [2, 3, 0, 1]) if depthwise else ([3, 2, 0, 1], [2, 3, 1, 0])
 
 
 def fill_keras(model, gain):
@@ -130,12 +136,61 @@ def keep_keras(folder, name, make, gain, ci, cuts=()):
         trained[n] = [our_name(v) for v in model.trainable_variables]
         print(name, "from layer", n, "of", len(model.layers), "trains", len(trained[n]), "variables")
     zoo.keep(folder, name, "keras " + keras.__version__, state, [layer.name for layer in model.layers],
-             lambda size: forward_of_keras(made(size)[0]), SIZES, [0.5] * 3, [0.5] * 3, gain=gain, parameters=parameters,
-             ci=ci, trainable=trained)
+             lambda size: forward_of_keras(made(size)[0]), SIZES, [0.5] * 3, [0.5] * 3, gain=gain,
+             parameters=parameters, ci=ci, trainable=trained)
+
+
+PICTURES, SIZE, CLASSES = 256, 64, 10
+HEAD_GAIN = [("weight", 0.1)]
+
+
+def dense(name, inputs, outputs, activation):
+    """A layer under our name, filled by the formula."""
+    layer = keras.layers.Dense(outputs, activation=activation)
+    layer.build((None, inputs))
+    layer.kernel.assign(zoo.value(name + "weight", torch.zeros(outputs, inputs), HEAD_GAIN).T)
+    layer.bias.assign(zoo.value(name + "bias", torch.zeros(outputs), HEAD_GAIN))
+    return layer
+
+
+def lesson(base, hidden, batch, lr, order):
+    """The frozen network in inference, global average pooling, new dense layers, Adam: an epoch."""
+    pictures = zoo.prepared(PICTURES, SIZE, [0.5] * 3, [0.5] * 3)
+    features = torch.cat([forward_of_keras(base)(x)[1] for x in pictures.split(32)]).detach().numpy()
+    labels = keras.utils.to_categorical([i % CLASSES for i in range(PICTURES)], CLASSES)
+    width = features.shape[1]
+    layers = [dense("hidden.", width, hidden, "relu"), dense("output.", hidden, CLASSES, "softmax")] if hidden else \
+        [dense("", width, CLASSES, "softmax")]
+    head = keras.Sequential([keras.Input((width,)), *layers])
+    head.compile(keras.optimizers.Adam(lr), "categorical_crossentropy", metrics=["accuracy"])
+    told = head.fit(features[order], labels[order], batch_size=batch, shuffle=False, verbose=0).history
+    loss, accuracy = head.evaluate(features, labels, verbose=0)
+    return {"train_loss": told["loss"][0], "train_accuracy": told["accuracy"][0], "val_loss": loss,
+            "val_accuracy": accuracy}, layers[0].kernel.value.T
+
+
+def write_lesson(folder, file, name, make, gain, hidden, batch, lr):
+    keras.utils.clear_session()
+    base = make(input_shape=(SIZE, SIZE, 3), weights=None, include_top=False)
+    fill_keras(base, gain)
+    value, weight = lesson(base, hidden, batch, lr, shuffled(PICTURES, 0, 1))
+    other, _ = lesson(base, hidden, batch, lr, list(range(PICTURES)))
+    print(file, value, other)
+    # Another order is far above what the test allows.
+    assert abs(value["train_loss"] - other["train_loss"]) > 3e-3
+    write(os.path.join(folder, file), {
+        "network": name, "gain": [list(g) for g in gain], "pictures": PICTURES, "size": SIZE, "classes": CLASSES,
+        "batch": batch, "lr": lr, "epsilon": 1e-7,
+        "head": {"gain": [list(g) for g in HEAD_GAIN], "weight": summary(weight)}, "values": value,
+    })
 
 
 def main(folder):
     torch.set_num_threads(1)
+    write_lesson(folder, "lesson_03.json", "keras_mobilenet_v2", keras.applications.MobileNetV2, V2_GAIN, 128, 100,
+                 1e-3)
+    write_lesson(folder, "lesson_04.json", "keras_mobilenet_v3_small", keras.applications.MobileNetV3Small, V3_GAIN, 0,
+                 50, 1e-4)
     for suffix, width in WIDTHS.items():
         published = {"_050": "mobilenetv2_050", "": "mobilenetv2_100", "_140": "mobilenetv2_140"}.get(suffix)
         keep_torchvision(folder, "mobilenet_v2" + suffix, torchvision.models.mobilenet_v2(width_mult=width).eval(),
@@ -146,7 +201,8 @@ def main(folder):
     for size, make, cuts in [("small", keras.applications.MobileNetV3Small, (50, 100, 140)),
                              ("large", keras.applications.MobileNetV3Large, ())]:
         name = "mobilenet_v3_" + size
-        keep_torchvision(folder, name, torchvision.models.get_model(name).eval(), V3_GAIN, size == "small")
+        keep_torchvision(folder, name, torchvision.models.get_model(name).eval(), V3_GAIN, size == "small",
+                         dilated=torchvision.models.get_model(name, dilated=True).eval())
         keep_keras(folder, "keras_" + name, make, V3_GAIN, size == "small", cuts)
 
 
