@@ -308,6 +308,7 @@ TEST_CASE("what is no .cfg that can be run is refused with file and line") {
       {net + conv + "[yolo]\nnum=3\nanchors=1,2,3\n",
        "c.cfg:10: [yolo]: anchors has 3 numbers, and 3 anchors (num) need"},
       {net + conv + "[region]\ntree=a.tree\n", "c.cfg:11: [region] \"tree=a.tree\" is not implemented"},
+      {net + conv + "[local]\nfilters=2\nsize=5\npad=1\n", "c.cfg:10: [local]: with pad=1 darknet is only consistent"},
       {net + conv + "[detection]\n", "[detection]: takes 8192 values, and 7 x 7 places"},
       {net + conv + "[connected]\noutput=1048576\n", "with this layer the network has more than 4294967296 weights"},
   };

@@ -363,7 +363,9 @@ inline DarknetLayer darknet_layer(const DarknetSection& section, std::string_vie
           throw FormatError(text(read.place(), ": with dilation=", l.dilation,
                                  " darknet is only consistent for an odd size with pad=1"));
       } else {
-        l.padding = read.flag("pad") ? l.size / 2 : 0;
+        l.padding = read.flag("pad") ? 1 : 0;
+        if (l.padding != 0 && l.size != 3)
+          throw FormatError(text(read.place(), ": with pad=1 darknet is only consistent for size=3"));
       }
       l.activation = read.activation("logistic");
       break;
