@@ -4,8 +4,8 @@ interpreter of darknet's .cfg computes, written here from darknet's own loops an
 
     make_darknet.py OUT_FOLDER
 
-darknet.json has every layer of tests/data/darknet/layers.cfg; the networks of the zoo are kept as zoo.py says. Needs torch
-(made with torch 2.14.1).
+darknet.json has every layer of tests/data/darknet/layers.cfg; the networks of the zoo are kept as zoo.py says. Needs
+torch (made with torch 2.14.1).
 """
 import os
 import re
@@ -164,7 +164,7 @@ class Network:
 
 
 def reorg(x, stride, odd):
-    """darknet's reorg_cpu, index by index. `reorg` calls it with the sides of its input where those of the output belong."""
+    """darknet's reorg_cpu, index by index. `reorg` gives it the sides of its input for those of the output."""
     batch, c, h, w = x.shape
     out_c, out_h, out_w = (c, h, w) if odd else (c * stride**2, h // stride, w // stride)
     in_c = out_c // stride**2
@@ -275,7 +275,8 @@ def main(folder):
     with torch.no_grad():
         values = network.run(formula.pictures(2, 36).float() / 255.0)
     write(os.path.join(folder, "darknet.json"),
-          {"names": zoo.names_hash(network.state.items()), "rows": network.rows, "layers": [summary(v, 8) for v in values]})
+          {"names": zoo.names_hash(network.state.items()), "rows": network.rows,
+           "layers": [summary(v, 8) for v in values]})
     keep(folder, "darknet19", darknet19(), [], ci=True)
     keep(folder, "darknet53", darknet53(), [("bn.weight", 0.5)])
     keep(folder, "cspdarknet53", cspdarknet53("leaky"), [("bn.weight", 0.6)])
