@@ -161,7 +161,7 @@ std::string preprocessing_text(const tl::Preprocessing& p) {
     return std::string(out);
   };
   std::string out = text(tl::detail::to_string(p.interpolation), " ",
-                         static_cast<tl::Index>(static_cast<double>(p.size) / p.crop_fraction), ", mean");
+                         static_cast<tl::Index>(static_cast<double>(p.size) / p.crop_fraction + 0.5), ", mean");
   for (double m : p.mean) out += text(" ", short_number(m));
   out += ", deviation";
   for (double d : p.deviation) out += text(" ", short_number(d));
