@@ -420,6 +420,7 @@ struct EfficientNetB0 : EfficientNet {
       .sha256 = "7f5810bc",
       .licence = "BSD-3-Clause",
       .preprocessing = {.size = 224, .interpolation = Interpolation::bicubic, .crop_fraction = 224.0 / 256.0},
+      .minimum_size = 1,
       .url = "https://download.pytorch.org/models/efficientnet_b0_rwightman-7f5810bc.pth",
       .top1 = 77.692};
   explicit EfficientNetB0(const NetworkOptions& o = {}) : EfficientNet({}, o) {}
@@ -433,6 +434,7 @@ struct EfficientNetB1 : EfficientNet {
                              .sha256 = "c27df63c",
                              .licence = "BSD-3-Clause",
                              .preprocessing = {.size = 240, .crop_fraction = 240.0 / 255.0},
+                             .minimum_size = 1,
                              .url = "https://download.pytorch.org/models/efficientnet_b1-c27df63c.pth",
                              .top1 = 79.838};
   explicit EfficientNetB1(const NetworkOptions& o = {}) : EfficientNet({.depth = 1.1}, o) {}
@@ -446,6 +448,7 @@ struct EfficientNetB2 : EfficientNet {
                              .sha256 = "c35c1473",
                              .licence = "BSD-3-Clause",
                              .preprocessing = {.size = 288, .interpolation = Interpolation::bicubic},
+                             .minimum_size = 1,
                              .url = "https://download.pytorch.org/models/efficientnet_b2_rwightman-c35c1473.pth",
                              .top1 = 80.608};
   explicit EfficientNetB2(const NetworkOptions& o = {})
@@ -461,6 +464,7 @@ struct EfficientNetB3 : EfficientNet {
       .sha256 = "b3899882",
       .licence = "BSD-3-Clause",
       .preprocessing = {.size = 300, .interpolation = Interpolation::bicubic, .crop_fraction = 300.0 / 320.0},
+      .minimum_size = 1,
       .url = "https://download.pytorch.org/models/efficientnet_b3_rwightman-b3899882.pth",
       .top1 = 82.008};
   explicit EfficientNetB3(const NetworkOptions& o = {})
@@ -476,6 +480,7 @@ struct EfficientNetB4 : EfficientNet {
       .sha256 = "23ab8bcd",
       .licence = "BSD-3-Clause",
       .preprocessing = {.size = 380, .interpolation = Interpolation::bicubic, .crop_fraction = 380.0 / 384.0},
+      .minimum_size = 1,
       .url = "https://download.pytorch.org/models/efficientnet_b4_rwightman-23ab8bcd.pth",
       .top1 = 83.384};
   explicit EfficientNetB4(const NetworkOptions& o = {})
@@ -490,6 +495,7 @@ struct EfficientNetB5 : EfficientNet {
                              .sha256 = "1a07897c",
                              .licence = "BSD-3-Clause",
                              .preprocessing = {.size = 456, .interpolation = Interpolation::bicubic},
+                             .minimum_size = 1,
                              .url = "https://download.pytorch.org/models/efficientnet_b5_lukemelas-1a07897c.pth",
                              .top1 = 83.444};
   explicit EfficientNetB5(const NetworkOptions& o = {})
@@ -504,6 +510,7 @@ struct EfficientNetB6 : EfficientNet {
                              .sha256 = "24a108a5",
                              .licence = "BSD-3-Clause",
                              .preprocessing = {.size = 528, .interpolation = Interpolation::bicubic},
+                             .minimum_size = 1,
                              .url = "https://download.pytorch.org/models/efficientnet_b6_lukemelas-24a108a5.pth",
                              .top1 = 84.008};
   explicit EfficientNetB6(const NetworkOptions& o = {})
@@ -518,6 +525,7 @@ struct EfficientNetB7 : EfficientNet {
                              .sha256 = "c5b4e57e",
                              .licence = "BSD-3-Clause",
                              .preprocessing = {.size = 600, .interpolation = Interpolation::bicubic},
+                             .minimum_size = 1,
                              .url = "https://download.pytorch.org/models/efficientnet_b7_lukemelas-c5b4e57e.pth",
                              .top1 = 84.122};
   explicit EfficientNetB7(const NetworkOptions& o = {})
@@ -547,6 +555,7 @@ struct TfEfficientNetB0 : EfficientNet {
                              .sha256 = "c0e6a31c",
                              .licence = "Apache-2.0",
                              .preprocessing = {.interpolation = Interpolation::bicubic, .crop_fraction = 0.875},
+                             .minimum_size = 1,
                              .url =
                                  "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
                                  "tf_efficientnet_b0_ns-c0e6a31c.pth",
