@@ -15,6 +15,7 @@
 #include <catch2/catch_test_macros.hpp>
 
 #include <transferlib/backbones/resnet.hpp>
+#include <transferlib/backbones/vit.hpp>
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/hash.hpp>
 #include <transferlib/data/tensors_data.hpp>
@@ -54,7 +55,7 @@ std::optional<Json> expected(const Card& card) {
 
 Gain gain_of(const Json& json) {
   Gain out;
-  for (const Json& pair : json["gain"]) out.emplace_back(pair[0].get<std::string>(), pair[1].get<double>());
+  for (const Json& pair : json["gain"].elements()) out.emplace_back(pair[0].get<std::string>(), pair[1].get<double>());
   return out;
 }
 
@@ -128,7 +129,7 @@ void check_names(const AnyBackbone& b, const Json& json) {
 
 /// Which tensors are trained when the first n layers are frozen.
 void check_trainable(AnyBackbone& b, const Json& json) {
-  for (const auto& [n, want] : json.items()) {
+  for (const auto& [n, want] : json.members()) {
     CAPTURE(n);
     const auto mask = FreezePolicy<FreezeUntil>{{Index{std::stoll(n)}}}.mask(b.layers());
     transferlib::detail::apply_mask(b.core, mask);
@@ -215,9 +216,9 @@ void check_zoo(bool daily) {
     if (only == nullptr && daily != (*json)["ci"].get<bool>()) continue;
     ++checked;
     const Index native = (*json)["native"].get<Index>();
-    AnyBackbone first = filled(entry, native != 0 ? native : std::stoll((*json)["sizes"].begin().key()), *json);
+    AnyBackbone first = filled(entry, native != 0 ? native : std::stoll((*json)["sizes"].members().at(0).name), *json);
     check_names(first, *json);
-    for (const auto& [size, want] : (*json)["sizes"].items()) {
+    for (const auto& [size, want] : (*json)["sizes"].members()) {
       CAPTURE(size);
       NetworkOptions options;
       options.size = std::stoll(size);
@@ -237,9 +238,9 @@ void check_zoo(bool daily) {
         if ((*json)["strided"].contains(stride)) check_strided(entry, first, stride, (*json)["strided"][stride]);
       }
     if (json->contains("renamed"))
-      for (const auto& [original, want] : (*json)["renamed"].items()) {
+      for (const auto& [original, want] : (*json)["renamed"].members()) {
         CAPTURE(original);
-        check_renamed(entry, std::stoll((*json)["sizes"].begin().key()), original, want);
+        check_renamed(entry, std::stoll((*json)["sizes"].members().at(0).name), original, want);
       }
   }
   CHECK((checked >= 1 || only != nullptr));
@@ -280,6 +281,60 @@ TEST_CASE("a variant of every family computes what its original does") { check_z
 TEST_CASE("every other variant computes what its original does", "[all]") { check_zoo(false); }
 
 TEST_CASE("lesson 2's epoch is PyTorch's") { check_lesson<ResNet50, Linear>("lesson_02.json"); }
+
+TEST_CASE("a vision transformer reads what DINOv2's authors publish, takes other sizes, is cut, computes in bfloat16") {
+  using Network = Backbone<DinoV2S14Registers>;
+  const auto load = [](const Network& b, const StateDict& state) {
+    load_state_dict(*b.core.network, as_own(dynamic_cast<const Plan&>(*b.core.network), state));
+  };
+  const auto relative = [](const Tensor& a, const Tensor& b) { return ((a - b).norm() / b.norm()).item<double>(); };
+  const Network own = Network::random({.size = 70});
+  fill(*own.core.network, "", gain_of(*expected(DinoV2S14Registers::card)));
+  const Preprocessing& p = own.preprocessing();
+  const Tensor x = prepared(p, 1, 70);
+  const Activations plain = run(own.core.graph, x);
+
+  // Theirs: the class token's position apart, other names, a token that only their training uses.
+  StateDict theirs{{"mask_token", at::zeros({1, 384})}};
+  const Tensor apart = at::linspace(-1.0, 1.0, 384).view({1, 1, 384});
+  for (const auto& [name, tensor] : state_dict(*own.core.network)) {
+    if (name == "cls_token")
+      theirs.emplace_back(name, tensor - apart);
+    else if (name == "pos_embed")
+      theirs.emplace_back(name, at::cat({apart, tensor}, 1));
+    else
+      theirs.emplace_back(name == "reg_token" ? "register_tokens" : name, tensor);
+  }
+  Network b = Network::random({.size = 70});
+  CHECK(relative(run(b.core.graph, x).back(), plain.back()) > 0.1);
+  load(b, theirs);
+  CHECK(relative(run(b.core.graph, x).back(), plain.back()) < 1e-5);
+
+  // The position embedding is resampled when it is read, and at each call.
+  const Network larger = Network::random({.size = 112});
+  load(larger, state_dict(*own.core.network));
+  const Tensor large = prepared(p, 1, 112);
+  CHECK(relative(run(own.core.graph, large).back(), run(larger.core.graph, large).back()) < 1e-6);
+  CHECK_THROWS_AS(run(own.core.graph, large.narrow(2, 0, 56)), OptionError);
+  CHECK_THROWS_AS(Network::random({.size = 100}), OptionError);
+
+  // Behind a frozen half the tokens are all that is needed.
+  const auto mask = FreezePolicy<FreezeUntil>{{"blocks.6"}}.mask(b.layers());
+  transferlib::detail::apply_mask(b.core, mask);
+  const Graph& graph = b.core.graph;
+  const std::vector<Index> wanted{graph.pooled};
+  const Cut cut = transferlib::detail::best_cut(b.core, wanted);
+  REQUIRE(cut.live.size() == 1);
+  CHECK(graph.table.rows[Graph::at(graph.steps[Graph::at(cut.boundary)].layers.at(0))].name == "blocks.6.norm1");
+  const torch::NoGradGuard guard;
+  const Activations crossing = graph.run({x}, Cut{}, cut.live, {}, mask);
+  CHECK(at::equal(graph.run(crossing, cut, wanted, {}, mask)[0], graph.run({x}, Cut{}, wanted, {}, mask)[0]));
+
+  const Engine engine(graph, wanted, std::vector<Index>{3, 70, 70}, {.precision = Precision::bf16});
+  const Tensor rough = engine(x)[0];
+  CHECK(rough.scalar_type() == at::kFloat);
+  CHECK(relative(rough, plain.back()) < 0.03);
+}
 
 TEST_CASE("the zoo's names are one network's each") {
   std::set<std::string> names;
