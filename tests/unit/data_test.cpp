@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <set>
@@ -475,6 +476,21 @@ TEST_CASE("Debian's Fashion-MNIST, where it is installed") {
   CHECK(train.pictures().sizes() == at::IntArrayRef({60000, 1, 28, 28}));
   CHECK(at::equal(at::bincount(train.target(), {}, 10), at::full({10}, 6000, at::kLong)));
   CHECK(test.target()[0].item<Index>() == 9);
+}
+
+TEST_CASE("a picture that holds no numbers is refused, whichever it is") {
+  Tensor pictures = at::rand({9, 3, 8, 8});
+  pictures[6][1][0][7] = std::nanf("");  // outside of what a centre crop keeps
+  pictures[8][2][3][1] = -std::numeric_limits<float>::infinity();
+  const Preprocessing p{.size = 4, .crop_fraction = 0.5};
+  const auto of = [&](Index from, Index to, std::span<const Index> ids = {}) {
+    return message_of<DataError>([&] { preprocess({{pictures.slice(0, from, to)}, {}, {}}, p, 3, ids); });
+  };
+  const std::string rest = "; pictures are numbers in [0, 1]";
+  CHECK(of(0, 9) == "picture 6 of the batch holds nan (channel 1, row 0, column 7)" + rest);
+  CHECK(of(7, 9) == "picture 1 of the batch holds infinity (channel 2, row 3, column 1)" + rest);
+  CHECK(of(5, 7, std::vector<Index>{41, 17}) == "picture 17 holds nan (channel 1, row 0, column 7)" + rest);
+  CHECK(at::isfinite(preprocess({{pictures.slice(0, 0, 6)}, {}, {}}, p)).all().item<bool>());
 }
 
 TEST_CASE("a folder of class folders is a data set") {

@@ -864,6 +864,11 @@ TEST_CASE("What can't be trained on, each with its sentence") {
         }) ==
         "the loss is nan at epoch 1, step 1; the learning rate 0.25 may be too high, or the data may hold numbers that "
         "are none");
+  // A ReLU6 that is one call with its convolution makes a number of what is none: it is found before.
+  Tensor lacking = data.pictures().to(at::kFloat) / 255.0;
+  lacking[19][0][5][6] = std::nanf("");
+  CHECK(fit({}, tl::TensorData<tl::ClassIndex>(lacking, data.target(), colours), data) ==
+        "picture 19 holds nan (channel 0, row 5, column 6); pictures are numbers in [0, 1]");
   auto diverging = toy_model();
   CHECK_THAT(sentence_of<tl::TrainingError>([&] {
                tl::Trainer{diverging, {.batch = 12, .optimizer = tl::Sgd{.lr = 1e38}}}.fit(data, data);

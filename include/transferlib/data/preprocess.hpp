@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -117,6 +118,18 @@ void normalise_picture(const Pixel* picture, Index width, Index source, const Pl
   }
 }
 
+/// Names the first of some float32 pictures that holds a number that is none. \param to the first one's number in its
+/// batch
+[[noreturn]] inline void refuse_not_finite(const Tensor& pictures, Index to, std::span<const Index> ids) {
+  const Tensor at = at::isfinite(pictures).logical_not().nonzero()[0];
+  const auto place = [&](Index d) { return at[d].item<Index>(); };
+  const Index number = to + place(0);
+  throw DataError(
+      text("picture ", ids.empty() ? number : ids[static_cast<std::size_t>(number)], ids.empty() ? " of the batch" : "",
+           " holds ", std::isnan(pictures[place(0)][place(1)][place(2)][place(3)].item<float>()) ? "nan" : "infinity",
+           " (channel ", place(1), ", row ", place(2), ", column ", place(3), "); pictures are numbers in [0, 1]"));
+}
+
 /// Grey from colour, as PIL's `convert("L")` (ITU-R 601-2): (19595 R + 38470 G + 7471 B + 32768) / 65536.
 inline Tensor to_grey(const Tensor& block) {
   if (block.scalar_type() == at::kByte) {
@@ -162,9 +175,11 @@ inline Tensor resize(const Tensor& pictures, Index height, Index width,
 /// Grey pictures are repeated for every channel; for a network of one channel colour is turned to grey (ITU-R 601-2),
 /// and mean and deviation are the averages over R, G, B. A picture's result depends on the picture alone, not on what
 /// stands beside it in the batch nor on the number of threads.
+/// \param ids the pictures' numbers in their data set, for errors; empty: those in the batch
 /// \throws DataError if the pictures have neither 1 nor `channels` channels (an alpha channel is to be dropped first),
-/// OptionError
-inline Tensor preprocess(const Batch& batch, const Preprocessing& p, Index channels = 3) {
+/// or a float32 one holds NaN or infinity, which a network would pass on or, behind a ReLU6, hide; OptionError
+inline Tensor preprocess(const Batch& batch, const Preprocessing& p, Index channels = 3,
+                         std::span<const Index> ids = {}) {
   detail::check_preprocessing(p);
   if (channels < 1) throw OptionError(detail::text("a network's input must have at least 1 channel, not ", channels));
   for (const Tensor& block : batch.pictures) {
@@ -211,6 +226,8 @@ inline Tensor preprocess(const Batch& batch, const Preprocessing& p, Index chann
       const at::AutoDispatchBelowADInplaceOrView below;
       const Piece& piece = pieces[static_cast<std::size_t>(i)];
       Tensor x = piece.block->narrow(0, piece.from, piece.count).cpu();
+      if (x.scalar_type() == at::kFloat && !at::isfinite(x).all().item<bool>())
+        detail::refuse_not_finite(x, piece.to, ids);
       if (x.size(1) == 3 && channels == 1) x = detail::to_grey(x);
       const Index have = x.size(1);
       const detail::Placement place = detail::placement(x.size(2), x.size(3), p);

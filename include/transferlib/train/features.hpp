@@ -142,7 +142,7 @@ class FeatureSource {
       for (Index row : rows) draws.push_back({seed_, row / source_.size, row % source_.size});
       source_.augment(batch, draws);
     }
-    batch.pictures = {preprocess(batch, core_->preprocessing, core_->options.in_channels)};
+    batch.pictures = {preprocess(batch, core_->preprocessing, core_->options.in_channels, ids)};
     return batch;
   }
 
