@@ -477,8 +477,7 @@ TEST_CASE("foreign files are called by their names") {
   CHECK(message_of(read_file(folder / "plain.pickle")) ==
         "f: the file is a pickle that torch.save did not write; in Python, load it and torch.save the state dict");
   CHECK(message_of("{\"weight_map\": {}}") ==
-        "f: the file is a JSON text; an index of a checkpoint in pieces "
-        "(model.safetensors.index.json) names the files to open");
+        "f: the file is a JSON text; of a checkpoint in pieces (model.safetensors.index.json), open the folder");
   CHECK(message_of("\x08\x07\x12\x07onnx-ml") ==
         "f: the file is an ONNX model; use the original's weights as .pth or safetensors");
   CHECK(message_of(std::string(600, '\0')) ==

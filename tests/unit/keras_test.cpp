@@ -1,4 +1,5 @@
-// Keras's files: names, layouts, both ways; what is refused. tests/parity/make_keras.py made the fixtures.
+// Keras's files: names, layouts, both ways; what is refused. tests/parity/make_keras.py made the fixtures. And Hugging
+// Face's folders.
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
@@ -11,8 +12,10 @@
 #include <transferlib/backbones/efficientnet.hpp>
 #include <transferlib/backbones/mobilenet_v2.hpp>
 #include <transferlib/backbones/mobilenet_v3.hpp>
+#include <transferlib/formats/hdf5_writer.hpp>
 #include <transferlib/model/backbone.hpp>
 #include <transferlib/weights/keras.hpp>
+#include <transferlib/weights/keras_writer.hpp>
 
 // LibTorch's logging has a macro of this name, which ends the program where Catch2's counts a failure.
 #undef CHECK
@@ -29,7 +32,8 @@ namespace {
 
 /// make_keras.py's `toy`.
 struct Toy : tl::Plan {
-  static constexpr tl::Card card{.name = "keras_toy", .preprocessing = {.size = 8}, .minimum_size = 8};
+  static constexpr tl::Card card{
+      .name = "keras_toy", .preprocessing = {.size = 8}, .minimum_size = 8, .aliases = "toy.first toy_second"};
   explicit Toy(const tl::NetworkOptions& o = {}) : Plan("toy") {
     Index x = call(declare_nothing("input_layer", tl::Kind::input), {0});
     x = call(declare_convolution("stem", {.in = o.in_channels, .out = 4, .kernel = 3, .stride = 2, .same = true}), {x});
@@ -201,9 +205,9 @@ TEST_CASE("what is written, Keras's way or the older one, reads back byte for by
     const tl::Hdf5Object* written = got.find(object.path);
     if (!object.is_dataset) {
       if (written == nullptr) continue;  // a layer without weights
-      for (const auto& [name, text] : object.texts) {
-        CHECK(written->texts.at(name).texts == text.texts);
-        CHECK(written->texts.at(name).is_list == text.is_list);
+      for (const tl::Hdf5Text& text : object.texts) {
+        CHECK(written->find(text.name)->texts == text.texts);
+        CHECK(written->find(text.name)->is_list == text.is_list);
       }
       continue;
     }
@@ -226,22 +230,22 @@ TEST_CASE("numbers of every type, texts, and shapes come back from HDF5") {
   state.emplace_back("none", at::zeros({0, 3}));
   const auto views = tl::detail::views_of(state);
   std::vector<tl::Hdf5Object> objects;
-  for (const auto& view : views.views) objects.push_back({view.name, {{"about", {{"ä", "", "b"}, true}}}, true, view});
-  objects.push_back({"group", {{"one", {{"text"}, false}}, {"none", {{}, true}}}, false, {}});
+  for (const auto& view : views.views) objects.push_back({view.name, {{"about", {"ä", "", "b"}, true}}, true, view});
+  objects.push_back({"group", {{"one", {"text"}, false}, {"none", {}, true}}, false, {}});
   const auto bytes = tl::hdf5_bytes(objects);
   const auto tree = tl::parse_hdf5(bytes, "f");
   for (std::size_t i = 0; i < state.size(); ++i) {
     INFO(state[i].first);
     const auto* found = tree.find(state[i].first);
     REQUIRE(found != nullptr);
-    CHECK(found->texts.at("about").texts == std::vector<std::string>{"ä", "", "b"});
+    CHECK(found->find("about")->texts == std::vector<std::string>{"ä", "", "b"});
     const Tensor back = tl::detail::to_tensor(found->tensor, tree.owner);
     CHECK(back.scalar_type() == state[i].second.scalar_type());
     CHECK(back.sizes() == state[i].second.sizes());
     CHECK(at::equal(back, state[i].second));
   }
-  CHECK(tree.find("group")->texts.at("one").texts == std::vector<std::string>{"text"});
-  CHECK(tree.find("group")->texts.at("none").texts.empty());
+  CHECK(tree.find("group")->find("one")->texts == std::vector<std::string>{"text"});
+  CHECK(tree.find("group")->find("none")->texts.empty());
   // A file that is no Keras's: paths are names.
   CHECK(tl::parse_checkpoint(bytes, "f").find("group/Half") != nullptr);
   CHECK_THAT(message_of([&] {
@@ -257,23 +261,22 @@ TEST_CASE("a model nested in an older file; texts in pieces") {
   const TemporaryFolder folder;
   const tl::StateDict toy = tl::read_state_dict(fixture("keras_toy.h5"));
   tl::StateDict state;
-  tl::Hdf5Text first{{}, true}, second{{}, true};
+  tl::Hdf5Text first{"weight_names0", {}, true}, second{"weight_names1", {}, true};
   for (std::size_t i = 0; i < toy.size(); ++i) {
     state.emplace_back("model_weights/base/" + toy[i].first, toy[i].second);
     (i < 3 ? first : second).texts.push_back(toy[i].first);
   }
   const auto views = tl::detail::views_of(state);
-  std::vector<tl::Hdf5Object> objects{
-      {"model_weights", {{"layer_names", {{"in", "base"}, true}}}, false, {}},
-      {"model_weights/in", {{"weight_names", {{}, true}}}, false, {}},
-      {"model_weights/base", {{"weight_names0", first}, {"weight_names1", second}}, false, {}}};
+  std::vector<tl::Hdf5Object> objects{{"model_weights", {{"layer_names", {"in", "base"}, true}}, false, {}},
+                                      {"model_weights/in", {{"weight_names", {}, true}}, false, {}},
+                                      {"model_weights/base", {first, second}, false, {}}};
   for (const auto& view : views.views) objects.push_back({view.name, {}, true, view});
   const fs::path path = folder.path / "nested.h5";
   write(path, tl::hdf5_bytes(objects));
   CHECK(tl::read_state_dict(path).front().first == "base/stem/kernel");
   check_toy(tl::state_dict(*tl::Backbone<Toy>::pretrained(path).core.network));
   // A layer that is named and not there.
-  objects[0].texts["layer_names"].texts.emplace_back("gone");
+  objects[0].texts[0].texts.emplace_back("gone");
   write(path, tl::hdf5_bytes(objects));
   CHECK_THAT(loading(path), ContainsSubstring("the layer \"gone\" is named"));
 }
@@ -382,6 +385,62 @@ TEST_CASE("pixels that a file's network normalises otherwise are refused") {
   for (auto& [name, tensor] : state)
     if (name == "normalization/mean") tensor = at::zeros({3});
   CHECK_THAT(message_of([&] { load(); }), ContainsSubstring("\"normalization\" normalises pixels by other numbers"));
+}
+
+TEST_CASE("a folder as Hugging Face keeps it") {
+  const TemporaryFolder folder;
+  Toy network;
+  network.initialise(3);
+  const tl::StateDict state = tl::state_dict(network), front(state.begin(), state.begin() + 4),
+                      back(state.begin() + 4, state.end());
+  const auto config = [&](const std::string& text) { tl::write_file(folder.path / "config.json", text); };
+  const auto loads = [&] {
+    const auto loaded = tl::state_dict(*tl::Backbone<Toy>::pretrained(folder.path).core.network);
+    for (std::size_t i = 0; i < state.size(); ++i) CHECK(at::equal(loaded[i].second, state[i].second));
+  };
+  CHECK_THAT(loading(folder.path), ContainsSubstring("has no model.safetensors"));
+  CHECK_THAT(loading(folder.path / "absent"), ContainsSubstring("No such file"));
+
+  // In pieces, which an index names.
+  const std::string first = "model-00001-of-00002.safetensors", second = "model-00002-of-00002.safetensors";
+  const auto write_index = [&](const std::string& last) {
+    std::string map;
+    for (std::size_t i = 0; i < state.size(); ++i)
+      map += (i == 0 ? "\"" : ",\"") + state[i].first + "\":\"" + (i < 4 ? first : last) + "\"";
+    tl::write_file(folder.path / "model.safetensors.index.json", "{\"weight_map\":{" + map + "}}");
+  };
+  tl::write_state_dict(folder.path / first, front);
+  tl::write_state_dict(folder.path / second, back);
+  write_index(second);
+  loads();
+  for (const char* last : {"..", ".", "sub/x.safetensors", "/etc/passwd", ""}) {
+    write_index(last);
+    CHECK_THAT(loading(folder.path),
+               ContainsSubstring("no name of a file beside") || ContainsSubstring("not a folder"));
+  }
+  write_index(second);
+  tl::write_state_dict(folder.path / second, {back.begin() + 1, back.end()});
+  CHECK_THAT(loading(folder.path), ContainsSubstring("tensor \"" + back[0].first + "\" is not in " + second));
+  tl::write_state_dict(folder.path / second, state);
+  CHECK_THAT(loading(folder.path), ContainsSubstring("\" of " + second + " is not in the index"));
+  tl::write_file(folder.path / "model.safetensors.index.json", "{}");
+  CHECK_THAT(loading(folder.path), ContainsSubstring("no object \"weight_map\""));
+
+  // In one, which goes before.
+  tl::write_state_dict(folder.path / "model.safetensors", state);
+  for (const char* name : {"keras_toy", "toy", "toy.first", "toy_second"}) {
+    config(std::string("{\"architecture\": \"") + name + "\", \"num_classes\": 6}");
+    loads();
+  }
+  for (const char* none : {"{}", "{\"architecture\": 3}", "[]"}) {
+    config(none);
+    loads();
+  }
+  config("{\"architecture\": \"first\"}");
+  CHECK_THAT(loading(folder.path),
+             ContainsSubstring("are of \"first\"") && ContainsSubstring("the network is keras_toy"));
+  config("{");
+  CHECK_THAT(loading(folder.path), ContainsSubstring("config.json"));
 }
 
 // Run by make_keras.py.

@@ -7,12 +7,19 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <map>
+#include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
+#include <transferlib/formats/json.hpp>
 #include <transferlib/formats/keras.hpp>
 #include <transferlib/formats/pth.hpp>
 #include <transferlib/formats/safetensors.hpp>
@@ -52,7 +59,7 @@ inline std::string describe_foreign(std::span<const std::byte> bytes) {
   if (b.size() >= 2 && b[0] == '\x80' && b[1] >= 1 && b[1] <= 5)
     return "a pickle that torch.save did not write; in Python, load it and torch.save the state dict";
   if (b.starts_with('{'))
-    return "a JSON text; an index of a checkpoint in pieces (model.safetensors.index.json) names the files to open";
+    return "a JSON text; of a checkpoint in pieces (model.safetensors.index.json), open the folder";
   if (b.size() >= 2 && b[0] == '\x08' && b[1] >= 1 && b[1] <= 12 && b.find("onnx") != std::string_view::npos)
     return "an ONNX model; use the original's weights as .pth or safetensors";
   if (b.find_first_not_of('\0') == std::string_view::npos)
@@ -91,15 +98,88 @@ inline Checkpoint parse_checkpoint(std::span<const std::byte> bytes, std::string
   throw FormatError(text(where, ": the file is ", detail::describe_foreign(bytes)));
 }
 
-/// Opens a checkpoint: safetensors, `.pth` of either format, or Keras's, told apart by their bytes. The file is mapped,
-/// not read: its bytes come into memory when they are touched (a `.pth`'s are touched once, for their checksums), and
-/// stay mapped as long as `owner` does; Keras's are copied. They need not be aligned for their types.
-/// \throws FileError if it can't be opened; FormatError if it is no checkpoint, or damaged
-inline Checkpoint open_checkpoint(const std::filesystem::path& path, const CheckpointOptions& options = {}) {
+/// What the `config.json` of a folder as Hugging Face keeps it calls the network ("resnet50"); empty where there is no
+/// such file, or it does not say. \throws FileError, FormatError if it can't be read
+inline std::string architecture_of(const std::filesystem::path& folder) {
+  const std::filesystem::path config = folder / "config.json";
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(config, ignored)) return {};
+  const Json json = parse_json(read_file(config), config.string());
+  if (!json.is_object() || !json.contains("architecture") || !json["architecture"].is_string()) return {};
+  return json["architecture"].get<std::string>();
+}
+
+namespace detail {
+
+inline Checkpoint open_file_of_weights(const std::filesystem::path& path, const CheckpointOptions& options) {
   const auto file = MappedFile::open(path);
   Checkpoint out = parse_checkpoint(file->bytes(), path.string(), options);
   if (out.owner == nullptr) out.owner = file;
   return out;
+}
+
+/// The tensors of several files as one checkpoint.
+/// \param index names the files: `{"weight_map": {"tensor": "file", …}}`, files that lie beside it
+inline Checkpoint open_pieces(const std::filesystem::path& index, const CheckpointOptions& options) {
+  const std::string where = index.string();
+  const Json json = parse_json(read_file(index), where);
+  if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object())
+    throw FormatError(
+        text(where, ": the index has no object \"weight_map\" that names the tensors' files; copy it again"));
+  std::map<std::string, std::set<std::string>> wanted;  // names by file
+  for (const auto& [name, file] : json["weight_map"].members()) {
+    if (!file.is_string() || file.string().empty() || file.string().find('/') != std::string::npos)
+      throw FormatError(text(where, ": the file of tensor ", in_quotes(name),
+                             " is no name of a file beside the index; copy the index again"));
+    wanted[file.string()].insert(name);
+  }
+  auto owners = std::make_shared<std::vector<std::shared_ptr<const void>>>();
+  Checkpoint out;
+  for (auto& [file, names] : wanted) {
+    Checkpoint piece = open_file_of_weights(index.parent_path() / file, options);
+    for (TensorView& tensor : piece.tensors) {
+      if (names.erase(tensor.name) == 0)
+        throw FormatError(text(where, ": the tensor ", in_quotes(tensor.name), " of ", file,
+                               " is not in the index; copy index and files of one version"));
+      tensor.storage_id = out.tensors.size();
+      out.tensors.push_back(std::move(tensor));
+    }
+    if (!names.empty())
+      throw FormatError(text(where, ": the tensor ", in_quotes(*names.begin()), " is not in ", file,
+                             "; copy index and files of one version"));
+    out.format = piece.format;
+    owners->push_back(std::move(piece.owner));
+  }
+  out.owner = std::move(owners);
+  return out;
+}
+
+/// Opens a folder as Hugging Face keeps it: `config.json` beside the weights, which are one file or pieces.
+inline Checkpoint open_folder(const std::filesystem::path& folder, const CheckpointOptions& options) {
+  std::error_code ignored;
+  for (const char* name :
+       {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"}) {
+    const std::filesystem::path file = folder / name;
+    if (!std::filesystem::is_regular_file(file, ignored)) continue;
+    return std::string_view(name).ends_with(".json") ? open_pieces(file, options) : open_file_of_weights(file, options);
+  }
+  throw FileError(
+      text("cannot open ", folder,
+           ": it is a folder, and has no model.safetensors, no pytorch_model.bin, and "
+           "no index of their pieces, as Hugging Face's folders do; give a file of weights or such a folder"));
+}
+
+}  // namespace detail
+
+/// Opens a checkpoint: safetensors, `.pth` of either format, or Keras's, told apart by their bytes; or a folder with
+/// such a file as Hugging Face keeps it. The file is mapped, not read: its bytes come into memory when they are touched
+/// (a `.pth`'s are touched once, for their checksums), and stay mapped as long as `owner` does; Keras's are copied.
+/// They need not be aligned for their types. \throws FileError if it can't be opened; FormatError if it is no
+/// checkpoint, or damaged
+inline Checkpoint open_checkpoint(const std::filesystem::path& path, const CheckpointOptions& options = {}) {
+  std::error_code ignored;
+  return std::filesystem::is_directory(path, ignored) ? detail::open_folder(path, options)
+                                                      : detail::open_file_of_weights(path, options);
 }
 
 /// Takes the wrappers' prefixes off all names, where all have them: "module." (DataParallel), "model." (Lightning),

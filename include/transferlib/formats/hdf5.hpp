@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -30,16 +29,24 @@ namespace transferlib {
 
 /// An attribute that is a text, or a list of texts.
 struct Hdf5Text {
+  std::string name;
   std::vector<std::string> texts;
   bool is_list = false;
 };
 
 /// A group or a dataset of an HDF5 file.
 struct Hdf5Object {
-  std::string path;                       ///< "layers/conv2d/vars/0"; empty for the root group
-  std::map<std::string, Hdf5Text> texts;  ///< its attributes that are texts; others are passed over
+  std::string path;             ///< "layers/conv2d/vars/0"; empty for the root group
+  std::vector<Hdf5Text> texts;  ///< its attributes that are texts; others are passed over
   bool is_dataset = false;
   TensorView tensor;  ///< of a dataset: its numbers, contiguous
+
+  /// The attribute of this name; nullptr if there is none.
+  const Hdf5Text* find(std::string_view name) const {
+    for (const Hdf5Text& text : texts)
+      if (text.name == name) return &text;
+    return nullptr;
+  }
 };
 
 /// All objects of a file, a group before what is in it, names in their order.
@@ -114,8 +121,7 @@ class Hdf5Session {
                            "); the file is cut or damaged, copy or save it again"));
   }
   /// What a call of libhdf5 returned, if that is no failure.
-  template <class Result>
-  Result check(Result result, std::string_view doing, std::string_view path) const {
+  std::int64_t check(std::int64_t result, std::string_view doing, std::string_view path) const {
     if (result < 0) fail(doing, path);
     return result;
   }
@@ -136,17 +142,6 @@ class Hdf5Session {
   H5E_auto2_t print_ = nullptr;
   void* data_ = nullptr;
 };
-
-/// Half precision, of which libhdf5 has no name.
-inline Hdf5Handle hdf5_half(DType type) {
-  const std::size_t mantissa = type == DType::f16 ? 10 : 7, exponent = 15 - mantissa;
-  const hid_t out = ::H5Tcopy(H5T_IEEE_F32LE);
-  ::H5Tset_fields(out, 15, mantissa, exponent, 0, mantissa);
-  ::H5Tset_precision(out, 16);
-  ::H5Tset_size(out, 2);
-  ::H5Tset_ebias(out, (std::size_t{1} << (exponent - 1)) - 1);
-  return {out, ::H5Tclose};
-}
 
 /// The type of a dataset's numbers.
 inline DType hdf5_type(const Hdf5Session& session, hid_t type, std::string_view path) {
@@ -182,8 +177,8 @@ inline DType hdf5_type(const Hdf5Session& session, hid_t type, std::string_view 
 }
 
 /// The attributes of an object that are texts.
-inline std::map<std::string, Hdf5Text> hdf5_texts(const Hdf5Session& session, hid_t object, const std::string& path) {
-  std::map<std::string, Hdf5Text> out;
+inline std::vector<Hdf5Text> hdf5_texts(const Hdf5Session& session, hid_t object, const std::string& path) {
+  std::vector<Hdf5Text> out;
   constexpr std::string_view doing = "read the attributes of";
   for (hsize_t i = 0;; ++i) {
     const Hdf5Handle attribute(::H5Aopen_by_idx(object, ".", H5_INDEX_NAME, H5_ITER_INC, i, H5P_DEFAULT, H5P_DEFAULT),
@@ -196,9 +191,9 @@ inline std::map<std::string, Hdf5Text> hdf5_texts(const Hdf5Session& session, hi
     const auto count = static_cast<std::size_t>(session.check(::H5Sget_simple_extent_npoints(space), doing, path));
     const bool is_text = ::H5Tget_class(type) == H5T_STRING;
     if (!is_text && count != 0) continue;
-    Hdf5Text& value = out[name];  // an empty list has whatever type it likes
-    value.is_list = ::H5Sget_simple_extent_type(space) != H5S_SCALAR;
-    std::vector<std::string>& texts = value.texts;
+    // An empty list has whatever type it likes.
+    out.push_back({std::move(name), {}, ::H5Sget_simple_extent_type(space) != H5S_SCALAR});
+    std::vector<std::string>& texts = out.back().texts;
     if (count == 0) continue;
     if (::H5Tis_variable_str(type) > 0) {
       std::vector<char*> pieces(count, nullptr);
@@ -253,7 +248,7 @@ inline TensorView read_hdf5_dataset(const Hdf5Session& session, hid_t dataset, c
 
 /// Reads a group, and what is in it.
 inline void read_hdf5_group(const Hdf5Session& session, hid_t group, const std::string& path, int depth, Hdf5Tree& tree,
-                            std::vector<std::unique_ptr<std::vector<std::byte>>>& numbers) {
+                            std::vector<std::vector<std::byte>>& numbers) {
   // A group can be linked into itself.
   if (depth > 32 || tree.objects.size() > 1'000'000)
     session.refuse(path, "is a group in groups without end; the file is damaged");
@@ -277,7 +272,7 @@ inline void read_hdf5_group(const Hdf5Session& session, hid_t group, const std::
     if (kind == H5I_GROUP) {
       read_hdf5_group(session, object, child, depth + 1, tree, numbers);
     } else if (kind == H5I_DATASET) {
-      auto& bytes = *numbers.emplace_back(std::make_unique<std::vector<std::byte>>());
+      auto& bytes = numbers.emplace_back();
       TensorView tensor = read_hdf5_dataset(session, object, child, bytes);
       tensor.storage_id = numbers.size();
       tree.objects.push_back({child, hdf5_texts(session, object, child), true, std::move(tensor)});
@@ -289,8 +284,8 @@ inline void read_hdf5_group(const Hdf5Session& session, hid_t group, const std::
 
 /// Reads an HDF5 file's bytes. Its tensors are copies, not views into `bytes`.
 /// \param where the file's name, for the error's sentence
-/// \throws FormatError if the file is cut or damaged, holds what is no tensor, or points into other files; an Error
-///   that says so where this build has no libhdf5
+/// \throws FormatError if the file is cut or damaged, holds what is no tensor, or points into other files; also
+///   where this build has no libhdf5
 inline Hdf5Tree parse_hdf5(std::span<const std::byte> bytes, std::string_view where) {
   const detail::Hdf5Session session(where);
   const detail::Hdf5Handle access = session.open(::H5Pcreate(H5P_FILE_ACCESS), ::H5Pclose, "read", "");
@@ -299,93 +294,10 @@ inline Hdf5Tree parse_hdf5(std::span<const std::byte> bytes, std::string_view wh
   const detail::Hdf5Handle file =
       session.open(::H5Fopen(detail::no_file, H5F_ACC_RDONLY, access), ::H5Fclose, "read", "");
   const detail::Hdf5Handle root = session.open(::H5Gopen2(file, "/", H5P_DEFAULT), ::H5Gclose, "read", "");
-  auto numbers = std::make_shared<std::vector<std::unique_ptr<std::vector<std::byte>>>>();
+  auto numbers = std::make_shared<std::vector<std::vector<std::byte>>>();
   Hdf5Tree out;
   detail::read_hdf5_group(session, root, "", 0, out, *numbers);
   out.owner = std::move(numbers);
-  return out;
-}
-
-namespace detail {
-
-inline void write_hdf5_text(const Hdf5Session& session, hid_t object, const std::string& path, const std::string& name,
-                            const Hdf5Text& value) {
-  const hsize_t count = value.texts.size();
-  const Hdf5Handle type = session.open(::H5Tcopy(H5T_C_S1), ::H5Tclose, "write", path);
-  ::H5Tset_size(type, H5T_VARIABLE);
-  ::H5Tset_cset(type, H5T_CSET_UTF8);
-  const Hdf5Handle space = session.open(
-      value.is_list ? ::H5Screate_simple(1, &count, nullptr) : ::H5Screate(H5S_SCALAR), ::H5Sclose, "write", path);
-  const Hdf5Handle attribute = session.open(::H5Acreate2(object, name.c_str(), type, space, H5P_DEFAULT, H5P_DEFAULT),
-                                            ::H5Aclose, "write", path);
-  std::vector<const char*> pieces;
-  for (const std::string& piece : value.texts) pieces.push_back(piece.c_str());
-  if (count != 0) session.check(::H5Awrite(attribute, type, pieces.data()), "write", path);
-}
-
-inline Hdf5Handle hdf5_file_type(const Hdf5Session& session, DType type, std::string_view path) {
-  switch (type) {
-    case DType::f64:
-      return {::H5Tcopy(H5T_IEEE_F64LE), ::H5Tclose};
-    case DType::f32:
-      return {::H5Tcopy(H5T_IEEE_F32LE), ::H5Tclose};
-    case DType::f16:
-    case DType::bf16:
-      return hdf5_half(type);
-    case DType::i64:
-      return {::H5Tcopy(H5T_STD_I64LE), ::H5Tclose};
-    case DType::i32:
-      return {::H5Tcopy(H5T_STD_I32LE), ::H5Tclose};
-    case DType::u32:
-      return {::H5Tcopy(H5T_STD_U32LE), ::H5Tclose};
-    default:
-      session.refuse(path, text("has the type ", to_string(type), ", which is not written to HDF5; convert it first"));
-  }
-}
-
-}  // namespace detail
-
-/// The bytes of an HDF5 file with these groups and datasets. Groups on the way to an object are made. Equal
-/// objects give equal bytes.
-/// \throws Error where this build has no libhdf5, or a tensor's type has no place there
-inline std::vector<std::byte> hdf5_bytes(std::span<const Hdf5Object> objects) {
-  const detail::Hdf5Session session("the HDF5 file to write");
-  const detail::Hdf5Handle access = session.open(::H5Pcreate(H5P_FILE_ACCESS), ::H5Pclose, "write", "");
-  session.check(::H5Pset_fapl_core(access, std::size_t{1} << 20, false), "write", "");
-  const detail::Hdf5Handle parents = session.open(::H5Pcreate(H5P_LINK_CREATE), ::H5Pclose, "write", "");
-  ::H5Pset_create_intermediate_group(parents, 1);
-  const detail::Hdf5Handle properties = session.open(::H5Pcreate(H5P_DATASET_CREATE), ::H5Pclose, "write", "");
-  ::H5Pset_obj_track_times(properties, false);
-  const detail::Hdf5Handle file =
-      session.open(::H5Fcreate(detail::no_file, H5F_ACC_TRUNC, H5P_DEFAULT, access), ::H5Fclose, "write", "");
-  for (const Hdf5Object& o : objects) {
-    const char* path = o.path.empty() ? "/" : o.path.c_str();
-    const detail::Hdf5Handle object = [&] {
-      if (!o.is_dataset) {
-        const bool exists = o.path.empty() || ::H5Lexists(file, path, H5P_DEFAULT) > 0;
-        return session.open(
-            exists ? ::H5Gopen2(file, path, H5P_DEFAULT) : ::H5Gcreate2(file, path, parents, H5P_DEFAULT, H5P_DEFAULT),
-            ::H5Oclose, "write", o.path);
-      }
-      std::vector<std::byte> numbers(static_cast<std::size_t>(o.tensor.numel() * size_of(o.tensor.dtype)));
-      copy_contiguous(o.tensor, numbers);
-      const std::vector<hsize_t> sides(o.tensor.shape.begin(), o.tensor.shape.end());
-      const detail::Hdf5Handle type = detail::hdf5_file_type(session, o.tensor.dtype, o.path);
-      const detail::Hdf5Handle space =
-          session.open(sides.empty() ? ::H5Screate(H5S_SCALAR)
-                                     : ::H5Screate_simple(static_cast<int>(sides.size()), sides.data(), nullptr),
-                       ::H5Sclose, "write", o.path);
-      detail::Hdf5Handle dataset = session.open(::H5Dcreate2(file, path, type, space, parents, properties, H5P_DEFAULT),
-                                                ::H5Oclose, "write", o.path);
-      session.check(::H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, numbers.data()), "write", o.path);
-      return dataset;
-    }();
-    for (const auto& [name, value] : o.texts) detail::write_hdf5_text(session, object, o.path, name, value);
-  }
-  session.check(::H5Fflush(file, H5F_SCOPE_GLOBAL), "write", "");
-  std::vector<std::byte> out(
-      static_cast<std::size_t>(session.check(::H5Fget_file_image(file, nullptr, 0), "write", "")));
-  session.check(::H5Fget_file_image(file, out.data(), out.size()), "write", "");
   return out;
 }
 
@@ -395,7 +307,7 @@ inline constexpr bool has_hdf5 = false;
 
 namespace detail {
 [[noreturn]] inline void throw_no_hdf5(std::string_view where) {
-  throw Error(
+  throw FormatError(
       text(where,
            ": this build has no HDF5, which Keras's .h5 and .keras files are; install libhdf5-dev and run CMake "
            "again, or convert the file once with `weights_tool convert` on a machine that has it"));
@@ -403,9 +315,6 @@ namespace detail {
 }  // namespace detail
 
 inline Hdf5Tree parse_hdf5(std::span<const std::byte>, std::string_view where) { detail::throw_no_hdf5(where); }
-inline std::vector<std::byte> hdf5_bytes(std::span<const Hdf5Object>) {
-  detail::throw_no_hdf5("the HDF5 file to write");
-}
 
 #endif
 

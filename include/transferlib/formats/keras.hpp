@@ -4,10 +4,8 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
-#include <cstdint>
-#include <memory>
-#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -22,119 +20,109 @@
 namespace transferlib {
 namespace detail {
 
-/// The parts of a path between slashes.
-inline std::vector<std::string_view> split_path(std::string_view path) {
-  std::vector<std::string_view> out;
+/// A class in Keras 3's paths and its number there: "conv2d_12" is the 13th Conv2D of its model.
+struct KerasClass {
+  std::string_view name;
+  std::string_view number;  ///< empty for the first
+
+  explicit KerasClass(std::string_view part) : name(part) {
+    const std::size_t digits = part.find_last_not_of("0123456789") + 1;
+    if (digits < 2 || digits == part.size() || part[digits - 1] != '_') return;
+    name = part.substr(0, digits - 1);
+    number = part.substr(digits);
+  }
+};
+
+/// What Keras calls variable `v` of a layer that has `count`, of which Keras 3's files have the number alone. Empty
+/// where that depends on how the layer was made.
+inline std::string_view keras_variable(std::string_view layer, std::size_t v, std::size_t count) {
+  struct Row {
+    std::string_view layer;
+    bool all;  // only where all variables are there: without one, the others can't be told
+    std::array<std::string_view, 4> names;
+  };
+  static constexpr std::array<Row, 10> rows{
+      {{"batch_normalization", true, {"gamma", "beta", "moving_mean", "moving_variance"}},
+       {"layer_normalization", true, {"gamma", "beta"}},
+       {"group_normalization", true, {"gamma", "beta"}},
+       {"normalization", true, {"mean", "variance", "count"}},
+       {"embedding", true, {"embeddings"}},
+       {"separable_conv", false, {"depthwise_kernel", "pointwise_kernel", "bias"}},
+       {"depthwise_conv", false, {"kernel", "bias"}},
+       {"conv", false, {"kernel", "bias"}},
+       {"dense", false, {"kernel", "bias"}},
+       {"einsum_dense", false, {"kernel", "bias"}}}};
+  for (const Row& row : rows) {
+    if (!layer.starts_with(row.layer) || v >= row.names.size()) continue;
+    std::size_t known = 0;
+    while (known < row.names.size() && !row.names[known].empty()) ++known;
+    return row.all ? (layer == row.layer && count == known ? row.names[v] : "") : row.names[v];
+  }
+  return {};
+}
+
+/// The path of a layer in Keras 3's files by which it is put in order: classes by name, layers of one by number.
+inline std::string keras_order(std::string_view path) {
+  std::string out;
   for (std::size_t at = 0; at <= path.size();) {
     const std::size_t slash = std::min(path.find('/', at), path.size());
-    out.push_back(path.substr(at, slash - at));
+    const KerasClass part(path.substr(at, slash - at));
+    // A longer number is a larger one.
+    out +=
+        text(part.name, "/", static_cast<char>('a' + std::min<std::size_t>(part.number.size(), 20)), part.number, "/");
     at = slash + 1;
   }
   return out;
 }
 
-/// A class in Keras 3's paths and its number there: "conv2d_12" is the 13th Conv2D of its model.
-inline std::pair<std::string_view, std::int64_t> keras_class(std::string_view part) {
-  const std::size_t bar = part.rfind('_');
-  if (bar == std::string_view::npos || bar + 1 == part.size() || part.size() - bar > 9) return {part, 0};
-  std::int64_t number = 0;
-  for (const char c : part.substr(bar + 1)) {
-    if (c < '0' || c > '9') return {part, 0};
-    number = 10 * number + (c - '0');
-  }
-  return {part.substr(0, bar), number};
-}
-
-/// What Keras calls a layer's variables, of which Keras 3's files have the numbers alone. Empty where that depends on
-/// how the layer was made.
-inline std::vector<std::string_view> keras_variables(std::string_view layer, std::size_t count) {
-  const auto first = [count](std::vector<std::string_view> names) {
-    names.resize(std::min(names.size(), count));
-    return names;
-  };
-  if (layer == "batch_normalization")
-    return count == 4 ? std::vector<std::string_view>{"gamma", "beta", "moving_mean", "moving_variance"}
-                      : std::vector<std::string_view>{};
-  if (layer == "layer_normalization" || layer == "group_normalization")
-    return count == 2 ? std::vector<std::string_view>{"gamma", "beta"} : std::vector<std::string_view>{};
-  if (layer == "normalization") return first({"mean", "variance", "count"});
-  if (layer == "embedding") return first({"embeddings"});
-  if (layer.starts_with("separable_conv")) return first({"depthwise_kernel", "pointwise_kernel", "bias"});
-  if (layer == "dense" || layer == "einsum_dense" || layer.starts_with("conv") || layer.starts_with("depthwise_conv"))
-    return first({"kernel", "bias"});
-  return {};
-}
-
-/// Adds a tensor of a tree to a checkpoint. \returns false where the name is taken
-inline bool add_keras_tensor(Checkpoint& out, std::set<std::string>& names, const TensorView& tensor,
-                             const std::string& name) {
-  if (!names.insert(name).second) return false;
-  out.tensors.push_back(tensor);
-  out.tensors.back().name = name;
-  return true;
-}
-
 /// Keras 3: a group `vars` for each layer, which is found by its class and its number; its name, if it is there, is an
 /// attribute.
 inline Checkpoint keras3_checkpoint(const Hdf5Tree& tree, std::string_view where) {
-  struct Owner {
-    std::vector<std::string_view> parts;  // of the path to `vars`
-    std::vector<std::pair<std::string_view, std::int64_t>> order;
-    std::vector<const Hdf5Object*> variables;
-    const Hdf5Object* group = nullptr;
-  };
-  std::vector<Owner> owners;
-  std::vector<std::pair<std::string_view, std::string_view>> given;  // path of an owner, its name
   Checkpoint out;
-  for (const Hdf5Object& object : tree.objects) {
-    if (object.is_dataset) {
-      if (!owners.empty() && object.path.starts_with(owners.back().group->path + "/"))
-        owners.back().variables.push_back(&object);
-      else
-        out.skipped.push_back(object.path);
-      continue;
-    }
-    if (object.path != "vars" && !object.path.ends_with("/vars")) continue;
-    Owner owner;
-    owner.group = &object;
-    const std::string_view path(object.path.data(), object.path.size() - std::min<std::size_t>(object.path.size(), 5));
-    if (!path.empty()) owner.parts = split_path(path);
-    for (std::string_view part : owner.parts) owner.order.push_back(keras_class(part));
-    if (const auto name = object.texts.find("name"); name != object.texts.end() && !name->second.texts.empty())
-      given.emplace_back(path, name->second.texts[0]);
-    owners.push_back(std::move(owner));
+  std::vector<std::string> order;
+  std::vector<std::size_t> groups;  // in that order
+  const auto is_vars = [](const std::string& path) { return path == "vars" || path.ends_with("/vars"); };
+  for (std::size_t o = 0; o < tree.objects.size(); ++o) {
+    const Hdf5Object& object = tree.objects[o];
+    if (object.is_dataset || !is_vars(object.path)) continue;
+    std::string key = keras_order(object.path);
+    std::size_t at = order.size();
+    while (at > 0 && key < order[at - 1]) --at;
+    order.insert(order.begin() + static_cast<std::ptrdiff_t>(at), std::move(key));
+    groups.insert(groups.begin() + static_cast<std::ptrdiff_t>(at), o);
   }
-  std::stable_sort(owners.begin(), owners.end(), [](const Owner& a, const Owner& b) { return a.order < b.order; });
-  std::set<std::string> names;
-  for (Owner& owner : owners) {
-    if (owner.variables.empty()) continue;
-    const std::string& path = owner.group->path;
-    if (!owner.parts.empty() && owner.parts[0] == "optimizer") {
-      if (out.skipped.empty() || out.skipped.back() != "optimizer") out.skipped.emplace_back("optimizer");
+  for (const std::size_t g : groups) {
+    const std::string& path = tree.objects[g].path;
+    std::size_t count = 0;
+    while (g + 1 + count < tree.objects.size() && tree.objects[g + 1 + count].is_dataset) ++count;
+    if (count == 0) continue;
+    if (path.starts_with("optimizer/")) {
+      if (out.skipped.empty()) out.skipped.emplace_back("optimizer");
       continue;
     }
     std::string prefix;
-    std::size_t reached = 0;
-    for (std::string_view part : owner.parts) {
-      reached += part.size() + (reached == 0 ? 0 : 1);
+    std::string_view kind;
+    for (std::size_t at = 0, slash = 0; (slash = path.find('/', at)) != std::string::npos; at = slash + 1) {
+      std::string_view part(path.data() + at, slash - at);
       if (part == "layers" || part == "_layer_checkpoint_dependencies") continue;
-      for (const auto& [at, name] : given)
-        if (at == std::string_view(path).substr(0, reached)) part = name;
-      prefix += text(part, "/");
+      kind = KerasClass(part).name;
+      const Hdf5Object* owner = tree.find(path.substr(0, slash) + "/vars");
+      const Hdf5Text* name = owner == nullptr ? nullptr : owner->find("name");
+      prefix += text(name == nullptr || name->texts.empty() ? part : name->texts[0], "/");
     }
-    std::stable_sort(owner.variables.begin(), owner.variables.end(), [](const Hdf5Object* a, const Hdf5Object* b) {
-      return a->path.size() < b->path.size();  // 9 before 10
-    });
-    const auto known = keras_variables(owner.order.empty() ? "" : owner.order.back().first, owner.variables.size());
-    for (std::size_t v = 0; v < owner.variables.size(); ++v) {
-      const Hdf5Object& variable = *owner.variables[v];
-      const std::string_view number = std::string_view(variable.path).substr(path.size() + 1);
-      const bool is_known = v < known.size() && number == text(v);
+    for (std::size_t v = 0; v < count; ++v) {
+      // By number: 10 stands before 2.
+      const Hdf5Object* variable = tree.find(text(path, "/", v));
+      const std::string_view known = variable == nullptr ? "" : keras_variable(kind, v, count);
+      if (variable == nullptr) variable = &tree.objects[g + 1 + v];
+      TensorView tensor = variable->tensor;
+      tensor.name = text(prefix, known.empty() ? std::string_view(variable->path).substr(path.size() + 1) : known);
       // Two layers of one name: their paths tell them apart.
-      if (!add_keras_tensor(out, names, variable.tensor, text(prefix, is_known ? known[v] : number)) &&
-          !add_keras_tensor(out, names, variable.tensor, variable.path))
+      if (out.find(tensor.name) != nullptr) tensor.name = variable->path;
+      if (out.find(tensor.name) != nullptr)
         throw FormatError(
-            text(where, ": the layer name ", in_quotes(prefix), " stands twice; name the layers in Keras"));
+            text(where, ": the name ", in_quotes(tensor.name), " stands twice; name the layers in Keras"));
+      out.tensors.push_back(std::move(tensor));
     }
   }
   out.format = "Keras 3";
@@ -143,12 +131,12 @@ inline Checkpoint keras3_checkpoint(const Hdf5Tree& tree, std::string_view where
 
 /// The texts of an attribute, which Keras cuts into numbered pieces where it is too long for one.
 inline std::vector<std::string> keras_texts(const Hdf5Object& group, const std::string& name) {
-  if (const auto whole = group.texts.find(name); whole != group.texts.end()) return whole->second.texts;
+  if (const Hdf5Text* whole = group.find(name); whole != nullptr) return whole->texts;
   std::vector<std::string> out;
-  for (std::int64_t piece = 0;; ++piece) {
-    const auto found = group.texts.find(text(name, piece));
-    if (found == group.texts.end()) return out;
-    out.insert(out.end(), found->second.texts.begin(), found->second.texts.end());
+  for (std::size_t number = 0;; ++number) {
+    const Hdf5Text* piece = group.find(text(name, number));
+    if (piece == nullptr) return out;
+    out.insert(out.end(), piece->texts.begin(), piece->texts.end());
   }
 }
 
@@ -156,32 +144,36 @@ inline std::vector<std::string> keras_texts(const Hdf5Object& group, const std::
 inline Checkpoint keras2_checkpoint(const Hdf5Tree& tree, const std::string& root, std::string_view where) {
   const std::string below = root.empty() ? "" : root + "/";
   Checkpoint out;
-  std::set<std::string> names;
   std::vector<std::string> layers = keras_texts(*tree.find(root), "layer_names");
   if (tree.find(below + "top_level_model_weights") != nullptr) layers.emplace_back("top_level_model_weights");
+  const auto folder_of = [](std::string_view path) { return path.substr(0, path.rfind('/') + 1); };
   for (const std::string& layer : layers) {
     const Hdf5Object* group = tree.find(below + layer);
     if (group == nullptr)
       throw FormatError(text(where, ": the layer ", in_quotes(layer), " is named, and there is no group ",
                              in_quotes(below + layer), "; the file is damaged, copy or save it again"));
     const std::vector<std::string> weights = keras_texts(*group, "weight_names");
-    std::set<std::string_view> folders;
-    const auto folder_of = [](std::string_view path) { return path.substr(0, path.rfind('/') + 1); };
-    for (const std::string& weight : weights) folders.insert(folder_of(weight));
+    bool one_folder = true;
+    for (const std::string& weight : weights) one_folder = one_folder && folder_of(weight) == folder_of(weights[0]);
     for (const std::string& weight : weights) {
-      const Hdf5Object* dataset = tree.find(text(below, layer, "/", weight));
+      const std::string path = text(below, layer, "/", weight);
+      const Hdf5Object* dataset = tree.find(path);
       if (dataset == nullptr || !dataset->is_dataset)
         throw FormatError(text(where, ": the weight ", in_quotes(weight), " of the layer ", in_quotes(layer),
-                               " is named, and there is no dataset ", in_quotes(text(below, layer, "/", weight)),
+                               " is named, and there is no dataset ", in_quotes(path),
                                "; the file is damaged, copy or save it again"));
       std::string_view name = weight;
       if (name.ends_with(":0")) name.remove_suffix(2);
       // A layer's own weights are below its name, whatever the scope was called; a nested model's are below its
       // layers'.
-      if (folders.size() == 1 && !name.starts_with(layer + "/")) name.remove_prefix(folder_of(name).size());
-      const std::string full = name.starts_with(layer + "/") ? std::string(name) : text(layer, "/", name);
-      if (!add_keras_tensor(out, names, dataset->tensor, full))
-        throw FormatError(text(where, ": the weight ", in_quotes(full), " stands twice; name the layers in Keras"));
+      const bool is_below = name.starts_with(layer + "/");
+      if (one_folder && !is_below) name.remove_prefix(folder_of(name).size());
+      TensorView tensor = dataset->tensor;
+      tensor.name = is_below ? std::string(name) : text(layer, "/", name);
+      if (out.find(tensor.name) != nullptr)
+        throw FormatError(
+            text(where, ": the weight ", in_quotes(tensor.name), " stands twice; name the layers in Keras"));
+      out.tensors.push_back(std::move(tensor));
     }
   }
   if (tree.find("optimizer_weights") != nullptr) out.skipped.emplace_back("optimizer_weights");
@@ -219,7 +211,7 @@ inline Checkpoint parse_keras(std::span<const std::byte> bytes, std::string_view
   const Hdf5Tree tree = parse_hdf5(bytes, where);
   const auto is_keras2 = [&](std::string_view path) {
     const Hdf5Object* group = tree.find(path);
-    return group != nullptr && (group->texts.count("layer_names") != 0 || group->texts.count("layer_names0") != 0);
+    return group != nullptr && (group->find("layer_names") != nullptr || group->find("layer_names0") != nullptr);
   };
   Checkpoint out;
   if (is_keras2("")) {

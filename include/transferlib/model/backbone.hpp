@@ -10,6 +10,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -18,6 +19,7 @@
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/hash.hpp>
+#include <transferlib/formats/checkpoint.hpp>
 #include <transferlib/nn/plan.hpp>
 #include <transferlib/weights/keras.hpp>
 #include <transferlib/weights/originals.hpp>
@@ -32,6 +34,7 @@ struct BackboneCore {
   std::shared_ptr<Module> network;
   Graph graph;
   std::string name;     ///< in the zoo; empty for a user's own network
+  std::string aliases;  ///< other names of the same network, as timm's, with spaces between
   std::string licence;  ///< of the weights that were loaded; empty where unknown
   std::string source;   ///< where the weights come from: the file's name; empty for random ones
   Preprocessing preprocessing;
@@ -138,6 +141,7 @@ inline StateDict needed_state(const BackboneCore& core, const std::vector<Index>
 
 inline void finish(BackboneCore& core, const Card& card, const NetworkOptions& options) {
   core.name = card.name;
+  core.aliases = card.aliases;
   core.preprocessing = card.preprocessing;
   core.options = options;
   if (options.size != 0) core.preprocessing.size = options.size;
@@ -172,9 +176,27 @@ BackboneCore make_core(std::shared_ptr<N> network, const Card& card, const Netwo
   return core;
 }
 
+/// \throws WeightsError if a folder of Hugging Face says that its weights are another network's: of another one with
+/// tensors of the same names and shapes they would load, and mean something else
+inline void check_architecture(const BackboneCore& core, const std::filesystem::path& folder) {
+  const std::string theirs = architecture_of(folder);
+  if (core.name.empty() || theirs.empty() || theirs == core.name) return;
+  // An alias may name the training too: "resnet50.a1_in1k".
+  for (std::string_view rest = core.aliases; !rest.empty();) {
+    const std::string_view alias = rest.substr(0, rest.find(' '));
+    if (alias == theirs || alias.substr(0, alias.find('.')) == theirs) return;
+    rest.remove_prefix(std::min(rest.size(), alias.size() + 1));
+  }
+  throw WeightsError(text("the weights in ", folder, " are of ", in_quotes(theirs),
+                          ", as its config.json says, and the network is ", core.name,
+                          core.aliases.empty() ? "" : text(" (or ", core.aliases, ")"),
+                          "; load them into that network, or the file itself if you know that it is the same"));
+}
+
 /// Reads weights into the network, strictly.
 inline void read_weights(BackboneCore& core, const std::filesystem::path& file) {
   guarded(text("loading ", file), [&] {
+    check_architecture(core, file);
     const auto* plan = dynamic_cast<const Plan*>(core.network.get());
     auto nameless = plan == nullptr ? std::nullopt : plan->read_nameless(file);
     StateDict state = nameless ? std::move(*nameless) : read_state_dict(file);
@@ -193,7 +215,7 @@ inline void read_weights(BackboneCore& core, const std::filesystem::path& file) 
     load_state_dict(*core.network, state, {}, file.string());
     return 0;
   });
-  core.source = file.filename().string();
+  core.source = (file.has_filename() ? file : file.parent_path()).filename().string();
 }
 
 }  // namespace detail

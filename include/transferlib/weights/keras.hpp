@@ -6,19 +6,16 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <filesystem>
-#include <map>
-#include <set>
-#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include <transferlib/core/error.hpp>
-#include <transferlib/core/files.hpp>
 #include <transferlib/core/tensors.hpp>
-#include <transferlib/formats/hdf5.hpp>
+#include <transferlib/formats/tensor_view.hpp>
 #include <transferlib/nn/plan.hpp>
 #include <transferlib/weights/state_dict.hpp>
 
@@ -40,27 +37,29 @@ struct KerasRow {
 };
 
 inline std::vector<KerasRow> keras_rows(const Module& network, const Graph& graph) {
-  std::map<const void*, std::string> names;
-  for (const auto& [name, tensor] : state_dict(network)) names.emplace(tensor.unsafeGetTensorImpl(), name);
+  const StateDict state = state_dict(network);
   std::vector<KerasRow> out;
   for (std::size_t r = 0; r < graph.table.rows.size(); ++r) {
     if (graph.modules[r] == nullptr) continue;
     KerasRow row{graph.table.rows[r].name, graph.modules[r].get(), false, {}};
     StateDict own;
-    for (const auto& item : row.module->named_parameters(false)) own.emplace_back(item.key(), item.value());
-    for (const auto& item : row.module->named_buffers(false)) own.emplace_back(item.key(), item.value());
+    collect_state(*row.module, "", own);
     bool is_norm = false;
     for (const auto& [name, tensor] : own) is_norm = is_norm || (name == "weight" && tensor.dim() == 1);
     for (const auto& [name, tensor] : own) {
-      const auto known = names.find(tensor.unsafeGetTensorImpl());
-      if (known == names.end() || name == "num_batches_tracked") continue;  // Keras counts no batches
-      std::string variable = name == "weight"         ? is_norm ? "gamma" : "kernel"
-                             : name == "bias"         ? is_norm ? "beta" : "bias"
-                             : name == "running_mean" ? "moving_mean"
-                             : name == "running_var"  ? "moving_variance"
-                                                      : name;
+      // Parts of the layer are rows of their own, and Keras counts no batches.
+      if (name.find('.') != std::string::npos || name == "num_batches_tracked") continue;
+      const std::string_view variable = name == "weight"         ? is_norm ? "gamma" : "kernel"
+                                        : name == "bias"         ? is_norm ? "beta" : "bias"
+                                        : name == "running_mean" ? "moving_mean"
+                                        : name == "running_var"  ? "moving_variance"
+                                                                 : std::string_view(name);
       if (variable == "kernel" && tensor.dim() == 4) row.depthwise = tensor.size(1) == 1 && tensor.size(0) > 1;
-      row.tensors.push_back({known->second, std::move(variable), tensor});
+      for (const auto& item : state)
+        if (item.second.is_same(tensor)) {
+          row.tensors.push_back({item.first, std::string(variable), tensor});
+          break;
+        }
     }
     if (const auto* conv = dynamic_cast<const nn::Conv2d*>(row.module))
       row.depthwise = conv->options.groups > 1 && conv->options.groups == conv->options.in;
@@ -75,14 +74,6 @@ inline Tensor from_keras_layout(const Tensor& theirs, bool depthwise) {
   if (theirs.dim() != 4) return theirs;
   if (!depthwise) return theirs.permute({3, 2, 0, 1});
   return theirs.permute({2, 3, 0, 1}).reshape({-1, 1, theirs.size(0), theirs.size(1)});
-}
-
-/// The other way. \param in input channels, of a depthwise kernel
-inline Tensor to_keras_layout(const Tensor& ours, bool depthwise, Index in) {
-  if (ours.dim() == 2) return ours.t();
-  if (ours.dim() != 4) return ours;
-  if (!depthwise) return ours.permute({2, 3, 1, 0});
-  return ours.reshape({in, -1, ours.size(2), ours.size(3)}).permute({2, 3, 0, 1});
 }
 
 /// A layer of a Keras file: its variables by name.
@@ -100,82 +91,89 @@ struct KerasLayer {
 
 inline std::vector<KerasLayer> keras_layers(const StateDict& state) {
   std::vector<KerasLayer> out;
-  std::map<std::string, std::size_t> places;
   for (const auto& [name, tensor] : state) {
-    const std::size_t slash = name.rfind('/');
-    const std::string layer = slash == std::string::npos ? "" : name.substr(0, slash);
-    const auto [place, is_new] = places.emplace(layer, out.size());
-    if (is_new) out.push_back({layer, {}});
-    out[place->second].variables.emplace_back(slash == std::string::npos ? name : name.substr(slash + 1), tensor);
+    const std::size_t variable = name.rfind('/') + 1;  // 0 where there is none
+    const std::string_view layer(name.data(), variable == 0 ? 0 : variable - 1);
+    auto place = std::find_if(out.begin(), out.end(), [&](const KerasLayer& l) { return l.name == layer; });
+    if (place == out.end()) place = out.insert(out.end(), {std::string(layer), {}});
+    place->variables.emplace_back(name.substr(variable), tensor);
   }
   return out;
 }
 
+/// The layer of each row; nullptr where there is none.
+using KerasMatch = std::vector<const KerasLayer*>;
+
 /// Each row's layer of the file, by name: in the model itself, or in the nested model that has most of the names.
-/// \returns for each row the layer; nullptr where there is none
-inline std::vector<const KerasLayer*> keras_by_name(const std::vector<KerasRow>& rows,
-                                                    const std::vector<KerasLayer>& layers) {
-  std::map<std::string, const KerasLayer*> file;
-  std::set<std::string> prefixes{""};
-  for (const KerasLayer& layer : layers) {
-    file.emplace(layer.name, &layer);
-    if (layer.name.ends_with("/" + rows.front().layer))
-      prefixes.insert(layer.name.substr(0, layer.name.size() - rows.front().layer.size()));
-  }
-  std::vector<const KerasLayer*> best;
-  std::size_t most = 0;
-  for (const std::string& prefix : prefixes) {
-    std::vector<const KerasLayer*> found;
+inline KerasMatch keras_by_name(const std::vector<KerasRow>& rows, const std::vector<KerasLayer>& layers) {
+  KerasMatch best;
+  std::ptrdiff_t most = -1;
+  const auto try_below = [&](const std::string& prefix) {
+    KerasMatch found;
     for (const KerasRow& row : rows) {
-      const auto at = file.find(prefix + row.layer);
-      found.push_back(at == file.end() ? nullptr : at->second);
+      found.push_back(nullptr);
+      for (const KerasLayer& layer : layers)
+        if (layer.name.size() == prefix.size() + row.layer.size() && layer.name.starts_with(prefix) &&
+            layer.name.ends_with(row.layer))
+          found.back() = &layer;
     }
-    const auto count = found.size() - static_cast<std::size_t>(std::count(found.begin(), found.end(), nullptr));
-    if (best.empty() || count > most) most = count, best = std::move(found);
-  }
+    const std::ptrdiff_t count = std::count_if(found.begin(), found.end(), [](const KerasLayer* l) { return l; });
+    if (count > most) most = count, best = std::move(found);
+  };
+  try_below("");
+  for (const KerasLayer& layer : layers)
+    if (layer.name.ends_with("/" + rows.front().layer))
+      try_below(layer.name.substr(0, layer.name.size() - rows.front().layer.size()));
   return best;
 }
 
-/// What can be told of a layer by its variables: layers of one kind stand in a file in the model's order, whatever else
-/// is between them.
-inline std::string keras_kind(const KerasLayer& layer) {
-  std::string out;
-  std::set<std::string_view> variables;
-  for (const auto& [name, tensor] : layer.variables) {
-    const bool depthwise = name == "depthwise_kernel" ||
-                           (name == "kernel" && tensor.dim() == 4 && tensor.size(3) == 1 && tensor.size(2) > 1);
-    variables.insert(depthwise ? "depthwise_kernel" : std::string_view(name));
-    if (name == "kernel" && !depthwise) out = text(tensor.dim());
+/// Whether a file's layer can be a row's: the same variables, of the same shapes. Not the same number of input
+/// channels: the first layer's can be adapted.
+inline bool is_keras_layer_of(const KerasRow& row, const KerasLayer& layer) {
+  if (layer.variables.size() != row.tensors.size()) return false;
+  for (const KerasTensor& t : row.tensors) {
+    const Tensor* theirs = layer.find(t.variable);
+    if (theirs == nullptr || theirs->dim() != t.tensor.dim()) return false;
+    const Tensor same = from_keras_layout(*theirs, row.depthwise);
+    for (Index d = 0; d < t.tensor.dim(); ++d)
+      if (d != 1 && same.size(d) != t.tensor.size(d)) return false;
   }
-  for (const std::string_view variable : variables) out += text(" ", variable);
-  return out;
+  return true;
+}
+
+/// What is told of a layer by its variables, whatever its name: layers of one kind stand in a file in the model's
+/// order, whatever else is between them.
+enum class KerasKind { norm, convolution, depthwise, dense, other };
+
+inline KerasKind keras_kind(const KerasLayer& layer) {
+  if (layer.find("gamma") != nullptr || layer.find("moving_mean") != nullptr) return KerasKind::norm;
+  const Tensor* kernel = layer.find("kernel");
+  if (kernel == nullptr) return KerasKind::other;
+  if (kernel->dim() != 4) return KerasKind::dense;
+  return kernel->size(3) == 1 && kernel->size(2) > 1 ? KerasKind::depthwise : KerasKind::convolution;
+}
+
+inline KerasKind keras_kind(const KerasRow& row) {
+  if (row.depthwise) return KerasKind::depthwise;
+  for (const KerasTensor& t : row.tensors) {
+    if (t.variable == "gamma" || t.variable == "moving_mean") return KerasKind::norm;
+    if (t.variable == "kernel") return t.tensor.dim() == 4 ? KerasKind::convolution : KerasKind::dense;
+  }
+  return KerasKind::other;
 }
 
 /// Each row's layer of the file, by the order of the model, as Keras itself loads; empty where that does not fit. What
 /// the file has after the network's last layer, a classifier, is left.
-inline std::vector<const KerasLayer*> keras_by_order(const std::vector<KerasRow>& rows,
-                                                     const std::vector<KerasLayer>& layers, const std::string& prefix) {
-  std::map<std::string, std::vector<const KerasLayer*>> by_kind;
-  for (const KerasLayer& layer : layers)
-    if (layer.name.starts_with(prefix)) by_kind[keras_kind(layer)].push_back(&layer);
-  std::map<std::string, std::size_t> used;
-  std::vector<const KerasLayer*> out;
+inline KerasMatch keras_by_order(const std::vector<KerasRow>& rows, const std::vector<KerasLayer>& layers,
+                                 std::string_view prefix) {
+  KerasMatch out;
+  std::array<std::size_t, 5> next{};  // by kind
   for (const KerasRow& row : rows) {
-    KerasLayer wanted;
-    for (const KerasTensor& t : row.tensors)
-      wanted.variables.emplace_back(row.depthwise && t.variable == "kernel" ? "depthwise_kernel" : t.variable,
-                                    t.tensor);
-    const std::string kind = keras_kind(wanted);
-    const auto& same = by_kind[kind];
-    const std::size_t at = used[kind]++;
-    if (at >= same.size()) return {};
-    for (const KerasTensor& t : row.tensors) {
-      const Tensor theirs = from_keras_layout(*same[at]->find(t.variable), row.depthwise);
-      // Not the input channels: the first layer's can be adapted.
-      for (Index d = 0; d < t.tensor.dim(); ++d)
-        if (theirs.dim() != t.tensor.dim() || (d != 1 && theirs.size(d) != t.tensor.size(d))) return {};
-    }
-    out.push_back(same[at]);
+    const KerasKind kind = keras_kind(row);
+    std::size_t& at = next[static_cast<std::size_t>(kind)];
+    while (at < layers.size() && !(layers[at].name.starts_with(prefix) && keras_kind(layers[at]) == kind)) ++at;
+    if (at == layers.size() || !is_keras_layer_of(row, layers[at])) return {};
+    out.push_back(&layers[at++]);
   }
   return out;
 }
@@ -217,11 +215,10 @@ inline void check_keras_normalization(const std::vector<KerasLayer>& layers, std
 /// Whether tensors have Keras's names, as `read_state_dict` gives them for Keras's files and for what was converted
 /// from them: "conv/kernel".
 inline bool has_keras_names(const StateDict& state) {
-  return std::any_of(state.begin(), state.end(), [](const auto& item) {
-    const std::string& name = item.first;
-    return name.ends_with("/kernel") || name.ends_with("/depthwise_kernel") || name.ends_with("/gamma") ||
-           name.ends_with("/moving_mean");
-  });
+  for (const auto& item : state)
+    for (const char* variable : {"/kernel", "/depthwise_kernel", "/gamma", "/moving_mean"})
+      if (item.first.ends_with(variable)) return true;
+  return false;
 }
 
 /// The tensors of a Keras file under a network's names and in its layouts. Layers are found by name, in the model or in
@@ -235,19 +232,19 @@ inline StateDict from_keras(const Module& network, const Graph& graph, const Sta
   const auto rows = detail::keras_rows(network, graph);
   const auto layers = detail::keras_layers(state);
   if (rows.empty()) return {};
-  auto found = detail::keras_by_name(rows, layers);
+  detail::KerasMatch found = detail::keras_by_name(rows, layers);
   std::vector<std::string> missing;
   for (std::size_t r = 0; r < rows.size(); ++r)
     if (found[r] == nullptr) missing.push_back(rows[r].layer);
   if (!missing.empty()) {
     const bool is_keras = graph.table.rows.front().kind == Kind::input;
-    std::vector<const detail::KerasLayer*> ordered;
-    std::set<std::string> prefixes{""};
-    for (const auto& layer : layers)
-      if (const std::size_t slash = layer.name.find('/'); slash != std::string::npos)
-        prefixes.insert(layer.name.substr(0, slash + 1));
-    for (const std::string& prefix : prefixes)
-      if (is_keras && ordered.empty()) ordered = detail::keras_by_order(rows, layers, prefix);
+    detail::KerasMatch ordered;
+    if (is_keras) ordered = detail::keras_by_order(rows, layers, "");
+    for (std::size_t l = 0; l < layers.size() && is_keras && ordered.empty(); ++l) {
+      const std::size_t slash = layers[l].name.find('/');
+      if (slash != std::string::npos)
+        ordered = detail::keras_by_order(rows, layers, std::string_view(layers[l].name).substr(0, slash + 1));
+    }
     if (ordered.empty()) {
       std::vector<std::string> theirs;
       for (const auto& layer : layers) theirs.push_back(layer.name);
@@ -262,20 +259,23 @@ inline StateDict from_keras(const Module& network, const Graph& graph, const Sta
   if (detail::has_keras_normalization(graph)) detail::check_keras_normalization(layers, where);
   StateDict out;
   for (std::size_t r = 0; r < rows.size(); ++r) {
-    std::set<const Tensor*> taken;
     for (const detail::KerasTensor& t : rows[r].tensors) {
       const Tensor* theirs = found[r]->find(t.variable);
       if (theirs == nullptr) continue;  // `load_state_dict` says what is missing
       if (theirs->scalar_type() != at::kFloat)
-        throw WeightsError(text(where, ": ", detail::in_quotes(found[r]->name + "/" + t.variable), " is of type ",
+        throw WeightsError(text(where, ": ", detail::in_quotes(text(found[r]->name, "/", t.variable)), " is of type ",
                                 to_string(detail::file_type(theirs->scalar_type(), t.name)),
                                 ", where float32 is expected; in Keras, load the weights into a model of dtype "
                                 "float32 and save that"));
-      taken.insert(theirs);
       out.emplace_back(t.name, detail::from_keras_layout(*theirs, rows[r].depthwise).contiguous());
     }
-    for (const auto& [variable, tensor] : found[r]->variables)
-      if (taken.count(&tensor) == 0) out.emplace_back(found[r]->name + "/" + variable, tensor);
+    // What the layer has besides, `load_state_dict` calls unexpected.
+    for (const auto& [variable, tensor] : found[r]->variables) {
+      const bool is_taken =
+          std::any_of(rows[r].tensors.begin(), rows[r].tensors.end(),
+                      [&](const detail::KerasTensor& t) { return found[r]->find(t.variable) == &tensor; });
+      if (!is_taken) out.emplace_back(text(found[r]->name, "/", variable), tensor);
+    }
   }
   return out;
 }
@@ -284,84 +284,6 @@ inline StateDict from_keras(const Module& network, const Graph& graph, const Sta
 /// \throws FileError, FormatError, WeightsError
 inline StateDict read_keras_weights(const std::filesystem::path& path, const Plan& network) {
   return from_keras(network, network.graph(), read_state_dict(path), path.string());
-}
-
-namespace detail {
-
-/// What Keras's files call a layer's class.
-inline std::string_view keras_class_of(const KerasRow& row, std::string_view where) {
-  if (dynamic_cast<const nn::Conv2d*>(row.module) != nullptr) return row.depthwise ? "depthwise_conv2d" : "conv2d";
-  if (dynamic_cast<const nn::BatchNorm2d*>(row.module) != nullptr) return "batch_normalization";
-  if (dynamic_cast<const nn::Linear*>(row.module) != nullptr) return "dense";
-  if (dynamic_cast<const nn::LayerNorm*>(row.module) != nullptr) return "layer_normalization";
-  throw WeightsError(text("can't write ", where, ": the layer ", in_quotes(row.layer),
-                          " is none that Keras has; Keras's files are for convolutions, dense layers and norms"));
-}
-
-inline Hdf5Text keras_text(std::string value) { return {{std::move(value)}, false}; }
-
-}  // namespace detail
-
-/// Writes a network's weights so that Keras loads them, atomically: `model.load_weights(path)` of a model of the same
-/// layers. A name that ends with `.weights.h5` becomes Keras 3's file, another `.h5` the older one, whose layers have
-/// names. Of pixels' normalisation, where the network has it, ImageNet's is written.
-/// \throws OptionError for another name; WeightsError for a layer that Keras has not; FileError; FormatError
-/// where this build has no HDF5
-inline void write_keras_weights(const std::filesystem::path& path, const Plan& network) {
-  using detail::text;
-  const std::string name = path.filename().string();
-  const bool is_keras3 = name.ends_with(".weights.h5");
-  if (!is_keras3 && !name.ends_with(".h5"))
-    throw OptionError(text("can't write ", path,
-                           ": Keras's weights are .weights.h5 or .h5 (a .keras file holds the network's program too); "
-                           "give one of these names"));
-  StateDict tensors;  // by their paths in the file
-  std::vector<Hdf5Object> objects;
-  std::map<std::string_view, Index> numbers;
-  Hdf5Text layers{{}, true};
-  const auto group = [&](std::string at, const std::string& key, Hdf5Text value) {
-    objects.push_back({std::move(at), {{key, std::move(value)}}, false, {}});
-  };
-  const auto add = [&](const std::string& layer, std::string_view kind, const StateDict& variables) {
-    const Index number = numbers[kind]++;
-    const std::string at = is_keras3 ? text("layers/", kind, number == 0 ? "" : text("_", number), "/vars") : layer;
-    Hdf5Text weights{{}, true};
-    for (const auto& [variable, tensor] : variables) {
-      tensors.emplace_back(is_keras3 ? text(at, "/", weights.texts.size()) : text(at, "/", layer, "/", variable),
-                           tensor);
-      weights.texts.push_back(text(layer, "/", variable));
-    }
-    group(at, is_keras3 ? "name" : "weight_names", is_keras3 ? detail::keras_text(layer) : std::move(weights));
-    layers.texts.push_back(layer);
-  };
-  if (detail::has_keras_normalization(network.graph())) {
-    const auto [mean, deviation] = detail::keras_normalization();
-    add("normalization", "normalization",
-        {{"mean", mean}, {"variance", deviation}, {"count", at::zeros({}, at::kInt)}});
-  }
-  for (const detail::KerasRow& row : detail::keras_rows(network, network.graph())) {
-    const auto* conv = dynamic_cast<const nn::Conv2d*>(row.module);
-    StateDict variables;
-    for (const detail::KerasTensor& t : row.tensors)
-      variables.emplace_back(t.variable,
-                             detail::to_keras_layout(t.tensor, row.depthwise, conv == nullptr ? 0 : conv->options.in));
-    add(row.layer, detail::keras_class_of(row, path.string()), variables);
-  }
-  if (is_keras3) {
-    group("vars", "name", detail::keras_text(network.name()));
-  } else {
-    group("top_level_model_weights", "weight_names", {{}, true});
-    objects.push_back({"",
-                       {{"layer_names", std::move(layers)},
-                        {"backend", detail::keras_text("torch")},
-                        {"keras_version", detail::keras_text("3.0.0")}},
-                       false,
-                       {}});
-  }
-  const detail::ViewsOf views = detail::views_of(tensors);
-  for (const TensorView& view : views.views) objects.push_back({view.name, {}, true, view});
-  const std::vector<std::byte> bytes = hdf5_bytes(objects);
-  write_file(path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
 }  // namespace transferlib
