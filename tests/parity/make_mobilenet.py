@@ -7,12 +7,14 @@ examples/04_mobilenet_v3_feature_extraction.cpp (without its flips) in Keras.
 
 Needs torch, torchvision, timm and keras (made with torch 2.14.1, torchvision 0.29.1, timm 1.0.31 and keras 3.15.1).
 """
+import math
 import os
 import sys
 
 os.environ["KERAS_BACKEND"] = "torch"
 
 import keras
+import numpy as np
 import timm
 import torch
 import torchvision
@@ -140,7 +142,7 @@ def keep_keras(folder, name, make, gain, ci, cuts=()):
              parameters=parameters, ci=ci, trainable=trained)
 
 
-PICTURES, SIZE, CLASSES = 256, 64, 10
+PICTURES, SIZE, CLASSES, EPSILON = 256, 64, 10, 1e-7
 HEAD_GAIN = [("weight", 0.1)]
 
 
@@ -163,9 +165,15 @@ def lesson(base, hidden, batch, lr, order):
         [dense("", width, CLASSES, "softmax")]
     head = keras.Sequential([keras.Input((width,)), *layers])
     head.compile(keras.optimizers.Adam(lr), "categorical_crossentropy", metrics=["accuracy"])
-    told = head.fit(features[order], labels[order], batch_size=batch, shuffle=False, verbose=0).history
+    totals = np.zeros(2)
+    for step, start in enumerate(range(0, PICTURES, batch), 1):
+        # Keras's epsilon is the "epsilon hat" of Kingma and Ba: this makes it the epsilon of their algorithm 1.
+        head.optimizer.epsilon = EPSILON * math.sqrt(1.0 - 0.999**step)
+        ids = order[start:start + batch]
+        totals += len(ids) * np.array(head.train_on_batch(features[ids], labels[ids]))
     loss, accuracy = head.evaluate(features, labels, verbose=0)
-    return {"train_loss": told["loss"][0], "train_accuracy": told["accuracy"][0], "val_loss": loss,
+    train_loss, train_accuracy = totals / PICTURES
+    return {"train_loss": float(train_loss), "train_accuracy": float(train_accuracy), "val_loss": loss,
             "val_accuracy": accuracy}, layers[0].kernel.value.T
 
 
@@ -180,7 +188,7 @@ def write_lesson(folder, file, name, make, gain, hidden, batch, lr):
     assert abs(value["train_loss"] - other["train_loss"]) > 3e-3
     write(os.path.join(folder, file), {
         "network": name, "gain": [list(g) for g in gain], "pictures": PICTURES, "size": SIZE, "classes": CLASSES,
-        "batch": batch, "lr": lr, "epsilon": 1e-7,
+        "batch": batch, "lr": lr, "epsilon": EPSILON,
         "head": {"gain": [list(g) for g in HEAD_GAIN], "weight": summary(weight)}, "values": value,
     })
 
