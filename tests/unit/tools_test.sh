@@ -102,7 +102,7 @@ done
 
 # --------------------------------------------------------------------------------------------------------- weights_tool
 tool=$bin/weights_tool files=$source/tests/data/checkpoints
-expect 2 'a command is wanted: list, convert, diff, backbones, layers, fetch, run' "$tool"
+expect 2 'a command is wanted: list, convert, diff, backbones, layers, find, fetch, run' "$tool"
 expect 2 'there is no command "lits"; the nearest is list' "$tool" lits x
 expect 2 'list takes 1 argument, not 0' "$tool" list
 expect 2 'convert takes 2 arguments, not 1' "$tool" convert a
