@@ -3,7 +3,8 @@
 
   make_keras.py make FOLDER       writes the fixtures; needs keras, h5py, torch and numpy (KERAS_BACKEND=torch)
   make_keras.py verify PROGRAM    what Keras writes of MobileNetV2, MobileNetV3Small and EfficientNetB0 loads in ours,
-                                  strictly; what ours writes of them loads in Keras, with equal tensors.
+                                  strictly, and gives the same features; what ours writes of them loads in Keras,
+                                  with equal tensors; needs safetensors too.
                                   PROGRAM is tests/unit/keras_test.cpp's, which has a hidden test for this
 
 Element i (in Keras's order) of variable v of the model's layer l with weights is (10000 l + 1000 v + i) / 2^20.
@@ -19,6 +20,8 @@ import h5py
 import keras
 import numpy
 from keras import layers as L
+
+MEAN, DEVIATION = numpy.float32([0.485, 0.456, 0.406]), numpy.float32([0.229, 0.224, 0.225])
 
 
 def fill(model):
@@ -107,8 +110,8 @@ def published():
 
 def draw(model, rng):
     for w in model.weights:
-        if w.path.startswith("normalization/"):  # as in a model that is made with weights="imagenet"
-            w.assign({"mean": [0.485, 0.456, 0.406], "variance": [0.229, 0.224, 0.225], "count": 0}[w.name])
+        if w.path.startswith("normalization/"):
+            w.assign({"mean": MEAN, "variance": DEVIATION**2, "count": 0}[w.name])
             continue
         noise = rng.standard_normal(w.shape).astype("float32")
         if w.name == "moving_variance":
@@ -123,22 +126,40 @@ def draw(model, rng):
 
 
 def verify(program):
+    from safetensors.numpy import load_file, save_file
     rng = numpy.random.default_rng(0)
     for name, model in published().items():
         draw(model, rng)
+        for layer in model.layers:
+            if layer.name == "normalization":
+                layer.finalize_state()
+        ours_in = rng.uniform(-1, 1, (2, 96, 96, 3)).astype("float32")
+        theirs_in = {"keras_mobilenet_v2": ours_in, "keras_mobilenet_v3_small": 127.5 * (ours_in + 1),
+                     "keras_efficientnet_b0": 255 * (ours_in * DEVIATION + MEAN)}[name]
+        expected = model.predict(theirs_in, verbose=0).mean((1, 2))
         for ending in (".weights.h5", ".keras", ".h5"):
             with tempfile.TemporaryDirectory() as folder:
                 theirs, ours = os.path.join(folder, "theirs" + ending), os.path.join(folder, "ours")
+                pictures = os.path.join(folder, "in.safetensors")
+                save_file({"input": numpy.ascontiguousarray(ours_in.transpose(0, 3, 1, 2))}, pictures)
                 (model.save_weights if ending == ".weights.h5" else model.save)(theirs)
                 subprocess.run([program, "[keras peer]"], check=True, stdout=subprocess.DEVNULL, env={
-                    **os.environ, "KERAS_NETWORK": name, "KERAS_FILE": theirs, "KERAS_OUT": ours})
-                before = [w.copy() for w in model.get_weights()]
+                    **os.environ, "KERAS_NETWORK": name, "KERAS_FILE": theirs, "KERAS_IN": pictures, "KERAS_OUT": ours})
+                pooled = load_file(ours + ".safetensors")["pooled"]
+                off = abs(pooled - expected).max() / abs(expected).max()
+                assert off < 1e-5, (name, ending, off)
+                # Of the normalisation ours writes what published files have; see write_keras_weights.
+                weights = [w for w in model.weights if not w.path.startswith("normalization/")]
+                before = [keras.ops.convert_to_numpy(w).copy() for w in weights]
                 for written in (ours + ".weights.h5", ours + ".h5"):
-                    for w in model.weights:
+                    for w in weights:
                         w.assign(numpy.zeros(w.shape, w.dtype))
                     model.load_weights(written)
-                    assert all((a == b).all() for a, b in zip(before, model.get_weights())), (name, written)
-        print(f"{name}: loads both ways, tensors equal")
+                    assert all((a == keras.ops.convert_to_numpy(w)).all() for a, w in zip(before, weights)), written
+                for w in model.weights:
+                    if w.path == "normalization/variance":
+                        w.assign(DEVIATION**2)
+        print(f"{name}: loads both ways, tensors equal, features off by {off:.1e}")
 
 
 if __name__ == "__main__":

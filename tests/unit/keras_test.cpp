@@ -446,11 +446,17 @@ TEST_CASE("a folder as Hugging Face keeps it") {
 // Run by make_keras.py.
 TEST_CASE("a peer's file", "[.][keras peer]") {
   const std::string network = std::getenv("KERAS_NETWORK");
-  const fs::path file = std::getenv("KERAS_FILE"), out = std::getenv("KERAS_OUT");
+  const fs::path file = std::getenv("KERAS_FILE"), in = std::getenv("KERAS_IN"), out = std::getenv("KERAS_OUT");
   const auto through = [&](auto backbone) {
     const auto& plan = dynamic_cast<const tl::Plan&>(*backbone.core.network);
     tl::write_keras_weights(out.string() + ".weights.h5", plan);
     tl::write_keras_weights(out.string() + ".h5", plan);
+    const tl::Graph& graph = plan.graph();
+    const Tensor pictures = tl::read_state_dict(in).front().second;
+    const torch::NoGradGuard guard;
+    const Index wanted[] = {graph.pooled};
+    const auto pooled = graph.run({pictures}, {}, wanted, {}, backbone.core.frozen);
+    tl::write_state_dict(out.string() + ".safetensors", {{"pooled", pooled.front()}});
   };
   if (network == "keras_mobilenet_v2")
     through(tl::Backbone<tl::KerasMobileNetV2>::pretrained(file));
