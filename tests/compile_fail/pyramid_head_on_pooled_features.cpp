@@ -1,5 +1,5 @@
 // expect: this head needs a feature map or pyramid and this backbone gives pooled features
-#include <transferlib/transfer.hpp>
+#include "toy_head.hpp"
 namespace tl = transferlib;
 
 struct Mine : tl::Module {
@@ -7,21 +7,9 @@ struct Mine : tl::Module {
   tl::Stages stages() { return {}; }
 };
 
-struct Finder : tl::Module {
-  struct Options {
-    double least = 0.25;
-  };
-  using Input = tl::Pyramid;
-  using Output = tl::Tensor;
-  using Target = tl::ClassIndex;
-  using Prediction = tl::Tensor;
-  using Metric = tl::Accuracy;
-  Finder(const tl::FeatureSpec&, const Options&) {}
-  tl::Tensor forward(const tl::Activations& a, const tl::Pass&) { return a.at(0); }
-  tl::LossTerms loss(const tl::Tensor& y, const tl::Batch&) { return {{{"loss", y.sum()}}}; }
-  tl::Tensor predict(const tl::Tensor& y) { return y; }
-};
-
 int main() {
-  tl::Classifier model{tl::Backbone<Mine>::random(), tl::FreezePolicy<tl::FreezeAll>{}, tl::Head<Finder>{}, {"a", "b"}};
+  tl::Classifier model{tl::Backbone<Mine>::random(),
+                       tl::FreezePolicy<tl::FreezeAll>{},
+                       tl::Head<ToyHead<tl::Pyramid, tl::ClassIndex>>{},
+                       {"a", "b"}};
 }

@@ -1,4 +1,4 @@
-// expect: deleted
+// expect: transferlib: augment: the data are a temporary, which is gone before a picture is read; give them a name
 #include <transferlib/transfer.hpp>
 namespace tl = transferlib;
 

@@ -1,4 +1,4 @@
-// expect: deleted
+// expect: transferlib: Trainer: the model is a temporary, which is gone before it can be trained; give it a name
 #include <transferlib/transfer.hpp>
 namespace tl = transferlib;
 

@@ -48,7 +48,12 @@ Augmented<D, T> augment(const D& data, T transform) {
   return {data, std::move(transform)};
 }
 template <class D, class T>
-Augmented<D, T> augment(const D&& data, T transform) = delete;
+Augmented<D, T> augment(const D&& data, T transform) {
+  static_assert(sizeof(D) == 0,
+                "transferlib: augment: the data are a temporary, which is gone before a picture is read; give them a "
+                "name: `auto [train, test] = …; augment(train, …)`");
+  return {data, std::move(transform)};
+}
 
 namespace detail {
 

@@ -227,6 +227,9 @@ inline History fit_loop(const TrainerOptions& options, FeatureSource& train, Fea
   return history;
 }
 
+template <class M>
+struct Temporary {};
+
 }  // namespace detail
 
 /// Trains a model: `Trainer{model, {.epochs = 5, .optimizer = Adam{.lr = 1e-3}}}.fit(train, validation)`. The model
@@ -384,6 +387,21 @@ class Trainer {
   TrainerOptions options_;
 };
 
+/// What a temporary model is deduced to, so that it is refused in a sentence.
+template <class M>
+class Trainer<detail::Temporary<M>> {
+  static_assert(sizeof(M) == 0,
+                "transferlib: Trainer: the model is a temporary, which is gone before it can be trained; give it a "
+                "name: `Classifier model{…}; Trainer trainer{model, …};`");
+
+ public:
+  explicit Trainer(const M&&, TrainerOptions = {}) {}
+};
+
+template <class M>
+Trainer(const M&&, TrainerOptions) -> Trainer<detail::Temporary<M>>;
+template <class M>
+Trainer(const M&&) -> Trainer<detail::Temporary<M>>;
 template <class M>
 Trainer(M&, TrainerOptions) -> Trainer<M>;
 template <class M>
