@@ -53,6 +53,16 @@ inline void check_draws(const Batch& batch, std::span<const Draw> draws) {
                          draws.size(), " draws"));
 }
 
+/// Calls `change(block, draws)` for each block of a batch with the draws of its pictures.
+template <class Change>
+void for_each_block(Batch& batch, std::span<const Draw> draws, const Change& change) {
+  for (Tensor& block : batch.pictures) {
+    const auto n = static_cast<std::size_t>(block.size(0));
+    change(block, draws.first(n));
+    draws = draws.subspan(n);
+  }
+}
+
 inline Random augmentation(const Draw& draw) {
   return Random(draw.seed, Purpose::augment, static_cast<std::uint64_t>(draw.index),
                 static_cast<std::uint32_t>(draw.view));
@@ -157,16 +167,15 @@ struct Flip {
     detail::check_draws(batch, draws);
     if (!left_right && !up_down) return;
     detail::guarded("flipping pictures", [&] {
-      for (Tensor& block : batch.pictures) {
+      detail::for_each_block(batch, draws, [&](Tensor& block, std::span<const Draw> own) {
         // Per kind of flip one indexed copy of all pictures that show it.
         std::array<std::vector<Index>, 4> shown;
         for (Index i = 0; i < block.size(0); ++i) {
-          const Index view = draws[static_cast<std::size_t>(i)].view % *views();
+          const Index view = own[static_cast<std::size_t>(i)].view % *views();
           const Index lr = left_right ? view % 2 : 0, ud = up_down ? view / (left_right ? 2 : 1) % 2 : 0;
           shown[static_cast<std::size_t>(lr + 2 * ud)].push_back(i);
         }
-        draws = draws.subspan(static_cast<std::size_t>(block.size(0)));
-        if (static_cast<Index>(shown[0].size()) == block.size(0)) continue;
+        if (static_cast<Index>(shown[0].size()) == block.size(0)) return;
         Tensor out = block.clone();
         for (std::size_t kind = 1; kind < 4; ++kind) {
           if (shown[kind].empty()) continue;
@@ -175,7 +184,7 @@ struct Flip {
           out.index_copy_(0, ids, kind == 1 ? part.flip({3}) : kind == 2 ? part.flip({2}) : part.flip({2, 3}));
         }
         block = out;
-      }
+      });
     });
   }
 };
@@ -206,21 +215,20 @@ struct RandomResizedCrop {
     detail::check_interval("scale", scale, 0.0);
     detail::check_interval("ratio", ratio, 0.0);
     detail::guarded("cropping pictures", [&] {
-      for (Tensor& block : batch.pictures) {
+      detail::for_each_block(batch, draws, [&](Tensor& block, std::span<const Draw> own) {
         Tensor out = at::empty({block.size(0), block.size(1), size, size},
                                block.options().memory_format(at::MemoryFormat::ChannelsLast));
         detail::for_each_in_parallel(block.size(0), [&](Index i) {
           const at::AutoDispatchBelowADInplaceOrView below;
-          Random random = detail::augmentation(draws[static_cast<std::size_t>(i)]);
+          Random random = detail::augmentation(own[static_cast<std::size_t>(i)]);
           const auto crop = detail::random_crop(random, block.size(2), block.size(3), scale, ratio);
           Tensor x = block.narrow(0, i, 1).narrow(2, crop.top, crop.height).narrow(3, crop.left, crop.width);
           x = x.contiguous(at::MemoryFormat::ChannelsLast);
           if (crop.height != size || crop.width != size) x = detail::resize_block(x, size, size, interpolation);
           out.narrow(0, i, 1).copy_(x);
         });
-        draws = draws.subspan(static_cast<std::size_t>(block.size(0)));
         block = out;
-      }
+      });
       detail::join_blocks(batch);
     });
   }
@@ -256,23 +264,22 @@ struct ColourJitter {
       if (block.size(1) != 1 && block.size(1) != 3)
         throw DataError(detail::text("colours can be changed in pictures of 1 or 3 channels, not ", block.size(1)));
     detail::guarded("changing colours", [&] {
-      for (Tensor& block : batch.pictures) {
+      detail::for_each_block(batch, draws, [&](Tensor& block, std::span<const Draw> own) {
         Tensor out = block.clone(at::MemoryFormat::Contiguous);
         const Index pixels = out.size(2) * out.size(3), channels = out.size(1);
         const auto each = [&](auto* data) {
           detail::for_each_in_parallel(out.size(0), [&](Index i) {
             jitter(
                 detail::Planes<std::remove_pointer_t<decltype(data)>>{data + i * channels * pixels, channels, pixels},
-                draws[static_cast<std::size_t>(i)]);
+                own[static_cast<std::size_t>(i)]);
           });
         };
         if (out.scalar_type() == at::kByte)
           each(out.mutable_data_ptr<std::uint8_t>());
         else
           each(out.mutable_data_ptr<float>());
-        draws = draws.subspan(static_cast<std::size_t>(block.size(0)));
         block = out;
-      }
+      });
     });
   }
 
