@@ -3,7 +3,14 @@
 /// `data/image_folder.hpp`) or instantiates every network (`zoo.hpp`). Sorted includes, nothing else.
 #pragma once
 
+#include <transferlib/backbones/convnext.hpp>
+#include <transferlib/backbones/darknet.hpp>
 #include <transferlib/backbones/efficientnet.hpp>
+#include <transferlib/backbones/mobilenet_v2.hpp>
+#include <transferlib/backbones/mobilenet_v3.hpp>
+#include <transferlib/backbones/resnet.hpp>
+#include <transferlib/backbones/squeezenet.hpp>
+#include <transferlib/backbones/vit.hpp>
 #include <transferlib/core/concepts.hpp>
 #include <transferlib/core/environment.hpp>
 #include <transferlib/core/error.hpp>
@@ -15,6 +22,7 @@
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/core/text.hpp>
 #include <transferlib/core/version.hpp>
+#include <transferlib/darknet.hpp>
 #include <transferlib/data/cifar.hpp>
 #include <transferlib/data/colour.hpp>
 #include <transferlib/data/loader.hpp>
@@ -27,6 +35,7 @@
 #include <transferlib/engine/engine.hpp>
 #include <transferlib/formats/checkpoint.hpp>
 #include <transferlib/formats/cifar.hpp>
+#include <transferlib/formats/darknet.hpp>
 #include <transferlib/formats/gzip.hpp>
 #include <transferlib/formats/idx.hpp>
 #include <transferlib/formats/json.hpp>

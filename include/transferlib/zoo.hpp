@@ -11,7 +11,14 @@
 #include <utility>
 #include <vector>
 
+#include <transferlib/backbones/convnext.hpp>
+#include <transferlib/backbones/darknet.hpp>
 #include <transferlib/backbones/efficientnet.hpp>
+#include <transferlib/backbones/mobilenet_v2.hpp>
+#include <transferlib/backbones/mobilenet_v3.hpp>
+#include <transferlib/backbones/resnet.hpp>
+#include <transferlib/backbones/squeezenet.hpp>
+#include <transferlib/backbones/vit.hpp>
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/text.hpp>
 #include <transferlib/heads/vector_head.hpp>
@@ -23,37 +30,45 @@ namespace transferlib {
 /// A network of the zoo: its card, and how it is made.
 struct ZooEntry {
   Card card;
-  AnyBackbone (*random)(const NetworkOptions&, std::uint64_t seed);
-  AnyBackbone (*published)(const NetworkOptions&);
-  AnyBackbone (*from_file)(const std::filesystem::path&, const NetworkOptions&);
-  LayerTable (*layers)(const NetworkOptions&);  ///< costs neither time nor memory: no weights are made
+  detail::NetworkType type;
+
+  AnyBackbone random(const NetworkOptions& options, std::uint64_t seed) const {
+    return AnyBackbone(detail::random_core(type, options, seed));
+  }
+  AnyBackbone published(const NetworkOptions& options) const {
+    return AnyBackbone(detail::published_core(type, options));
+  }
+  AnyBackbone from_file(const std::filesystem::path& file, const NetworkOptions& options) const {
+    return AnyBackbone(detail::core_of_file(type, file, options));
+  }
+  /// Costs neither time nor memory: no weights are made.
+  LayerTable layers(const NetworkOptions& options) const {
+    const detail::ShapesOnly guard;
+    return type.graph(*type.make(options)).table;
+  }
 };
 
 namespace detail {
 
-template <PublishedNetwork N>
-ZooEntry zoo_entry() {
-  return {N::card,
-          [](const NetworkOptions& o, std::uint64_t seed) { return AnyBackbone(Backbone<N>::random(o, seed)); },
-          [](const NetworkOptions& o) { return AnyBackbone(Backbone<N>::pretrained(o)); },
-          [](const std::filesystem::path& file, const NetworkOptions& o) {
-            return AnyBackbone(Backbone<N>::pretrained(file, o));
-          },
-          [](const NetworkOptions& o) {
-            const ShapesOnly guard;
-            return make_network<N>(o)->graph().table;
-          }};
+template <PublishedNetwork... N>
+std::vector<ZooEntry> zoo_entries() {
+  return {ZooEntry{N::card, network_type<N>()}...};
 }
 
 }  // namespace detail
 
 /// All networks, in the order in which they are listed.
 inline const std::vector<ZooEntry>& zoo() {
-  static const std::vector<ZooEntry> entries{
-      detail::zoo_entry<EfficientNetLite0>(), detail::zoo_entry<EfficientNetLite1>(),
-      detail::zoo_entry<EfficientNetLite2>(), detail::zoo_entry<EfficientNetLite3>(),
-      detail::zoo_entry<EfficientNetLite4>(),
-  };
+  static const auto entries = detail::zoo_entries<
+      ResNet18, ResNet34, ResNet50, ResNet101, ResNet152, WideResNet50_2, ResNeXt50_32x4d, MobileNetV2, MobileNetV2_035,
+      MobileNetV2_050, MobileNetV2_075, MobileNetV2_130, MobileNetV2_140, KerasMobileNetV2, KerasMobileNetV2_035,
+      KerasMobileNetV2_050, KerasMobileNetV2_075, KerasMobileNetV2_130, KerasMobileNetV2_140, MobileNetV3Small,
+      MobileNetV3Large, KerasMobileNetV3Small, KerasMobileNetV3Large, EfficientNetB0, EfficientNetB1, EfficientNetB2,
+      EfficientNetB3, EfficientNetB4, EfficientNetB5, EfficientNetB6, EfficientNetB7, EfficientNetV2S, TfEfficientNetB0,
+      KerasEfficientNetB0, EfficientNetLite0, EfficientNetLite1, EfficientNetLite2, EfficientNetLite3,
+      EfficientNetLite4, ConvNeXtTiny, ConvNeXtSmall, ConvNeXtBase, VitB16, VitB32, VitL16, VitS16, DinoV2S14,
+      DinoV2S14Registers, DinoV2B14, DinoV2B14Registers, DarkNet19, DarkNet53, CspDarkNet53, CspDarkNet53Mish,
+      SqueezeNet1_0, SqueezeNet1_1>();
   return entries;
 }
 

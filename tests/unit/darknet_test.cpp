@@ -21,6 +21,7 @@
 
 #include <transferlib/backbones/darknet.hpp>
 #include <transferlib/core/hash.hpp>
+#include <transferlib/darknet.hpp>
 #include <transferlib/data/pictures.hpp>
 #include <transferlib/engine/engine.hpp>
 #include <transferlib/freeze/policy.hpp>

@@ -26,7 +26,6 @@
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/formats/darknet.hpp>
-#include <transferlib/model/backbone.hpp>
 #include <transferlib/nn/plan.hpp>
 #include <transferlib/weights/state_dict.hpp>
 
@@ -352,59 +351,6 @@ inline void write_darknet_weights(const std::filesystem::path& path, const Darkn
     write_darknet_weights(path, network.config(), views.views, header);
     return 0;
   });
-}
-
-/// How a `.cfg` becomes a backbone.
-struct DarknetOptions {
-  Index layers = 0;       ///< how many of its layers; 0: all
-  Index size = 0;         ///< the side of its input in pixels; 0: the `.cfg`'s
-  Index in_channels = 0;  ///< 0: the `.cfg`'s
-  bool fewer = false;     ///< the file may hold the first layers only; the others are drawn from `seed`
-  std::uint64_t seed = 0;
-};
-
-namespace detail {
-
-/// The network of a `.cfg`; its pictures are in [0, 1], or as its `[crop]` shifts them.
-inline BackboneCore darknet_core(const DarknetConfig& config, const DarknetOptions& options) {
-  Card card{.source = "a .cfg of darknet", .minimum_size = 1};
-  card.preprocessing = {config.input.width, {0.0, 0.0, 0.0}, {1.0, 1.0, 1.0}, Interpolation::bilinear, 1.0};
-  if (const DarknetLayer& first = config.layers.front(); first.type == DarknetType::crop) {
-    card.preprocessing.size = std::min(first.crop_width, config.input.width);
-    card.preprocessing.crop_fraction =
-        static_cast<double>(card.preprocessing.size) / static_cast<double>(config.input.width);
-    if (first.shifts) card.preprocessing.mean = card.preprocessing.deviation = {0.5, 0.5, 0.5};
-  }
-  const NetworkOptions own{.size = options.size != 0 ? options.size : card.preprocessing.size,
-                           .in_channels = options.in_channels != 0 ? options.in_channels : config.input.channels};
-  const auto network =
-      std::make_shared<Darknet>(options.layers == 0 ? config : cut_darknet(config, options.layers), own);
-  if (options.fewer) network->weights.least = 0;
-  network->initialise(options.seed);
-  BackboneCore core;
-  core.network = network;
-  core.graph = network->graph();
-  finish(core, card, own);
-  core.rebuild = [config, options] { return darknet_core(config, options); };
-  return core;
-}
-
-}  // namespace detail
-
-/// The backbone of a `.cfg` with random weights.
-/// \throws FileError, FormatError (with file and line), OptionError
-inline AnyBackbone darknet_backbone(const std::filesystem::path& cfg, const DarknetOptions& options = {}) {
-  return AnyBackbone(detail::darknet_core(read_darknet_cfg(cfg), options));
-}
-
-/// The backbone of a `.cfg` with the weights of a file: darknet's, or a state dict with our names. A network that is
-/// cut by `.layers` takes the file of the whole network and that of as many layers or more (`yolov4.conv.137`). \throws
-/// FileError, FormatError, OptionError, WeightsError
-inline AnyBackbone darknet_backbone(const std::filesystem::path& cfg, const std::filesystem::path& weights,
-                                    const DarknetOptions& options = {}) {
-  AnyBackbone out = darknet_backbone(cfg, options);
-  detail::read_weights(out.core, weights);
-  return out;
 }
 
 namespace detail {

@@ -155,24 +155,45 @@ inline void finish(BackboneCore& core, const Card& card, const NetworkOptions& o
   measure(core);
 }
 
+/// How a network is made and understood. Pointers, not a template, so that a network costs its own constructor alone.
+struct NetworkType {
+  std::shared_ptr<Module> (*make)(const NetworkOptions&);
+  Graph (*graph)(Module&);
+  Card card;
+};
+
 template <class N>
-std::shared_ptr<N> make_network(const NetworkOptions& options) {
+std::shared_ptr<Module> make_network(const NetworkOptions& options) {
   if constexpr (std::constructible_from<N, const NetworkOptions&>)
     return std::make_shared<N>(options);
   else
     return std::make_shared<N>();
 }
 
+inline Graph planned_graph(Module& network) { return dynamic_cast<Plan&>(network).graph(); }
+
 template <class N>
-BackboneCore make_core(std::shared_ptr<N> network, const Card& card, const NetworkOptions& options) {
+NetworkType network_type() {
+  if constexpr (PlannedNetwork<N>) {
+    if constexpr (PublishedNetwork<N>)
+      return {make_network<N>, planned_graph, N::card};
+    else
+      return {make_network<N>, planned_graph, {.minimum_size = 1}};
+  } else {
+    const auto graph = [](Module& network) { return graph_of(dynamic_cast<N&>(network).stages()); };
+    if constexpr (PublishedNetwork<N>)
+      return {make_network<N>, graph, N::card};
+    else
+      return {make_network<N>, graph, {.minimum_size = 1}};
+  }
+}
+
+inline BackboneCore make_core(std::shared_ptr<Module> network, const NetworkType& type, const NetworkOptions& options) {
   BackboneCore core;
-  core.network = network;
-  if constexpr (PlannedNetwork<N>)
-    core.graph = network->graph();
-  else
-    core.graph = graph_of(network->stages());
-  finish(core, card, options);
-  core.rebuild = [card, options] { return make_core(make_network<N>(options), card, options); };
+  core.graph = type.graph(*network);
+  core.network = std::move(network);
+  finish(core, type.card, options);
+  core.rebuild = [type, options] { return make_core(type.make(options), type, options); };
   return core;
 }
 
@@ -218,6 +239,28 @@ inline void read_weights(BackboneCore& core, const std::filesystem::path& file) 
   core.source = (file.has_filename() ? file : file.parent_path()).filename().string();
 }
 
+inline BackboneCore core_of_file(const NetworkType& type, const std::filesystem::path& file,
+                                 const NetworkOptions& options) {
+  BackboneCore core = make_core(type.make(options), type, options);
+  read_weights(core, file);
+  return core;
+}
+
+inline BackboneCore published_core(const NetworkType& type, const NetworkOptions& options) {
+  const auto file = find_weights(type.card);
+  const bool published = is_published_file(file, type.card);
+  if (published) check_hash(file, type.card);
+  BackboneCore core = core_of_file(type, file, options);
+  if (published) core.licence = type.card.licence;
+  return core;
+}
+
+inline BackboneCore random_core(const NetworkType& type, const NetworkOptions& options, std::uint64_t seed) {
+  BackboneCore core = make_core(type.make(options), type, options);
+  if (auto* plan = dynamic_cast<Plan*>(core.network.get())) plan->initialise(seed);
+  return core;
+}
+
 }  // namespace detail
 
 /// A network of the zoo whose name is known at run time only; see `any_backbone`.
@@ -249,35 +292,24 @@ struct Backbone<N> {
         PublishedNetwork<Net>,
         "transferlib: Backbone<Network>::pretrained(): this Network has no published weights (no `card`); pass "
         "the weights' path");
-    if constexpr (PublishedNetwork<Net>) {
-      const auto file = find_weights(Net::card);
-      const bool published = is_published_file(file, Net::card);
-      if (published) check_hash(file, Net::card);
-      Backbone out = pretrained(file, options);
-      if (published) out.core.licence = Net::card.licence;
-      return out;
-    }
+    if constexpr (PublishedNetwork<Net>) return Backbone(detail::published_core(detail::network_type<N>(), options));
   }
 
   /// The network with the weights of a file, whatever program wrote it.
   /// \throws FileError, FormatError, WeightsError
   static Backbone pretrained(const std::filesystem::path& file, const NetworkOptions& options = {}) requires is_known {
-    Backbone out = make(options);
-    detail::read_weights(out.core, file);
-    return out;
+    return Backbone(detail::core_of_file(detail::network_type<N>(), file, options));
   }
 
   /// The network with random weights, drawn from `seed` alone for the zoo's networks; a user's own network is as its
   /// constructor leaves it.
   static Backbone random(const NetworkOptions& options = {}, std::uint64_t seed = 0) requires is_known {
-    Backbone out = make(options);
-    if constexpr (PlannedNetwork<N>) static_cast<Plan&>(*out.core.network).initialise(seed);
-    return out;
+    return Backbone(detail::random_core(detail::network_type<N>(), options, seed));
   }
 
   /// A user's own network, made and filled by the user.
   static Backbone of(std::shared_ptr<N> network, const NetworkOptions& options = {}) requires is_known {
-    return Backbone(detail::make_core(std::move(network), card(), options));
+    return Backbone(detail::make_core(std::move(network), detail::network_type<N>(), options));
   }
 
   explicit Backbone(detail::BackboneCore c) : core(std::move(c)) {}
@@ -293,17 +325,6 @@ struct Backbone<N> {
   const Preprocessing& preprocessing() const { return core.preprocessing; }
   /// Channels and strides of its pyramid, width of its pooled features.
   const FeatureSpec& features() const { return core.features; }
-
- private:
-  static Card card() {
-    if constexpr (PublishedNetwork<N>)
-      return N::card;
-    else
-      return {.minimum_size = 1};
-  }
-  static Backbone make(const NetworkOptions& options) requires is_known {
-    return Backbone(detail::make_core(detail::make_network<N>(options), card(), options));
-  }
 };
 
 /// A backbone whose network is known at run time only.
