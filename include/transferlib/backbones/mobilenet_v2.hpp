@@ -160,10 +160,11 @@ constexpr Card keras_mobilenet_card(const char* name, const char* url, double to
           .top1 = top1};
 }
 
-/// Of a width that neither torchvision nor timm publishes weights of.
-constexpr Card unpublished_mobilenet_v2_card(const char* name, const char* aliases) {
+/// Of a width that neither torchvision nor timm publishes weights of: a user's own file is looked for.
+constexpr Card unpublished_mobilenet_v2_card(const char* name, const char* file, const char* aliases) {
   return {.name = name,
-          .source = "nobody, but Keras publishes its own",
+          .file = file,
+          .source = "nobody; the weights that Keras publishes for this width are its own network's",
           .preprocessing = {.crop_fraction = 0.875},
           .minimum_size = 1,
           .aliases = aliases};
@@ -188,7 +189,8 @@ struct MobileNetV2 : MobileNetV2Family {
 
 /// MobileNetV2 of width 0.35: 1.7 million parameters, 224 pixels.
 struct MobileNetV2_035 : MobileNetV2Family {
-  static constexpr Card card = detail::unpublished_mobilenet_v2_card("mobilenet_v2_035", "mobilenetv2_035");
+  static constexpr Card card =
+      detail::unpublished_mobilenet_v2_card("mobilenet_v2_035", "mobilenet_v2_035.pth", "mobilenetv2_035");
   explicit MobileNetV2_035(const NetworkOptions& o = {}) : MobileNetV2Family({.width = 0.35}, o) {}
 };
 
@@ -210,13 +212,14 @@ struct MobileNetV2_050 : MobileNetV2Family {
 
 /// MobileNetV2 of width 0.75: 2.6 million parameters, 224 pixels.
 struct MobileNetV2_075 : MobileNetV2Family {
-  static constexpr Card card = detail::unpublished_mobilenet_v2_card("mobilenet_v2_075", "mobilenetv2_075");
+  static constexpr Card card =
+      detail::unpublished_mobilenet_v2_card("mobilenet_v2_075", "mobilenet_v2_075.pth", "mobilenetv2_075");
   explicit MobileNetV2_075(const NetworkOptions& o = {}) : MobileNetV2Family({.width = 0.75}, o) {}
 };
 
 /// MobileNetV2 of width 1.3: 5.4 million parameters, 224 pixels.
 struct MobileNetV2_130 : MobileNetV2Family {
-  static constexpr Card card = detail::unpublished_mobilenet_v2_card("mobilenet_v2_130", "");
+  static constexpr Card card = detail::unpublished_mobilenet_v2_card("mobilenet_v2_130", "mobilenet_v2_130.pth", "");
   explicit MobileNetV2_130(const NetworkOptions& o = {}) : MobileNetV2Family({.width = 1.3}, o) {}
 };
 
