@@ -413,7 +413,8 @@ int main(int argc, char** argv) {
       {"convert",
        "IN OUT",
        "writes .safetensors or .pth, as OUT's extension says;\n"
-       "IN is told by its bytes: safetensors, .pth of either format, nested or not",
+       "IN is told by its bytes: safetensors, .pth of either format, nested or not, Keras's; or a folder of Hugging "
+       "Face",
        {},
        [](const auto& given) { return convert(given[0], given[1]); }},
       {"diff",

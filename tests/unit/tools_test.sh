@@ -178,6 +178,26 @@ expect 1 'complex128' "$tool" convert "$files/types.pth" types.safetensors
 check 'nothing is left of what can not be written' test -z "$(ls | grep '^types')"
 expect 1 'No such file or directory' "$tool" convert "$files/small.pth" no/such/folder/x.pth
 
+# Keras's files, with Keras's names; a build without libhdf5 says so.
+keras=$files/keras_toy.weights.h5
+if "$tool" list "$keras" 2>&1 | grep -q 'this build has no HDF5'; then
+  expect 1 'this build has no HDF5' "$tool" convert "$keras" keras.safetensors
+else
+  expect 0 '' "$tool" list "$keras"
+  has '^stem/kernel +float32 +\[3,3,3,4\] '
+  has '^stem_bn/moving_variance +float32 +\[4\] '
+  expect 0 '' "$tool" convert "$keras" keras.safetensors
+  check 'a Keras file, converted' test "$(sorted "$keras")" = "$(sorted keras.safetensors)"
+  expect 0 'optimizer' "$tool" list "$files/keras_nested.keras"
+  has '^toy/stem/kernel '
+fi
+
+# A folder as Hugging Face keeps it.
+mkdir hub && cp "$files/small.safetensors" hub/model.safetensors && echo '{"architecture": "small"}' > hub/config.json
+expect 0 '' "$tool" list hub
+check 'a folder of weights' test "$(sorted hub)" = "$(sorted "$files/small.safetensors")"
+expect 1 'has no model.safetensors' "$tool" list "$files"
+
 # Comparing: what is the same, what is not, and by how much.
 "${TRANSFERLIB_PYTHON:-python3}" - << 'PYTHON'
 import array, json, math, random

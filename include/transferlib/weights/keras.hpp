@@ -270,12 +270,10 @@ inline StateDict from_keras(const Module& network, const Graph& graph, const Sta
       out.emplace_back(t.name, detail::from_keras_layout(*theirs, rows[r].depthwise).contiguous());
     }
     // What the layer has besides, `load_state_dict` calls unexpected.
-    for (const auto& [variable, tensor] : found[r]->variables) {
-      const bool is_taken =
-          std::any_of(rows[r].tensors.begin(), rows[r].tensors.end(),
-                      [&](const detail::KerasTensor& t) { return found[r]->find(t.variable) == &tensor; });
-      if (!is_taken) out.emplace_back(text(found[r]->name, "/", variable), tensor);
-    }
+    for (const auto& item : found[r]->variables)
+      if (std::none_of(rows[r].tensors.begin(), rows[r].tensors.end(),
+                       [&](const detail::KerasTensor& t) { return found[r]->find(t.variable) == &item.second; }))
+        out.emplace_back(text(found[r]->name, "/", item.first), item.second);
   }
   return out;
 }
