@@ -5,6 +5,8 @@
 #include <thread>
 #include <vector>
 
+#include <torch/nn/cloneable.h>
+
 #include <transferlib/formats/checkpoint.hpp>
 #include <transferlib/freeze/policy.hpp>
 #include <transferlib/model/save.hpp>
@@ -465,7 +467,63 @@ TEST_CASE("Dropout is drawn from the pass alone and only in training") {
   CHECK_FALSE(same_bytes(dropped, tl::detail::dropout(x, 0.25, pass, 2)));
 }
 
+namespace {
+
+/// A user's network that only its own arguments make.
+template <class Base>
+struct Own : Base {
+  torch::nn::Conv2d conv{nullptr};
+  Index width;
+  explicit Own(Index w) : width(w) { reset(); }
+  void reset() { conv = this->register_module("conv", torch::nn::Conv2d(3, width, 3)); }
+  tl::Stages stages() { return {{"conv", conv}}; }
+};
+struct PlainOwn : Own<tl::Module> {
+  using Own::Own;
+};
+struct CloneableOwn : Own<torch::nn::Cloneable<CloneableOwn>> {
+  using Own::Own;
+};
+
+}  // namespace
+
+TEST_CASE("A user's network is copied by what the user gave, by itself, or not, and says so then only") {
+  const auto data = colour_data(6);
+  const auto of = [&](auto network, std::function<std::shared_ptr<tl::Module>()> anew) {
+    using N = typename decltype(network)::element_type;
+    return tl::Classifier{tl::Backbone<N>::of(network, {.size = 16}, std::move(anew)),
+                          tl::FreezePolicy<tl::FreezeAll>{}, tl::Head<tl::Linear>{}, colours};
+  };
+  const auto expect_copies = [&](const auto& model) {
+    const auto copy = tl::clone(tl::clone(model));
+    const auto& network = *model.backbone_core().network;
+    CHECK(same_bytes(snapshot(*copy.backbone_core().network), snapshot(network)));
+    CHECK(tl::state_dict(*copy.backbone_core().network)[0].second.data_ptr() !=
+          tl::state_dict(network)[0].second.data_ptr());
+    CHECK(same_bytes(copy.predict(data.batch(first_ids(6))), model.predict(data.batch(first_ids(6)))));
+  };
+  expect_copies(of(std::make_shared<PlainOwn>(5), [] { return std::make_shared<PlainOwn>(5); }));
+  expect_copies(of(std::make_shared<CloneableOwn>(6), {}));
+  auto alone = of(std::make_shared<PlainOwn>(7), {});
+  CHECK(alone.predict(data.batch(first_ids(6))).size(0) == 6);
+  CHECK(
+      sentence_of<tl::OptionError>([&] { tl::clone(alone); }) ==
+      "this network can't be made anew, as a copy of a model needs it: it has neither a constructor without arguments "
+      "nor one from NetworkOptions, and is no torch::nn::Cloneable; give Backbone::of a function that makes one");
+}
+
 TEST_CASE("What no model can be made of, each with its sentence") {
+  const Folder folder;
+  tl::write_state_dict(folder / "other.safetensors", tl::state_dict(*lively<StagedNet>(16).core.network));
+  CHECK(
+      sentence_of<tl::WeightsError>([&] { tl::Backbone<SqueezeNet>::pretrained(folder / "other.safetensors"); }) ==
+      tl::detail::text("the weights in ", folder / "other.safetensors",
+                       " do not fit the network: 26 names are missing (stem.weight, stem_norm.weight, stem_norm.bias, "
+                       "stem_norm.running_mean, stem_norm.running_var and 21 more); 13 are unexpected "
+                       "(stem.1.num_batches_tracked, tail.1.num_batches_tracked, stem.0.weight, stem.1.weight, "
+                       "stem.1.bias and 8 more); check that the file belongs to this network, or load with {.strict = "
+                       "false}"));
+
   CHECK(
       sentence_of<tl::OptionError>([] { tl::Backbone<tl::EfficientNetLite0>::random({.size = 16}); }) ==
       "pictures of 16 pixels are too small for efficientnet_lite0: its smallest size is 32; set {.size = 32} or more");

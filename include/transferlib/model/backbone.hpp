@@ -26,6 +26,11 @@
 #include <transferlib/weights/pretrained.hpp>
 #include <transferlib/weights/state_dict.hpp>
 
+namespace torch::nn {
+template <typename Derived>
+class Cloneable;
+}  // namespace torch::nn
+
 namespace transferlib {
 namespace detail {
 
@@ -166,8 +171,13 @@ template <class N>
 std::shared_ptr<Module> make_network(const NetworkOptions& options) {
   if constexpr (std::constructible_from<N, const NetworkOptions&>)
     return std::make_shared<N>(options);
-  else
+  else if constexpr (std::default_initializable<N>)
     return std::make_shared<N>();
+  else
+    throw OptionError(
+        "this network can't be made anew, as a copy of a model needs it: it has neither a constructor without "
+        "arguments "
+        "nor one from NetworkOptions, and is no torch::nn::Cloneable; give Backbone::of a function that makes one");
 }
 
 inline Graph planned_graph(Module& network) { return dynamic_cast<Plan&>(network).graph(); }
@@ -188,13 +198,19 @@ NetworkType network_type() {
   }
 }
 
-inline BackboneCore make_core(std::shared_ptr<Module> network, const NetworkType& type, const NetworkOptions& options) {
+/// \param anew makes such a network again, for copies; its weights do not matter
+inline BackboneCore make_core(std::shared_ptr<Module> network, const NetworkType& type, const NetworkOptions& options,
+                              const std::function<std::shared_ptr<Module>()>& anew) {
   BackboneCore core;
   core.graph = type.graph(*network);
   core.network = std::move(network);
   finish(core, type.card, options);
-  core.rebuild = [type, options] { return make_core(type.make(options), type, options); };
+  core.rebuild = [type, options, anew] { return make_core(anew(), type, options, anew); };
   return core;
+}
+
+inline BackboneCore make_core(const NetworkType& type, const NetworkOptions& options) {
+  return make_core(type.make(options), type, options, [make = type.make, options] { return make(options); });
 }
 
 /// \throws WeightsError if a folder of Hugging Face says that its weights are another network's: of another one with
@@ -241,7 +257,7 @@ inline void read_weights(BackboneCore& core, const std::filesystem::path& file) 
 
 inline BackboneCore core_of_file(const NetworkType& type, const std::filesystem::path& file,
                                  const NetworkOptions& options) {
-  BackboneCore core = make_core(type.make(options), type, options);
+  BackboneCore core = make_core(type, options);
   read_weights(core, file);
   return core;
 }
@@ -256,7 +272,7 @@ inline BackboneCore published_core(const NetworkType& type, const NetworkOptions
 }
 
 inline BackboneCore random_core(const NetworkType& type, const NetworkOptions& options, std::uint64_t seed) {
-  BackboneCore core = make_core(type.make(options), type, options);
+  BackboneCore core = make_core(type, options);
   if (auto* plan = dynamic_cast<Plan*>(core.network.get())) plan->initialise(seed);
   return core;
 }
@@ -308,8 +324,19 @@ struct Backbone<N> {
   }
 
   /// A user's own network, made and filled by the user.
-  static Backbone of(std::shared_ptr<N> network, const NetworkOptions& options = {}) requires is_known {
-    return Backbone(detail::make_core(std::move(network), detail::network_type<N>(), options));
+  /// \param anew makes such a network again, where a model is copied or saved; its weights do not matter. Where there
+  /// is none, a `torch::nn::Cloneable` clones itself, and another network is made by its constructor without arguments,
+  /// or from `NetworkOptions`
+  static Backbone of(std::shared_ptr<N> network, const NetworkOptions& options = {},
+                     std::function<std::shared_ptr<Module>()> anew = {}) requires is_known {
+    const auto type = detail::network_type<N>();
+    if (!anew) {
+      if constexpr (std::derived_from<N, torch::nn::Cloneable<N>>)
+        anew = [network] { return network->clone(); };
+      else
+        anew = [make = type.make, options] { return make(options); };
+    }
+    return Backbone(detail::make_core(std::move(network), type, options, anew));
   }
 
   explicit Backbone(detail::BackboneCore c) : core(std::move(c)) {}
