@@ -7,6 +7,7 @@
 #include <cmath>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stop_token>
 #include <string>
@@ -18,6 +19,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/random.hpp>
+#include <transferlib/data/parallel.hpp>
 #include <transferlib/engine/cache.hpp>
 #include <transferlib/engine/engine.hpp>
 #include <transferlib/model/backbone.hpp>
@@ -111,6 +113,16 @@ inline std::pair<Tensor, Tensor> feature_statistics(const FeatureSource& feature
   return {mean, (squares / n - mean * mean).clamp_min(0.0).sqrt()};
 }
 
+/// Whether a step behind the cut is so little work (a head on pooled features) that one thread does it sooner than a
+/// team can be woken: half the time on an idle machine, and a hundredth on one whose cores others use too.
+inline bool is_small_step(const Activations& activations, const std::vector<Tensor>& parameters) {
+  Index numbers = 0;
+  for (const Tensor& p : parameters) numbers += p.numel();
+  return std::all_of(activations.begin(), activations.end(), [&](const Tensor& t) {
+    return t.dim() == 2 && t.is_cpu() && t.size(0) * numbers <= Index{1} << 23;
+  });
+}
+
 inline void check_batch(Index batch) {
   if (batch < 1) throw OptionError(text("a batch must have at least 1 picture, not ", batch));
 }
@@ -176,6 +188,8 @@ inline History fit_loop(const TrainerOptions& options, FeatureSource& train, Fea
       double total = 0.0;
       Index done = 0;
       const auto step = [&](std::span<const Index> ids, const Activations& activations, const Batch& batch) {
+        std::optional<OneThread> alone;
+        if (is_small_step(activations, parameters)) alone.emplace();
         optimizer.zero_gradients();
         const LossTerms loss = hooks.loss(activations, batch, {true, options.seed, steps});
         const Tensor sum = loss.total();
@@ -187,6 +201,7 @@ inline History fit_loop(const TrainerOptions& options, FeatureSource& train, Fea
                                    " may be too high, or the data may hold numbers that are none"));
         sum.backward();
         optimizer.step();
+        alone.reset();
         ++steps;
         const double n = static_cast<double>(ids.size());
         total += value * n;
