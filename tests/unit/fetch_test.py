@@ -154,14 +154,15 @@ def test_find():
         return hub / "models--timm--resnet50.a1_in1k" / "snapshots" / snapshot / "model.safetensors"
 
     # Without any, the sentence has it all.
+    home = here / "home"
     code, said = find(TRANSFERLIB_WEIGHTS=here / "mine")
     for part in ("no weights for resnet50: resnet50-11ad3fa6.pth", f"published at {card['url']}", f"none of {here}/mine, ",
-                 f"{here}/weights, ", f"{here}/cache/weights, ", f"{here}/home/.cache/torch/hub/checkpoints, ",
-                 f"{here}/home/.keras/models, ", f"{here}/home/.cache/huggingface/hub;", "`weights_tool fetch resnet50`",
+                 f"{here}/weights, ", f"{here}/cache/weights, ", f"{home}/.cache/torch/hub/checkpoints, ",
+                 f"{home}/.keras/models, ", f"{home}/.cache/huggingface/hub;", "`weights_tool fetch resnet50`",
                  "`transferlib_fetch_weights(TARGET resnet50)`", "set TRANSFERLIB_WEIGHTS to the file"):
         check(f"no weights: {part}", code == 1 and part in said, said)
     # In every place at once; where the others' caches are is told by their variables, or is the usual place.
-    home, file = here / "home", card["file"]
+    file = card["file"]
     for more in ({"TORCH_HOME": here / "t", "KERAS_HOME": here / "k", "HF_HOME": here / "hf"}, {"XDG_CACHE_HOME": here / "xdg"}, {}):
         caches = more.get("XDG_CACHE_HOME", home / ".cache")
         hub = more.get("HF_HOME", caches / "huggingface") / "hub"

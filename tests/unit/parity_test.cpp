@@ -101,11 +101,11 @@ Json blocks(const StateDict& state, bool with_bytes) {
     std::size_t end = name.find('.');
     if (name.starts_with("_blocks.")) end = name.find('.', end + 1);
     const std::string part = name.substr(0, end);
-    if (out.empty() || out.back()[0] != part) {
+    if (out.empty() || out.elements().back()[0] != part) {
       out.push_back(Json::array({part, 0, ""}));
       hashes.emplace_back();
     }
-    out.back()[1] = out.back()[1].get<int>() + 1;
+    out.elements().back()[1] = out.elements().back()[1].get<int>() + 1;
     std::string line = name + " " + type_name(tensor.scalar_type());
     for (const Index side : tensor.sizes()) line += transferlib::detail::text(" ", side);
     line += '\n';
@@ -128,7 +128,7 @@ Optimizer optimizer_of(const Json& o) {
     return Sgd{.lr = lr,
                .momentum = number("momentum", 0.0),
                .weight_decay = number("weight_decay", 0.0),
-               .nesterov = o.value("nesterov", false)};
+               .nesterov = o.contains("nesterov") && o["nesterov"].get<bool>()};
   // What Python was not told is left to our defaults, which are to be Python's.
   if (o["kind"] == "Adam") {
     Adam out{.lr = lr};
@@ -153,7 +153,7 @@ TEST_CASE("EfficientNet-Lite0 computes what Python's does, stage by stage") {
   std::vector<Index> wanted = graph.stages;
   wanted.push_back(graph.pooled);
   wanted.push_back(graph.logits);
-  for (const auto& [size, expected] : json["sizes"].items()) {
+  for (const auto& [size, expected] : json["sizes"].members()) {
     CAPTURE(size);
     const Activations y = run(graph, prepared(json["pictures"].get<Index>(), std::stoll(size)), wanted);
     REQUIRE(expected["stages"].size() == graph.stages.size());
@@ -172,7 +172,7 @@ TEST_CASE("EfficientNet-Lite0 computes what Python's does, stage by stage") {
 TEST_CASE("the tolerance tells a right network from a slightly wrong one") {
   const Json json = python("efficientnet_lite0_formula.json");
   const Index count = json["pictures"].get<Index>();
-  for (const auto& [size, expected] : json["sizes"].items()) {
+  for (const auto& [size, expected] : json["sizes"].members()) {
     CAPTURE(size);
     const Tensor x = prepared(count, std::stoll(size));
     const auto network = formula_network();
@@ -208,7 +208,7 @@ TEST_CASE("the engine with folded batch norm computes what Python does without")
   CHECK(engine.explain().find("with batch norm") != std::string::npos);
   std::vector<Index> stages = graph.stages;
   const Engine pyramid(graph, stages, input, {.precision = Precision::fp32});
-  for (const auto& [size, expected] : json["sizes"].items()) {
+  for (const auto& [size, expected] : json["sizes"].members()) {
     CAPTURE(size);
     const Tensor x = prepared(json["pictures"].get<Index>(), std::stoll(size));
     const Activations y = engine(x);
@@ -227,7 +227,7 @@ TEST_CASE("the engine in bfloat16 errs less than Python does in bfloat16") {
   const std::vector<Index> input{3, 64, 64}, wanted{graph.pooled};
   const Engine engine(graph, wanted, input, {.precision = Precision::bf16});
   REQUIRE(engine.precision() == Precision::bf16);
-  for (const auto& [size, expected] : json["sizes"].items())
+  for (const auto& [size, expected] : json["sizes"].members())
     check_bf16(engine, graph, prepared(json["pictures"].get<Index>(), std::stoll(size)), expected);
 }
 
@@ -276,7 +276,7 @@ TEST_CASE("the published EfficientNet-Lite0 reads and computes as in Python") {
           1e-11 * std::max(1.0, x.abs().sum().item<double>()));
   }
 
-  for (const auto& [size, expected] : json["sizes"].items()) {
+  for (const auto& [size, expected] : json["sizes"].members()) {
     CAPTURE(size);
     const Index side = std::stoll(size);
     const auto backbone = Backbone<EfficientNetLite0>::pretrained({.size = side});
@@ -403,7 +403,7 @@ TEST_CASE("ten steps of every optimiser are torch.optim's") {
   fill("problem.x", x);
   fill("problem.y", y);
   REQUIRE(json.size() == 9);
-  for (const auto& [name, expected] : json.items()) {
+  for (const auto& [name, expected] : json.members()) {
     CAPTURE(name);
     Tensor w = at::empty({3, 4}), b = at::empty({3}), idle = at::ones({2});
     fill("problem.weight", w);
@@ -438,7 +438,7 @@ TEST_CASE("five steps of fine-tuning are Python's by hand") {
                                              {"live norms", FreezeUntil{"_blocks.12"}},
                                              {"all convolutions", FreezeBatchNorm{}}};
   REQUIRE(json["cases"].size() == rules.size());
-  for (const auto& [name, expected] : json["cases"].items()) {
+  for (const auto& [name, expected] : json["cases"].members()) {
     CAPTURE(name);
     Classifier model{Backbone<Undrawn>::of(formula_network<Undrawn>(), {.size = json["size"].get<Index>()}),
                      FreezePolicy<AnyRule>{rules.at(name)}, Head<Linear>{{.standardise = false}}, labels};

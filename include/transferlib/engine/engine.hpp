@@ -85,21 +85,32 @@ inline at::ScalarType scalar_type(Precision precision) {
   return precision == Precision::bf16 ? at::kBFloat16 : precision == Precision::fp16 ? at::kHalf : at::kFloat;
 }
 
-/// oneDNN's convolution with what follows it, through LibTorch's dispatcher: there is no C++ header for it.
-struct FusedConvolution {
-  std::optional<c10::OperatorHandle> plain, sum;
+/// oneDNN's convolution and linear layer with what follows them, through LibTorch's dispatcher: there is no C++ header
+/// for them.
+struct FusedOperators {
+  std::optional<c10::OperatorHandle> convolution, convolution_sum, linear, linear_sum, pack_linear;
 
-  static const FusedConvolution& get() {
-    static const FusedConvolution ops = [] {
-      FusedConvolution out;
+  static const FusedOperators& get() {
+    static const FusedOperators ops = [] {
+      FusedOperators out;
       if (!at::hasMKLDNN()) return out;
-      out.plain = c10::Dispatcher::singleton().findSchema({"mkldnn::_convolution_pointwise", ""});
-      out.sum = c10::Dispatcher::singleton().findSchema({"mkldnn::_convolution_pointwise_", "binary"});
+      auto& all = c10::Dispatcher::singleton();
+      out.convolution = all.findSchema({"mkldnn::_convolution_pointwise", ""});
+      out.convolution_sum = all.findSchema({"mkldnn::_convolution_pointwise_", "binary"});
+      out.linear = all.findSchema({"mkldnn::_linear_pointwise", ""});
+      out.linear_sum = all.findSchema({"mkldnn::_linear_pointwise", "binary"});
+      out.pack_linear = all.findSchema({"mkldnn::_reorder_linear_weight", ""});
       return out;
     }();
     return ops;
   }
 };
+
+/// Calls an operator on what was pushed.
+inline Tensor call_boxed(const c10::OperatorHandle& op, torch::jit::Stack& stack) {
+  op.callBoxed(stack);
+  return stack.at(0).toTensor();
+}
 
 /// An activation in oneDNN's words: name, scalars, algorithm. Empty name: it has no word for it.
 struct FusedActivation {
@@ -152,8 +163,9 @@ struct FusedActivation {
 
 }  // namespace detail
 
-/// A network from its input up to some steps' values, compiled for inference. Its weights are copies: what changes in
-/// the network later is not seen. Calling it is `const` and safe from several threads.
+/// A network from its input up to some steps' values, compiled for inference. The weights of its convolutions and
+/// linear layers are copies: what changes in the network later is not seen. Calling it is `const` and safe from several
+/// threads.
 class Engine {
  public:
   /// \param graph the network
@@ -216,12 +228,14 @@ class Engine {
     std::vector<Index> dead;  ///< values that nobody needs after it
     Index covers = 1;         ///< steps
     std::string how;
-    bool convolution = false, sums = false;
+    bool convolution = false, linear = false, sums = false;
     Tensor weight, bias;  ///< packed; folded
+    std::shared_ptr<Module> module;
     nn::Conv2dOptions numbers;
     Activation activation = Activation::identity;
     detail::FusedActivation fused;
     bool packed = false;
+    Index leading = 0;  ///< rows and columns of zeros in front of the kernel; see `prepare`
   };
 
   static bool has_opaque(const Graph& graph) {
@@ -270,7 +284,11 @@ class Engine {
       if (other == 0 || other >= s || is_wanted(other) || shapes_[Graph::at(other)] != shapes_[Graph::at(s)])
         return false;
       const auto producer = calls.find(other);
-      if (producer == calls.end() || !(producer->second.convolution || step(other).kind == Kind::add)) return false;
+      if (producer == calls.end()) return false;
+      const Step& last = step(other);
+      const bool own =
+          producer->second.convolution || last.kind == Kind::add || (last.kind == Kind::pool && !last.layers.empty());
+      if (!own) return false;
       return std::all_of(users[Graph::at(other)].begin(), users[Graph::at(other)].end(), [&](Index u) {
         return u == a || (covered_by[Graph::at(u)] != 0 && covered_by[Graph::at(u)] < s && makes_memory(step(u)));
       });
@@ -318,6 +336,26 @@ class Engine {
             }
         }
         prepare(i, weight, bias);
+      } else if (const auto* linear = dynamic_cast<const nn::Linear*>(step(s).module.get());
+                 linear != nullptr && fuses_linear()) {
+        i.linear = true;
+        i.module = step(s).module;
+        if (const Index t = follower(i.step, Kind::activation); t != 0) {
+          if (const auto word = detail::FusedActivation::of(step(t).activation)) {
+            i.activation = step(t).activation;
+            i.fused = *word;
+            cover(t, to_string(i.activation));
+          }
+        } else if (const Index a = follower(i.step, Kind::add); a != 0) {
+          const auto& terms = step(a).from;
+          const Index other = terms[0] == i.step ? terms[1] : terms[0];
+          if (other < s && shapes_[Graph::at(other)] == shapes_[Graph::at(s)] && other != i.step) {
+            i.sums = true;
+            i.from.push_back(other);
+            cover(a, "addition");
+          }
+        }
+        pack(i, *linear);
       }
       i.covers = static_cast<Index>(covered.size());
       i.how = detail::text(name_of(s), ": ", to_string(step(s).kind), parts.empty() ? ", as it is" : parts);
@@ -346,8 +384,25 @@ class Engine {
   }
 
   bool fuses() const {
-    return device_.is_cpu() && options_.fold && detail::FusedConvolution::get().plain.has_value() &&
-           detail::FusedConvolution::get().sum.has_value();
+    const auto& ops = detail::FusedOperators::get();
+    return device_.is_cpu() && options_.fold && ops.convolution && ops.convolution_sum;
+  }
+
+  bool fuses_linear() const {
+    const auto& ops = detail::FusedOperators::get();
+    return fuses() && ops.linear && ops.linear_sum && ops.pack_linear;
+  }
+
+  /// Packs a linear layer's weight for a batch of pieces.
+  void pack(Instruction& i, const nn::Linear& linear) const {
+    const auto type = detail::scalar_type(precision_);
+    Index rows = options_.piece;
+    const auto& input = shapes_[Graph::at(i.from[0])];
+    for (std::size_t side = 0; side + 1 < input.size(); ++side) rows *= input[side];
+    torch::jit::Stack stack;
+    torch::jit::push(stack, linear.weight.detach().to(type).contiguous(), rows);
+    i.weight = detail::call_boxed(*detail::FusedOperators::get().pack_linear, stack);
+    if (linear.bias.defined()) i.bias = linear.bias.detach().to(type, false, true);
   }
 
   void prepare(Instruction& i, const Tensor& weight, const Tensor& bias) const {
@@ -363,12 +418,43 @@ class Engine {
     i.packed = true;
     std::vector<Index> input{options_.piece};
     for (Index side : shapes_[Graph::at(i.from[0])]) input.push_back(side);
-    const nn::Conv2dOptions& o = i.numbers;
+    nn::Conv2dOptions& o = i.numbers;
+    if (o.same) {
+      // "Same" padding of an even side at stride 2 is one place longer behind than before. A row and a column of zeros
+      // in front of the kernel make it equal, and spare a padded copy of the map.
+      const nn::SamePadding h(input[2], o.kernel, o.stride, o.dilation), w(input[3], o.kernel, o.stride, o.dilation);
+      if (h.after == h.before + 1 && w.after == h.after && w.before == h.before && o.dilation == 1) {
+        i.leading = 1;
+        i.weight = at::constant_pad_nd(i.weight, {1, 0, 1, 0}).contiguous(at::MemoryFormat::ChannelsLast);
+      }
+      o.padding = h.after;
+    }
     i.weight = at::mkldnn_reorder_conv2d_weight(i.weight.to_mkldnn(), {o.padding, o.padding}, {o.stride, o.stride},
                                                 {o.dilation, o.dilation}, o.groups, input);
   }
 
+  /// A linear layer, with an activation or a sum behind it. What comes in another precision than the engine's, as
+  /// pooled features do, is computed in its own.
+  Tensor run_linear(const Instruction& i, const Activations& inputs) const {
+    const Tensor& x = inputs[0];
+    if (x.scalar_type() != detail::scalar_type(precision_)) {
+      const Tensor y = dynamic_cast<const nn::Linear&>(*i.module).forward(x);
+      return i.sums ? y + inputs[1] : activate(y, i.activation);
+    }
+    const auto& ops = detail::FusedOperators::get();
+    const auto bias = i.bias.defined() ? std::optional<Tensor>(i.bias) : std::nullopt;
+    torch::jit::Stack stack;
+    if (i.sums) {
+      torch::jit::push(stack, x.contiguous(), inputs[1].to(x.scalar_type()).contiguous(), i.weight, bias,
+                       std::string("add"));
+      return detail::call_boxed(*ops.linear_sum, stack);
+    }
+    torch::jit::push(stack, x.contiguous(), i.weight, bias, i.fused.name, i.fused.scalars, i.fused.algorithm);
+    return detail::call_boxed(*ops.linear, stack);
+  }
+
   Tensor run(const Instruction& i, Activations& inputs) const {
+    if (i.linear) return run_linear(i, inputs);
     if (!i.convolution) {
       const Step& s = graph_.steps[Graph::at(i.step)];
       if (s.kind != Kind::opaque) return s.run(inputs, {});
@@ -381,10 +467,11 @@ class Engine {
     if (o.same) {
       const nn::SamePadding h(x.size(-2), o.kernel, o.stride, o.dilation),
           w(x.size(-1), o.kernel, o.stride, o.dilation);
-      if (h.before == h.after && w.before == w.after) {
-        pad_h = h.before, pad_w = w.before;
+      const Index top = h.before + i.leading, left = w.before + i.leading;
+      if (top == h.after && left == w.after) {
+        pad_h = top, pad_w = left;
       } else {
-        x = at::constant_pad_nd(x, {w.before, w.after, h.before, h.after});
+        x = at::constant_pad_nd(x, {left, w.after, top, h.after});
         pad_h = pad_w = 0;
       }
     }
@@ -394,7 +481,7 @@ class Engine {
       if (i.sums) y = y + inputs[1];
       return activate(y, i.activation);
     }
-    const auto& ops = detail::FusedConvolution::get();
+    const auto& ops = detail::FusedOperators::get();
     const auto optional_bias = i.bias.defined() ? std::optional<Tensor>(i.bias) : std::nullopt;
     const std::vector<Index> stride{o.stride, o.stride}, padding{pad_h, pad_w}, dilation{o.dilation, o.dilation};
     torch::jit::Stack stack;
@@ -404,13 +491,11 @@ class Engine {
                        std::string("add"), std::optional<at::Scalar>(1.0),
                        activated ? std::optional<std::string>(i.fused.name) : std::nullopt, i.fused.scalars,
                        i.fused.algorithm);
-      ops.sum->callBoxed(stack);
-    } else {
-      torch::jit::push(stack, x, i.weight, optional_bias, padding, stride, dilation, o.groups, i.fused.name,
-                       i.fused.scalars, i.fused.algorithm);
-      ops.plain->callBoxed(stack);
+      return detail::call_boxed(*ops.convolution_sum, stack);
     }
-    return stack.at(0).toTensor();
+    torch::jit::push(stack, x, i.weight, optional_bias, padding, stride, dilation, o.groups, i.fused.name,
+                     i.fused.scalars, i.fused.algorithm);
+    return detail::call_boxed(*ops.convolution, stack);
   }
 
   Graph graph_;  // a copy: a model that is moved takes its engine along

@@ -328,7 +328,7 @@ class Plan : public Module {
   /// the values of the steps.
   Index declare_parameter(const std::string& name, Kind kind, std::vector<Index> shape,
                           std::function<Tensor(const Tensor& parameter, std::span<const Tensor>)> run) {
-    const auto module = std::make_shared<nn::Parameter>(at::zeros(shape));
+    const auto module = std::make_shared<nn::Parameter>(detail::zeros(shape));
     const Index row = graph_.table.size();
     // Twice in modules, once in the tree: under its name there, and alone here, so that it freezes alone.
     const std::size_t dot = name.rfind('.');
