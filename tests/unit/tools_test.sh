@@ -89,7 +89,7 @@ printf 'not a picture\n' > text.png
 head -c 200 red.png > cut.png
 
 # -------------------------------------------------------------------------------------------------------- every program
-for program in weights_tool train predict; do
+for program in weights_tool train predict rank; do
   expect 0 '' "$bin/$program" --help
   has "^usage: $program "
   has '^  --help '
@@ -434,6 +434,47 @@ check 'odd names make valid JSON' "${TRANSFERLIB_PYTHON:-python3}" -c '
 import json
 assert json.load(open("odd.json", encoding="utf-8"))["answers"][0]["picture"] == "r\ufffdd\"\n.png"'
 expect 1 'no/folder' "$predict" "$model" red.png --json no/folder/x.json
+
+# ----------------------------------------------------------------------------------------------------------------- rank
+rank=$bin/rank
+expect 2 '--data is wanted' "$rank"
+expect 2 '--backbones is wanted' "$rank" --data data
+expect 2 '--backbones has an empty name in "a,,b"' "$rank" --data data --backbones a,,b
+expect 2 '--backbones names resnet18 twice' "$rank" --data data --backbones resnet18,resnet18
+expect 2 '--by is logme or ridge, not "size"' "$rank" --data data --backbones resnet18 --by size
+expect 2 '--limit must be at least 3, not 2' "$rank" --data data --backbones resnet18 --limit 2
+expect 1 'there is no backbone called "resnet19"' "$rank" --data data --backbones resnet19
+expect 1 'no weights for resnet18: resnet18-f37072fd.pth' "$rank" --data data --backbones resnet18
+expect 1 "no weights for resnet18: $here/resnet18-f37072fd.pth is not there" "$rank" --data data --backbones resnet18 --weights "$here"
+expect 1 'only one class in one' "$rank" --data one --backbones resnet18:random
+expect 1 'pictures of 16 pixels are too small' "$rank" --data data --backbones squeezenet1_1:random --size 16
+expect 0 '' "$rank" --data data --backbones squeezenet1_1:random,mobilenet_v3_small:random --size 64 \
+  --json rank.json --csv rank.csv --threads 1
+has '^data: data, 24 of 24 pictures to train with, 3 classes$'
+has '^1  [a-z0-9_]+ \(random\) +[0-9,]+ +[0-9]+ +-?[0-9.]+ +[0-9.]+ % +[0-9.]+ +[0-9.]+$'
+check 'JSON, CSV and the plot say the same, best first' "${TRANSFERLIB_PYTHON:-python3}" -c '
+import csv, json
+ranked = json.load(open("rank.json"))
+rows, svg = list(csv.DictReader(open("rank.csv"))), open("rank.svg").read()
+best, worst = ranked["backbones"]
+assert ranked["pictures"] == 24 and ranked["classes"] == ["blue", "green", "red"] and best["logme"] >= worst["logme"]
+assert {(b["backbone"], b["width"], b["parameters"]) for b in (best, worst)} == {
+    ("squeezenet1_1", 512, 722496), ("mobilenet_v3_small", 576, 927008)}
+for entry, row in zip(ranked["backbones"], rows):
+    assert row["backbone"] == entry["backbone"] and float(row["logme"]) == entry["logme"], row
+    assert float(row["ridge_accuracy"]) == entry["ridge_accuracy"] > 0.9, row  # three colours
+    assert entry["weights"] == "random" and entry["backbone"] + " (random)" in svg
+assert svg.index(best["backbone"]) < svg.index(worst["backbone"])'
+cp rank.json first.json
+expect 0 '' "$rank" --data data --backbones mobilenet_v3_small:random,squeezenet1_1:random --size 64 --threads 1 \
+  --by ridge --json rank.json
+check 'kept features give the same scores' "${TRANSFERLIB_PYTHON:-python3}" -c '
+import json
+scores = lambda name: {b["backbone"]: (b["logme"], b["ridge_accuracy"]) for b in json.load(open(name))["backbones"]}
+assert scores("first.json") == scores("rank.json")'
+expect 0 'warning: no weights for squeezenet1_1: random ones' "$rank" --data data --backbones squeezenet1_1 --size 64 \
+  --threads 1 --random --limit 12
+has '12 of 24 pictures'
 
 echo "$((checks - failures)) of $checks checks passed"
 [ "$failures" = 0 ]
