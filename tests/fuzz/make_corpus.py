@@ -292,6 +292,21 @@ def packed(body):
     return out.getvalue()
 
 
+def coco_seeds():
+    truth = ('{"images": [{"id": 1, "file_name": "a.jpg", "width": 64, "height": 48}, {"id": 2}],\n'
+             '"categories": [{"id": 7, "name": "cup"}, {"id": 9, "name": "mug"}], "annotations": [\n'
+             '{"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 2.5, 30, 40], "area": 1000, "iscrowd": 0},\n'
+             '{"id": 2, "image_id": 2, "category_id": 7, "bbox": [1, 2, 300, 40], "iscrowd": 1}]}')
+    found = ('[{"image_id": 1, "category_id": 7, "bbox": [1, 2, 30, 40], "score": 0.5},\n'
+             '{"image_id": 2, "category_id": 9, "bbox": [5, 6, 7, 8], "score": -1e3}]')
+    for name, seed in {
+        "truth": truth, "both": truth + "\0" + found, "nothing": truth + "\0[]", "unknown": truth + "\0" + found.replace("9", "3"),
+        "twice": truth.replace('"id": 2,', '"id": 1,'), "negative": truth.replace("30", "-30"),
+        "lists": '{"images": [], "categories": [], "annotations": []}', "array": "[]",
+    }.items():
+        put("coco", name, seed.encode("utf-8"))
+
+
 def idx_seeds():
     def idx(kind, shape, body):
         return bytes([0, 0, kind, len(shape)]) + b"".join(struct.pack(">I", n) for n in shape) + body
@@ -367,6 +382,7 @@ safetensors_seeds()
 pickle_seeds()
 pth_seeds()
 json_seeds()
+coco_seeds()
 idx_seeds()
 cifar_seeds()
 darknet_seeds()
