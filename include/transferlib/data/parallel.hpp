@@ -25,17 +25,21 @@ namespace transferlib::detail {
 /// called.
 class OneThread {
  public:
-  OneThread() : before_(at::get_num_threads()) { set(1); }
+  explicit OneThread(bool wanted = true) : before_(wanted ? at::get_num_threads() : 0) {
+    if (wanted) set(1);
+  }
   OneThread(const OneThread&) = delete;
   OneThread& operator=(const OneThread&) = delete;
-  ~OneThread() { set(before_); }
+  ~OneThread() {
+    if (before_ != 0) set(before_);
+  }
 
  private:
   static void set(int threads) {
     static const auto call = reinterpret_cast<void (*)(int)>(::dlsym(RTLD_DEFAULT, "omp_set_num_threads"));
     if (call != nullptr) call(threads);
   }
-  int before_;
+  int before_;  ///< 0: nothing was changed
 };
 
 /// Calls `work(i)` for i in 0 … n - 1, each once, in no order. What `work(i)` does must not depend on the thread. The

@@ -188,8 +188,7 @@ inline History fit_loop(const TrainerOptions& options, FeatureSource& train, Fea
       double total = 0.0;
       Index done = 0;
       const auto step = [&](std::span<const Index> ids, const Activations& activations, const Batch& batch) {
-        std::optional<OneThread> alone;
-        if (is_small_step(activations, parameters)) alone.emplace();
+        const OneThread alone(is_small_step(activations, parameters));
         optimizer.zero_gradients();
         const LossTerms loss = hooks.loss(activations, batch, {true, options.seed, steps});
         const Tensor sum = loss.total();
@@ -201,7 +200,6 @@ inline History fit_loop(const TrainerOptions& options, FeatureSource& train, Fea
                                    " may be too high, or the data may hold numbers that are none"));
         sum.backward();
         optimizer.step();
-        alone.reset();
         ++steps;
         const double n = static_cast<double>(ids.size());
         total += value * n;
