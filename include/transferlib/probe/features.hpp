@@ -148,8 +148,8 @@ class Spectrum {
   /// U (N, rank).
   RowMatrix left() const {
     if (wide_) return basis_;
-    RowMatrix out = *x_ * basis_;
-    return out * squares.rsqrt().matrix().asDiagonal();
+    const Eigen::MatrixXd scaled = basis_ * squares.rsqrt().matrix().asDiagonal();
+    return *x_ * scaled;
   }
 
   Eigen::ArrayXd squares;  ///< S^2, ascending, all above 0
