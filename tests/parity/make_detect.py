@@ -287,8 +287,10 @@ def detect(folder):
                 "labels": labels.tolist(), "greedy": {}, "by_class": {}}
         for threshold in (0.0, 0.05, 0.3, 0.45, 0.5, 0.7, 0.9, 1.0):
             case["greedy"][str(threshold)] = ops.nms(boxes, scores, threshold).tolist()
-            # torchvision shifts classes apart where there are few boxes, which rounds; its other way does not.
-            case["by_class"][str(threshold)] = ops.boxes._batched_nms_vanilla(boxes, scores, labels, threshold).tolist()
+            # torchvision shifts classes apart where there are few boxes, which rounds; its other way does not. It sorts
+            # what it keeps so that equal scores come in any order.
+            kept = ops.boxes._batched_nms_vanilla(boxes, scores, labels, threshold).sort()[0]
+            case["by_class"][str(threshold)] = kept[scores[kept].sort(descending=True, stable=True)[1]].tolist()
         if count <= 300:
             case["diou"] = diou_nms(boxes, scores, labels, 0.4, 0.6)
             case["linear"] = soft_nms(boxes, scores, False)
