@@ -31,10 +31,14 @@
 #include <transferlib/data/preprocess.hpp>
 #include <transferlib/data/tensors_data.hpp>
 #include <transferlib/data/transforms.hpp>
+#include <transferlib/detect/boxes.hpp>
+#include <transferlib/detect/nms.hpp>
+#include <transferlib/detect/placement.hpp>
 #include <transferlib/engine/cache.hpp>
 #include <transferlib/engine/engine.hpp>
 #include <transferlib/formats/checkpoint.hpp>
 #include <transferlib/formats/cifar.hpp>
+#include <transferlib/formats/coco.hpp>
 #include <transferlib/formats/darknet.hpp>
 #include <transferlib/formats/gzip.hpp>
 #include <transferlib/formats/idx.hpp>
@@ -46,6 +50,7 @@
 #include <transferlib/formats/zip.hpp>
 #include <transferlib/freeze/policy.hpp>
 #include <transferlib/heads/vector_head.hpp>
+#include <transferlib/metrics/average_precision.hpp>
 #include <transferlib/metrics/classification.hpp>
 #include <transferlib/model/backbone.hpp>
 #include <transferlib/model/classifier.hpp>

@@ -177,8 +177,8 @@ TEST_CASE("a picture on a canvas, and its boxes there and back") {
   };
   for (const auto& one : cases) {
     INFO(one.picture.width << " x " << one.picture.height << ", " << static_cast<int>(one.fit));
-    const Placement p = place(one.picture, one.canvas, one.fit);
-    CHECK(p == Placement{one.picture, one.canvas, one.inner, one.left, one.top});
+    const PicturePlacement p = place_picture(one.picture, one.canvas, one.fit);
+    CHECK(p == PicturePlacement{one.picture, one.canvas, one.inner, one.left, one.top});
     const auto w = static_cast<double>(one.picture.width), h = static_cast<double>(one.picture.height);
     const auto whole = p.to_canvas({0, 0, w, h});
     CHECK(std::abs(whole[0] - static_cast<double>(p.left)) <= 1e-9);
@@ -192,8 +192,8 @@ TEST_CASE("a picture on a canvas, and its boxes there and back") {
                 torch::tensor({there[0], there[1], there[2], there[3]}, torch::kDouble).view({1, 4}), 1e-9);
     check_close(boxes_to_picture(boxes_to_canvas(boxes, p), p), boxes, 1e-9);
   }
-  CHECK_THAT(message([] { place({0, 5}, {4, 4}, Fit::stretch); }), ContainsSubstring("0 x 5"));
-  CHECK_THAT(message([] { place({5, 5}, {4, 0}, Fit::letterbox); }), ContainsSubstring("4 x 0"));
+  CHECK_THAT(message([] { place_picture({0, 5}, {4, 4}, Fit::stretch); }), ContainsSubstring("0 x 5"));
+  CHECK_THAT(message([] { place_picture({5, 5}, {4, 0}, Fit::letterbox); }), ContainsSubstring("4 x 0"));
 }
 
 TEST_CASE("greedy suppression keeps what torchvision keeps") {
@@ -213,7 +213,7 @@ TEST_CASE("greedy suppression keeps what torchvision keeps") {
 
 TEST_CASE("the grid changes nothing") {
   for (const auto& [count, smallest, largest] :
-       std::vector<std::tuple<Index, double, double>>{{40, 1, 500}, {700, 2, 20}, {700, 30, 400}, {700, 300, 500}})
+       std::vector<std::tuple<Index, double, double>>{{40, 1, 500}, {1500, 2, 20}, {1500, 30, 400}, {700, 300, 500}})
     for (const double threshold : {.01, .12, .2, .25, .34, .5, .51, .8}) {
       INFO(count << " boxes of " << smallest << " to " << largest << ", " << threshold);
       const auto [boxes, scores] = any_boxes(count, smallest, largest, 510, 3);

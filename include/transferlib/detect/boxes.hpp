@@ -121,7 +121,7 @@ inline Tensor paired_overlaps(const Tensor& a, const Tensor& b, Overlap kind = O
 
 namespace detail {
 
-inline std::pair<Tensor, Tensor> shift_and_scale(const Tensor& boxes, const Placement& placement) {
+inline std::pair<Tensor, Tensor> shift_and_scale(const Tensor& boxes, const PicturePlacement& placement) {
   check_boxes(boxes, "boxes");
   const auto x = static_cast<double>(placement.left), y = static_cast<double>(placement.top);
   return {torch::tensor({x, y, x, y}, torch::kDouble).to(boxes.options()),
@@ -133,13 +133,13 @@ inline std::pair<Tensor, Tensor> shift_and_scale(const Tensor& boxes, const Plac
 }  // namespace detail
 
 /// Boxes (…, 4) of a picture, floating point, where it is placed on a canvas.
-inline Tensor boxes_to_canvas(const Tensor& boxes, const Placement& placement) {
+inline Tensor boxes_to_canvas(const Tensor& boxes, const PicturePlacement& placement) {
   const auto [shift, scale] = detail::shift_and_scale(boxes, placement);
   return boxes * scale + shift;
 }
 
 /// The inverse of `boxes_to_canvas`. Nothing is clipped.
-inline Tensor boxes_to_picture(const Tensor& boxes, const Placement& placement) {
+inline Tensor boxes_to_picture(const Tensor& boxes, const PicturePlacement& placement) {
   const auto [shift, scale] = detail::shift_and_scale(boxes, placement);
   return (boxes - shift) / scale;
 }

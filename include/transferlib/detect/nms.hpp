@@ -139,7 +139,7 @@ class KeptBoxes {
     if (points > 8.0 || order.size() < 32) return;  // one cell
     points_ = std::max(1, static_cast<int>(points));
     inset_ = static_cast<T>(std::max(0.0, threshold - 0.5));
-    side_ = static_cast<int>(std::sqrt(static_cast<double>(order.size())));
+    side_ = std::max(1, static_cast<int>(std::sqrt(static_cast<double>(order.size())) / 4.0));
     T low_x = std::numeric_limits<T>::max(), low_y = low_x, high_x = std::numeric_limits<T>::lowest(), high_y = high_x;
     for (const std::int64_t i : order) {
       const Corners<T>& c = boxes[static_cast<std::size_t>(i)];

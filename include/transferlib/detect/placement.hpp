@@ -29,7 +29,7 @@ enum class Fit {
 
 /// Where a picture lies on a canvas: its left top corner, and its size there. A point (x, y) of the picture lies at
 /// (x * scale_x + left, y * scale_y + top), whatever the resampling does between pixels.
-struct Placement {
+struct PicturePlacement {
   PixelSize picture, canvas, inner;
   Index left = 0;
   Index top = 0;
@@ -48,7 +48,7 @@ struct Placement {
     return {(box[0] - x) / scale_x(), (box[1] - y) / scale_y(), (box[2] - x) / scale_x(), (box[3] - y) / scale_y()};
   }
 
-  friend bool operator==(const Placement&, const Placement&) = default;
+  friend bool operator==(const PicturePlacement&, const PicturePlacement&) = default;
 };
 
 /// Places a picture on a canvas.
@@ -59,12 +59,12 @@ struct Placement {
 /// boxes back as if its margins were not rounded, up to half a pixel of the canvas beside where the picture lies; here
 /// boxes go where the picture is. A side that would be 0 is 1.
 /// \throws OptionError for a size below 1
-inline Placement place(PixelSize picture, PixelSize canvas, Fit fit) {
+inline PicturePlacement place_picture(PixelSize picture, PixelSize canvas, Fit fit) {
   for (const PixelSize& size : {picture, canvas})
     if (size.width < 1 || size.height < 1)
       throw OptionError(detail::text("a picture or canvas of ", size.width, " x ", size.height,
                                      " pixels can't be placed; both sides must be at least 1"));
-  Placement out{.picture = picture, .canvas = canvas, .inner = canvas};
+  PicturePlacement out{.picture = picture, .canvas = canvas, .inner = canvas};
   if (fit == Fit::stretch) return out;
   const auto w = static_cast<double>(picture.width), h = static_cast<double>(picture.height);
   const double ratio_x = static_cast<double>(canvas.width) / w, ratio_y = static_cast<double>(canvas.height) / h;
