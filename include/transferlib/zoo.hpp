@@ -32,12 +32,15 @@ struct ZooEntry {
   Card card;
   detail::NetworkType type;
 
+  /// With random weights, drawn from `seed`. \throws OptionError
   AnyBackbone random(const NetworkOptions& options, std::uint64_t seed) const {
     return AnyBackbone(detail::random_core(type, options, seed));
   }
+  /// With its published weights. \throws OptionError, WeightsError
   AnyBackbone published(const NetworkOptions& options) const {
     return AnyBackbone(detail::published_core(type, options));
   }
+  /// With the weights of a file. \throws OptionError, FileError, FormatError, WeightsError
   AnyBackbone from_file(const std::filesystem::path& file, const NetworkOptions& options) const {
     return AnyBackbone(detail::core_of_file(type, file, options));
   }

@@ -293,7 +293,7 @@ class EfficientNet : public Plan {
     return out;
   }
 
-  /// \param torchvision, \param others what their names begin with
+  /// \param torchvision what torchvision's names begin with \param others what the others' do
   Squeeze declare_squeeze_excitation(const std::string& torchvision, const std::string& others, Index channels,
                                      Index squeezed) {
     const nn::Conv2dOptions reduce{.in = channels, .out = squeezed, .bias = true},

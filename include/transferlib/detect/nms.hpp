@@ -25,7 +25,9 @@ struct DiouNmsOptions {
   double beta = 0.6;  ///< darknet's `beta_nms`; the less, the more counts a distance of the centres
 };
 
+/// How scores fall beside a surer box.
 struct SoftNmsOptions {
+  /// By 1 - IoU from a threshold on, or by exp(-IoU² / sigma) everywhere.
   enum class Decay { linear, gaussian };
   Decay decay = Decay::gaussian;
   double threshold = 0.3;     ///< linear: the IoU from which on a score falls
@@ -39,7 +41,9 @@ struct SoftNmsResult {
   Tensor scores;   ///< (K), as they have fallen
 };
 
+/// How boxes are fused.
 struct FusionOptions {
+  /// What the fused box's score is, of those of its boxes.
   enum class Score { average, highest };
   double threshold = 0.55;  ///< the IoU above which boxes are fused
   Score score = Score::average;

@@ -337,7 +337,7 @@ class Engine {
         }
         prepare(i, weight, bias);
       } else if (const auto* linear = dynamic_cast<const nn::Linear*>(step(s).module.get());
-                 linear != nullptr && fuses_linear()) {
+                 linear != nullptr && fuses_linear() && is_plain(*linear, s)) {
         i.linear = true;
         i.module = step(s).module;
         if (const Index t = follower(i.step, Kind::activation); t != 0) {
@@ -391,6 +391,14 @@ class Engine {
   bool fuses_linear() const {
     const auto& ops = detail::FusedOperators::get();
     return fuses() && ops.linear && ops.linear_sum && ops.pack_linear;
+  }
+
+  /// Whether a step is the linear layer alone: darknet's flattens a map before.
+  bool is_plain(const nn::Linear& linear, Index s) const {
+    auto expected = shapes_[Graph::at(step(s).from[0])];
+    if (step(s).kind != Kind::linear || expected.empty() || expected.back() != linear.weight.size(1)) return false;
+    expected.back() = linear.weight.size(0);
+    return expected == shapes_[Graph::at(s)];
   }
 
   /// Packs a linear layer's weight for a batch of pieces.

@@ -20,6 +20,7 @@
 
 namespace transferlib {
 
+/// A picture of the data set.
 struct CocoImage {
   std::int64_t id = 0;
   std::string file;         ///< its name; empty where the file tells none
@@ -27,11 +28,13 @@ struct CocoImage {
   std::int64_t height = 0;  ///< in pixels; 0 where the file tells none
 };
 
+/// A class of the data set.
 struct CocoCategory {
   std::int64_t id = 0;
   std::string name;
 };
 
+/// An object in a picture, as people drew it.
 struct CocoAnnotation {
   std::int64_t id = 0;
   std::int64_t image = 0;       ///< a CocoImage's id
@@ -41,6 +44,7 @@ struct CocoAnnotation {
   bool crowd = false;           ///< many objects in one box
 };
 
+/// An object in a picture, as a detector found it.
 struct CocoDetection {
   std::int64_t image = 0;       ///< a CocoImage's id
   std::int64_t category = 0;    ///< a CocoCategory's id

@@ -552,8 +552,8 @@ struct DarknetBlob {
   bool of_connected = false;  ///< a matrix that old files hold transposed
 };
 
-/// All tensors of a network in the order of its file, named `<layer>.<conv, bn, connected, local>.<tensor>`: of each
-/// layer the bias, of a normalised one scale, mean and variance too, and the weights, which only `[connected]` has
+/// All tensors of a network in the order of its file, named `LAYER.conv.TENSOR` (or `bn`, `connected`, `local`): of
+/// each layer the bias, of a normalised one scale, mean and variance too, and the weights, which only `[connected]` has
 /// second. \throws FormatError where the network has more than 2^32 numbers
 inline std::vector<DarknetBlob> darknet_blobs(const DarknetConfig& config) {
   using detail::text;

@@ -303,6 +303,7 @@ inline Hdf5Tree parse_hdf5(std::span<const std::byte> bytes, std::string_view wh
 
 #else
 
+/// Whether this build reads and writes HDF5.
 inline constexpr bool has_hdf5 = false;
 
 namespace detail {
@@ -314,6 +315,7 @@ namespace detail {
 }
 }  // namespace detail
 
+/// Without libhdf5: \throws FormatError always
 inline Hdf5Tree parse_hdf5(std::span<const std::byte>, std::string_view where) { detail::throw_no_hdf5(where); }
 
 #endif

@@ -110,6 +110,7 @@ inline std::vector<std::byte> hdf5_bytes(std::span<const Hdf5Object> objects) {
 
 #else
 
+/// Without libhdf5: \throws FormatError always
 inline std::vector<std::byte> hdf5_bytes(std::span<const Hdf5Object>) {
   detail::throw_no_hdf5("the HDF5 file to write");
 }

@@ -69,7 +69,9 @@ class Json {
   /// An object: `{{"name", value}, …}`.
   Json(std::initializer_list<JsonMember> members);
 
+  /// An array.
   static Json array(std::initializer_list<Json> values = {}) { return Json(Array(values)); }
+  /// An object without members.
   static Json object();
 
   Json(const Json& other) { copy(other); }
@@ -95,8 +97,10 @@ class Json {
   /// \{
   const std::string& string() const { return *expect(Type::string).value_.string; }
   const Array& elements() const { return *expect(Type::array).value_.array; }
+  /// The elements of an array.
   Array& elements() { return *expect(Type::array).value_.array; }
   const Object& members() const { return *expect(Type::object).value_.object; }
+  /// The members of an object.
   Object& members() { return *expect(Type::object).value_.object; }
   /// \}
 
@@ -128,6 +132,7 @@ class Json {
   bool empty() const { return size() == 0; }
   /// The member of this name; none where there is no such, or the value is no object.
   const Json* find(std::string_view name) const;
+  /// Whether the value is an object with a member of this name.
   bool contains(std::string_view name) const { return find(name) != nullptr; }
   /// The member of this name. \throws FormatError if there is none
   const Json& operator[](std::string_view name) const;

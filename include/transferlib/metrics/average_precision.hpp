@@ -88,12 +88,14 @@ struct CocoResult {
   std::vector<CocoClass> classes;  ///< one a class
 };
 
+/// How COCO's numbers are counted.
 struct CocoOptions {
   /// How many of a picture's detections of a class count, the surest first; in rising order. `ar1`, `ar10` and `ar100`
   /// are named after these; all other numbers use the last.
   std::array<Index, 3> most_detections{1, 10, 100};
 };
 
+/// How VOC's numbers are counted.
 struct VocOptions {
   double iou = 0.5;            ///< from which on a box is found
   bool eleven_points = false;  ///< VOC's definition up to 2009: the mean over eleven recalls; else the area

@@ -352,12 +352,13 @@ class Plan : public Module {
     });
   }
 
-  /// The largest value, or the mean, of each window of a map.
+  /// The largest value of each window of a map.
   Index declare_max_pool(const std::string& name, const nn::PoolOptions& o) {
     return declare(name, Kind::pool, nullptr, [o](auto x, const Pass&) {
       return at::max_pool2d(x[0], {o.kernel, o.kernel}, {o.stride, o.stride}, {o.padding, o.padding}, {1, 1}, o.ceil);
     });
   }
+  /// The mean of each window of a map.
   Index declare_average_pool(const std::string& name, const nn::PoolOptions& o) {
     return declare(name, Kind::pool, nullptr, [o](auto x, const Pass&) {
       return at::avg_pool2d(x[0], {o.kernel, o.kernel}, {o.stride, o.stride}, {o.padding, o.padding}, o.ceil);
@@ -378,12 +379,15 @@ class Plan : public Module {
 
   /// \name Sums, products and concatenations (of channels) that the original counts as layers; see `add`.
   /// \{
+  /// The sum of two values.
   Index declare_add(const std::string& name) {
     return declare(name, Kind::add, nullptr, [](auto x, const Pass&) { return x[0] + x[1]; });
   }
+  /// Their product, element by element.
   Index declare_multiply(const std::string& name) {
     return declare(name, Kind::multiply, nullptr, [](auto x, const Pass&) { return x[0] * x[1]; });
   }
+  /// The concatenation of maps' channels.
   Index declare_concat(const std::string& name) {
     return declare(name, Kind::concat, nullptr, [](std::span<const Tensor> x, const Pass&) {
       return at::cat(at::TensorList(x.data(), x.size()), 1);

@@ -47,6 +47,7 @@ template <class D, class T>
 Augmented<D, T> augment(const D& data, T transform) {
   return {data, std::move(transform)};
 }
+/// Temporary data is refused in a sentence.
 template <class D, class T>
 Augmented<D, T> augment(const D&& data, T transform) {
   static_assert(sizeof(D) == 0,
