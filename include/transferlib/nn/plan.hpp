@@ -379,6 +379,7 @@ class Plan : public Module {
 
   /// \name Sums, products and concatenations (of channels) that the original counts as layers; see `add`.
   /// \{
+
   /// The sum of two values.
   Index declare_add(const std::string& name) {
     return declare(name, Kind::add, nullptr, [](auto x, const Pass&) { return x[0] + x[1]; });
