@@ -3,7 +3,8 @@
 //
 //   zoo [--pictures N] [--threads N] [--only NAME]     writes the page to standard output
 //
-// Speed is of the engine's pooled features in batches of 32 (of N, where that is less) with random weights, the best of three.
+// Speed is of the engine's pooled features in batches of 32 (of N, where that is less) with random weights, the best of
+// three.
 #include <algorithm>
 #include <charconv>
 #include <chrono>
