@@ -28,26 +28,23 @@
 namespace transferlib {
 
 /// A network of the zoo: its card, and how it is made.
-struct ZooEntry {
-  Card card;
-  detail::NetworkType type;
-
+struct ZooEntry : detail::NetworkType {
   /// With random weights, drawn from `seed`. \throws OptionError
   AnyBackbone random(const NetworkOptions& options, std::uint64_t seed) const {
-    return AnyBackbone(detail::random_core(type, options, seed));
+    return AnyBackbone(detail::random_core(*this, options, seed));
   }
   /// With its published weights. \throws OptionError, WeightsError
   AnyBackbone published(const NetworkOptions& options) const {
-    return AnyBackbone(detail::published_core(type, options));
+    return AnyBackbone(detail::published_core(*this, options));
   }
   /// With the weights of a file. \throws OptionError, FileError, FormatError, WeightsError
   AnyBackbone from_file(const std::filesystem::path& file, const NetworkOptions& options) const {
-    return AnyBackbone(detail::core_of_file(type, file, options));
+    return AnyBackbone(detail::core_of_file(*this, file, options));
   }
   /// Costs neither time nor memory: no weights are made.
   LayerTable layers(const NetworkOptions& options) const {
     const detail::ShapesOnly guard;
-    return type.graph(*type.make(options)).table;
+    return graph(*make(options)).table;
   }
 };
 
@@ -55,7 +52,7 @@ namespace detail {
 
 template <PublishedNetwork... N>
 std::vector<ZooEntry> zoo_entries() {
-  return {ZooEntry{N::card, network_type<N>()}...};
+  return {ZooEntry{network_type<N>()}...};
 }
 
 }  // namespace detail

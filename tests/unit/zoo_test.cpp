@@ -344,11 +344,6 @@ TEST_CASE("the zoo's names are one network's each") {
   std::set<std::string> names;
   for (const ZooEntry& entry : zoo()) {
     CHECK(names.insert(entry.card.name).second);
-    std::string_view rest = entry.card.aliases;
-    while (!rest.empty()) {
-      const auto end = std::min(rest.find(' '), rest.size());
-      CHECK(names.insert(std::string(rest.substr(0, end))).second);
-      rest.remove_prefix(std::min(end + 1, rest.size()));
-    }
+    for (const std::string& alias : aliases_of(entry.card)) CHECK(names.insert(alias).second);
   }
 }

@@ -176,26 +176,27 @@ std::shared_ptr<Module> make_network(const NetworkOptions& options) {
   else
     throw OptionError(
         "this network can't be made anew, as a copy of a model needs it: it has neither a constructor without "
-        "arguments "
-        "nor one from NetworkOptions, and is no torch::nn::Cloneable; give Backbone::of a function that makes one");
+        "arguments nor one from NetworkOptions, and is no torch::nn::Cloneable; give Backbone::of a function that "
+        "makes one");
 }
 
 inline Graph planned_graph(Module& network) { return dynamic_cast<Plan&>(network).graph(); }
 
 template <class N>
+Card card_of() {
+  if constexpr (PublishedNetwork<N>)
+    return N::card;
+  else
+    return {.minimum_size = 1};
+}
+
+template <class N>
 NetworkType network_type() {
-  if constexpr (PlannedNetwork<N>) {
-    if constexpr (PublishedNetwork<N>)
-      return {make_network<N>, planned_graph, N::card};
-    else
-      return {make_network<N>, planned_graph, {.minimum_size = 1}};
-  } else {
-    const auto graph = [](Module& network) { return graph_of(dynamic_cast<N&>(network).stages()); };
-    if constexpr (PublishedNetwork<N>)
-      return {make_network<N>, graph, N::card};
-    else
-      return {make_network<N>, graph, {.minimum_size = 1}};
-  }
+  if constexpr (PlannedNetwork<N>)
+    return {make_network<N>, planned_graph, card_of<N>()};
+  else
+    return {make_network<N>, [](Module& network) { return graph_of(dynamic_cast<N&>(network).stages()); },
+            card_of<N>()};
 }
 
 /// \param anew makes such a network again, for copies; its weights do not matter
@@ -219,11 +220,8 @@ inline void check_architecture(const BackboneCore& core, const std::filesystem::
   const std::string theirs = architecture_of(folder);
   if (core.name.empty() || theirs.empty() || theirs == core.name) return;
   // An alias may name the training too: "resnet50.a1_in1k".
-  for (std::string_view rest = core.aliases; !rest.empty();) {
-    const std::string_view alias = rest.substr(0, rest.find(' '));
+  for (const std::string& alias : words(core.aliases))
     if (alias == theirs || alias.substr(0, alias.find('.')) == theirs) return;
-    rest.remove_prefix(std::min(rest.size(), alias.size() + 1));
-  }
   throw WeightsError(text("the weights in ", folder, " are of ", in_quotes(theirs),
                           ", as its config.json says, and the network is ", core.name,
                           core.aliases.empty() ? "" : text(" (or ", core.aliases, ")"),

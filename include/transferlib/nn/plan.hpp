@@ -381,19 +381,11 @@ class Plan : public Module {
   /// \{
 
   /// The sum of two values.
-  Index declare_add(const std::string& name) {
-    return declare(name, Kind::add, nullptr, [](auto x, const Pass&) { return x[0] + x[1]; });
-  }
+  Index declare_add(const std::string& name) { return declare(name, Kind::add, nullptr, sum); }
   /// Their product, element by element.
-  Index declare_multiply(const std::string& name) {
-    return declare(name, Kind::multiply, nullptr, [](auto x, const Pass&) { return x[0] * x[1]; });
-  }
+  Index declare_multiply(const std::string& name) { return declare(name, Kind::multiply, nullptr, product); }
   /// The concatenation of maps' channels.
-  Index declare_concat(const std::string& name) {
-    return declare(name, Kind::concat, nullptr, [](std::span<const Tensor> x, const Pass&) {
-      return at::cat(at::TensorList(x.data(), x.size()), 1);
-    });
-  }
+  Index declare_concat(const std::string& name) { return declare(name, Kind::concat, nullptr, concatenation); }
   /// \}
 
   /// Stochastic depth (Huang et al., 2016): in training a picture's whole branch is dropped with this probability, and
@@ -418,13 +410,7 @@ class Plan : public Module {
   }
 
   /// A sum that is no layer of the original.
-  Index add(Index a, Index b) {
-    graph_.steps.push_back(
-        {Kind::add, {}, {a, b}, nullptr, Activation::identity, [](std::span<const Tensor> x, const Pass&) {
-           return x[0] + x[1];
-         }});
-    return graph_.size() - 1;
-  }
+  Index add(Index a, Index b) { return function(Kind::add, {a, b}, sum); }
 
   /// A residual block's sum with stochastic depth (see `declare_stochastic_depth`) in one step, which the engine fuses
   /// as it does any sum. `rows` are the original's layers that it is, or the block's last where the original has none
@@ -447,13 +433,7 @@ class Plan : public Module {
   }
 
   /// A concatenation of maps' channels that is no layer of the original.
-  Index concat(std::vector<Index> from) {
-    graph_.steps.push_back(
-        {Kind::concat, {}, std::move(from), nullptr, Activation::identity, [](std::span<const Tensor> x, const Pass&) {
-           return at::cat(at::TensorList(x.data(), x.size()), 1);
-         }});
-    return graph_.size() - 1;
-  }
+  Index concat(std::vector<Index> from) { return function(Kind::concat, std::move(from), concatenation); }
 
   /// Anything else that is no layer of the original and has nothing to learn: a reshape, say.
   Index function(Kind kind, std::vector<Index> from, Run run) {
@@ -462,13 +442,7 @@ class Plan : public Module {
   }
 
   /// A product, element by element, that is no layer of the original; (N, C, 1, 1) counts for all places.
-  Index multiply(Index a, Index b) {
-    graph_.steps.push_back(
-        {Kind::multiply, {}, {a, b}, nullptr, Activation::identity, [](std::span<const Tensor> x, const Pass&) {
-           return x[0] * x[1];
-         }});
-    return graph_.size() - 1;
-  }
+  Index multiply(Index a, Index b) { return function(Kind::multiply, {a, b}, product); }
 
   /// Ends a stage with `step`, whose map joins the pyramid; what is declared next belongs to stage `next`.
   void end_stage(Index step, std::string next, Index stride = 0) {
@@ -503,6 +477,12 @@ class Plan : public Module {
   static Tensor global_pool(const Tensor& x) { return at::mean(x, {2, 3}, false, at::kFloat); }
 
  private:
+  static Tensor sum(std::span<const Tensor> x, const Pass&) { return x[0] + x[1]; }
+  static Tensor product(std::span<const Tensor> x, const Pass&) { return x[0] * x[1]; }
+  static Tensor concatenation(std::span<const Tensor> x, const Pass&) {
+    return at::cat(at::TensorList(x.data(), x.size()), 1);
+  }
+
   Step& declared(Index row) { return declared_[static_cast<std::size_t>(row)]; }
 
   /// The container of this dotted name, made where there is none.

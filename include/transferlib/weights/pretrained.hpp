@@ -32,10 +32,11 @@ inline std::string published_url(const Card& card) {
   return path == std::string::npos ? base : base + url.substr(path);
 }
 
-/// A card's other names. \returns the words of `card.aliases`
-inline std::vector<std::string> aliases_of(const Card& card) {
+namespace detail {
+
+/// What stands between spaces.
+inline std::vector<std::string> words(std::string_view all) {
   std::vector<std::string> out;
-  const std::string_view all = card.aliases;
   for (std::size_t at = 0; at < all.size();) {
     const std::size_t end = std::min(all.find(' ', at), all.size());
     if (end > at) out.emplace_back(all.substr(at, end - at));
@@ -43,8 +44,6 @@ inline std::vector<std::string> aliases_of(const Card& card) {
   }
   return out;
 }
-
-namespace detail {
 
 /// A folder that a variable of the environment names, else a folder below another; empty where neither is known.
 inline std::filesystem::path folder_of(const char* variable, const std::filesystem::path& parent = {},
@@ -70,6 +69,9 @@ inline std::filesystem::path timm_file(const std::filesystem::path& hub, const s
 }
 
 }  // namespace detail
+
+/// A card's other names. \returns the words of `card.aliases`
+inline std::vector<std::string> aliases_of(const Card& card) { return detail::words(card.aliases); }
 
 /// Finds a network's published file, in this order: `$TRANSFERLIB_WEIGHTS` (the file itself, or a folder that holds
 /// it); the folder `weights` beside the program's own file; `weights_folder()`; and what other programs have fetched:
