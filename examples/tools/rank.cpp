@@ -3,19 +3,16 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <numeric>
 #include <stop_token>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <utility>
 #include <vector>
 
-#include <ATen/Parallel.h>
+#include <ATen/ATen.h>
 
-#include <transferlib/core/environment.hpp>
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/random.hpp>
 #include <transferlib/data/cifar.hpp>
@@ -31,6 +28,7 @@
 #include <transferlib/zoo.hpp>
 
 #include "arguments.hpp"
+#include "shared.hpp"
 
 namespace tl = transferlib;
 using tl::Index;
@@ -126,15 +124,12 @@ tl::AnyBackbone backbone_of(const Candidate& c, const Told& told) {
 
 /// The pooled features of all pictures, computed once and kept for later runs, of `train` too.
 tl::Features features_of(tl::detail::BackboneCore& core, const tl::detail::Source& source, const Told& told) {
-  const tl::Precision precision = told.precision == "fp32"   ? tl::Precision::fp32
-                                  : told.precision == "bf16" ? tl::Precision::bf16
-                                                             : tl::Precision::automatic;
   tl::detail::apply_mask(core, std::vector<bool>(core.frozen.size(), true));
   const auto wanted = tl::detail::wanted_steps(core, tl::Pooled{});
   // The cut behind the pooling, whatever lies before it: what crosses is the features.
   const tl::Cut cut = core.graph.cut_at(wanted.front() + 1, wanted);
-  tl::detail::FeatureSource features(core, cut, source, precision, {.folder = tl::cache_folder() / "activations"}, 0,
-                                     1);
+  tl::detail::FeatureSource features(core, cut, source, tools::precision_of(told.precision),
+                                     {.folder = tl::cache_folder() / "activations"}, 0, 1);
   tl::Progress bar(stdout, {.label = core.name, .total = source.size, .unit = "img"});
   features.fill({}, [&](Index done, Index) { bar.update(done); });
   bar.finish();
@@ -313,20 +308,17 @@ int main(int argc, char** argv) {
     check(told, arguments);
     std::vector<Candidate> candidates;
     for (const std::string& name : names_of(told.backbones)) candidates.push_back(candidate(name, told));
-    if (told.threads > 0)
-      at::set_num_threads(told.threads);
-    else if (std::getenv("OMP_NUM_THREADS") == nullptr)
-      at::set_num_threads(static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
-    tl::keep_freed_memory();
-    const std::filesystem::path data = told.data;
-    std::error_code ignored;
+    tools::settle_threads(told.threads);
     using Pictures = tl::TensorData<tl::ClassIndex>;
-    if (std::filesystem::exists(data / "cifar-10-batches-bin", ignored) ||
-        std::filesystem::exists(data / "data_batch_1.bin", ignored))
-      return rank_data<Pictures>(candidates, tl::Cifar10::open(data).train, told, true);
-    if (std::filesystem::exists(data / "cifar-100-binary", ignored))
-      return rank_data<Pictures>(candidates, tl::Cifar100::open(data).train, told, true);
-    const tl::ImageFolder folder = tl::ImageFolder::split(data, {.seed = told.seed}).train;
+    switch (tools::data_kind(told.data)) {
+      case tools::DataKind::cifar10:
+        return rank_data<Pictures>(candidates, tl::Cifar10::open(told.data).train, told, true);
+      case tools::DataKind::cifar100:
+        return rank_data<Pictures>(candidates, tl::Cifar100::open(told.data).train, told, true);
+      case tools::DataKind::pictures:
+        break;
+    }
+    const tl::ImageFolder folder = tl::ImageFolder::split(told.data, {.seed = told.seed}).train;
     const int code = rank_data(candidates, folder, told, false);
     for (const tl::UnreadablePicture& u : folder.unreadable())
       std::fprintf(stderr, "%s\n", tools::one_line(text("warning: can't be read: ", u.reason)).c_str());

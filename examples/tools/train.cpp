@@ -3,18 +3,13 @@
 /// and says so.
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <set>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <utility>
 #include <vector>
 
-#include <ATen/Parallel.h>
-
-#include <transferlib/core/environment.hpp>
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/text.hpp>
 #include <transferlib/data/cifar.hpp>
@@ -27,6 +22,7 @@
 
 #include "arguments.hpp"
 #include "interrupt.hpp"
+#include "shared.hpp"
 
 namespace tl = transferlib;
 using tools::text;
@@ -79,10 +75,6 @@ tl::Flip flip_of(const std::string& given) {
     from = comma + 1;
   }
   return out;
-}
-
-tl::Precision precision_of(const std::string& given) {
-  return given == "fp32" ? tl::Precision::fp32 : given == "bf16" ? tl::Precision::bf16 : tl::Precision::automatic;
 }
 
 tl::Optimizer optimizer_of(const std::string& name, double lr) {
@@ -206,7 +198,7 @@ int train(Told& told, const D& training, const D& validation, bool small) {
                                    .batch = told.batch,
                                    .optimizer = optimizer_of(told.optimizer, told.lr),
                                    .seed = told.seed,
-                                   .precision = precision_of(told.precision),
+                                   .precision = tools::precision_of(told.precision),
                                    .cache = {.folder = tl::cache_folder() / "activations"},
                                    .stop = tools::stop_on_interrupt("stopping after this step")};
   tl::Trainer trainer{model, options};
@@ -300,19 +292,15 @@ int main(int argc, char** argv) {
   return tools::run(argc, argv, arguments, [&](const std::vector<std::string>& given) {
     if (!given.empty()) throw tools::Usage(text("\"", given[0], "\" is no option; the folder goes behind --data"));
     check(told, arguments);
-    // Programs decide about threads, the library does not: one a core.
-    if (told.threads > 0)
-      at::set_num_threads(told.threads);
-    else if (std::getenv("OMP_NUM_THREADS") == nullptr)
-      at::set_num_threads(static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
-    tl::keep_freed_memory();
-    const std::filesystem::path data = told.data;
-    std::error_code ignored;
-    if (std::filesystem::exists(data / "cifar-10-batches-bin", ignored) ||
-        std::filesystem::exists(data / "data_batch_1.bin", ignored))
-      return train_cifar(told, "CIFAR-10", tl::Cifar10::open(data));
-    if (std::filesystem::exists(data / "cifar-100-binary", ignored))
-      return train_cifar(told, "CIFAR-100", tl::Cifar100::open(data));
+    tools::settle_threads(told.threads);
+    switch (tools::data_kind(told.data)) {
+      case tools::DataKind::cifar10:
+        return train_cifar(told, "CIFAR-10", tl::Cifar10::open(told.data));
+      case tools::DataKind::cifar100:
+        return train_cifar(told, "CIFAR-100", tl::Cifar100::open(told.data));
+      case tools::DataKind::pictures:
+        break;
+    }
     return train_folder(told);
   });
 }
