@@ -3,8 +3,7 @@
 //
 //   zoo [--pictures N] [--threads N] [--only NAME]     writes the page to standard output
 //
-// Speed is of the engine's pooled features in batches of 32 (of N, where that is less) with random weights, the best of
-// three.
+// Speed is of the engine's pooled features with random weights, the best of three rounds.
 #include <algorithm>
 #include <charconv>
 #include <chrono>
