@@ -66,6 +66,16 @@ concept HeadNetwork = std::derived_from<H, Module> &&
   requires MetricFor<typename H::Metric, typename H::Prediction>;
 };
 
+/// What `Neck<Network>` takes: built from a pyramid's shapes and an aggregate of options, it turns the backbone's maps
+/// into those that a detector's head looks at, and tells their shapes.
+template <class K>
+concept NeckNetwork = std::derived_from<K, Module> &&
+    std::constructible_from<K, const FeatureSpec&, const typename K::Options&> &&
+    requires(K& k, const Activations& a, const Pass& pass) {
+  { k.forward(a, pass) } -> std::same_as<Activations>;
+  { k.features() } -> std::convertible_to<FeatureSpec>;
+};
+
 /// What `FreezePolicy<Rule>` takes: a pure predicate over layers, true where the layer is frozen.
 template <class R>
 concept FreezeRule = std::copyable<R> &&(

@@ -47,6 +47,7 @@ struct Batch {
   std::vector<Tensor> pictures;
   Tensor target;   ///< its meaning is the data set's `Target`
   Tensor offsets;  ///< for `Boxes`: (N + 1) int64, picture i owns the rows offsets[i] … offsets[i + 1] - 1
+  Tensor sizes;    ///< for `Boxes`: (N, 2) int64, height and width of each picture as its data set gives it
 
   /// The number of pictures.
   Index size() const {
