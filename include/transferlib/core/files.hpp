@@ -233,6 +233,36 @@ inline void write_file(const std::filesystem::path& path, std::string_view bytes
   file.commit();
 }
 
+/// A new file that grows piece by piece, for logs: a piece is in it whole or, where the disk is full, not at all.
+class GrowingFile {
+ public:
+  /// \throws FileError if there is a file of this name, or the folder is missing or read-only
+  explicit GrowingFile(std::filesystem::path path) : path_(std::move(path)) {
+    file_ = detail::open_file(path_, O_WRONLY | O_CREAT | O_EXCL, "write");
+    detail::sync_folder_of(path_);
+  }
+
+  /// Adds bytes, and syncs. \throws FileError; the file is then as it was
+  void append(std::string_view bytes) {
+    try {
+      detail::write_all_at(file_.get(), std::as_bytes(std::span(bytes.data(), bytes.size())), size_, path_);
+      detail::sync_file(file_.get(), path_);
+    } catch (const FileError&) {
+      // Best effort: what can't be cut off now is written over by the next piece.
+      [[maybe_unused]] const int cut = ::ftruncate(file_.get(), static_cast<off_t>(size_));
+      throw;
+    }
+    size_ += bytes.size();
+  }
+
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  detail::Descriptor file_;
+  std::uint64_t size_ = 0;
+};
+
 /// Makes a folder and its parents. \throws FileError.
 inline void make_folders(const std::filesystem::path& path) {
   std::error_code error;
