@@ -14,6 +14,7 @@
 
 #include <torch/nn/module.h>
 
+#include <transferlib/core/fit.hpp>
 #include <transferlib/core/layers.hpp>
 
 namespace transferlib {
@@ -45,9 +46,9 @@ struct Pyramid {};  ///< a list of (N, C_i, h_i, w_i), finest first
 /// 0 … 255 or float32 in [0, 1], in order: one block where all sizes are equal, up to one a picture where they are not.
 struct Batch {
   std::vector<Tensor> pictures;
-  Tensor target;   ///< its meaning is the data set's `Target`
-  Tensor offsets;  ///< for `Boxes`: (N + 1) int64, picture i owns the rows offsets[i] … offsets[i + 1] - 1
-  Tensor sizes;    ///< for `Boxes`: (N, 2) int64, height and width of each picture as its data set gives it
+  Tensor target{};   ///< its meaning is the data set's `Target`
+  Tensor offsets{};  ///< for `Boxes`: (N + 1) int64, picture i owns the rows offsets[i] … offsets[i + 1] - 1
+  Tensor sizes{};    ///< for `Boxes`: (N, 2) int64, height and width of each picture as its data set gives it
 
   /// The number of pictures.
   Index size() const {
@@ -65,18 +66,20 @@ struct Draw {
   Index index = 0;  ///< the picture's index in its data set
 };
 
-/// How pictures are scaled to a network's size.
-enum class Interpolation { bilinear, bicubic, nearest };
+/// How pictures are scaled to a network's size: antialiased, as torchvision's and PIL's `resize` (`nearest` is not), or
+/// as darknet does it (`corners`): bilinear between the four nearest pixels, the pictures' corners being one point.
+enum class Interpolation { bilinear, bicubic, nearest, corners };
 
-/// How a picture becomes what the network was trained on: scale so that the shorter side is `size / crop_fraction`
-/// (antialiased, as torchvision's and PIL's `resize`), cut the middle `size` x `size`, bring to [0, 1], subtract
-/// `mean`, divide by `deviation`, channel by channel in the order R, G, B.
+/// How a picture becomes what the network was trained on: scale so that the shorter side is `size / crop_fraction`, cut
+/// the middle `size` x `size` (or `fit` it otherwise, as detectors do), bring to [0, 1], subtract `mean`, divide by
+/// `deviation`, channel by channel in the order R, G, B.
 struct Preprocessing {
   Index size = 224;
   std::array<double, 3> mean{0.485, 0.456, 0.406};
   std::array<double, 3> deviation{0.229, 0.224, 0.225};
   Interpolation interpolation = Interpolation::bilinear;
-  double crop_fraction = 1.0;
+  double crop_fraction = 1.0;  ///< means something to `Fit::crop` only
+  Fit fit = Fit::crop;
 
   friend bool operator==(const Preprocessing&, const Preprocessing&) = default;
 };
