@@ -37,7 +37,9 @@ enum class Purpose : std::uint32_t {
   initialise = 4,
   split = 5,
   dropout = 6,
-  test = 7
+  test = 7,
+  mix = 8,
+  balance = 9
 };
 
 /// The random numbers of one thing: purpose, and up to two numbers that say which (an epoch and a picture, say).
