@@ -24,6 +24,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/detect/placement.hpp>
 
 namespace transferlib {
 
@@ -169,13 +170,6 @@ class JpegDecoder {
     const auto width = static_cast<Index>(info_.image_width), height = static_cast<Index>(info_.image_height);
     const bool cmyk = info_.num_components == 4;
     info_.out_color_space = info_.num_components == 1 ? JCS_GRAYSCALE : cmyk ? JCS_CMYK : JCS_RGB;
-    int orientation = 1;
-    for (auto* marker = info_.marker_list; marker != nullptr; marker = marker->next) {
-      const auto block = std::as_bytes(std::span(marker->data, marker->data_length));
-      if (block.size() < 6 || std::memcmp(block.data(), "Exif\0\0", 6) != 0) continue;
-      orientation = exif_orientation(block);
-      break;
-    }
     progress_.progress_monitor = [](j_common_ptr info) {
       // A file of thousands of scans costs hours and shows what one shows.
       if (self(info).info_.input_scan_number > most_scans) {
@@ -201,11 +195,26 @@ class JpegDecoder {
       d.complete_ = true;
       jpeg_finish_decompress(&d.info_);
     });
-    return upright(std::move(out), orientation);
+    return upright(std::move(out), orientation());
+  }
+
+  /// The size of the picture as it is to be seen.
+  PixelSize size() const {
+    const auto width = static_cast<Index>(info_.image_width), height = static_cast<Index>(info_.image_height);
+    return orientation() >= 5 ? PixelSize{height, width} : PixelSize{width, height};
   }
 
  private:
   static constexpr int most_scans = 200;
+
+  /// What the first Exif block tells.
+  int orientation() const {
+    for (auto* marker = info_.marker_list; marker != nullptr; marker = marker->next) {
+      const auto block = std::as_bytes(std::span(marker->data, marker->data_length));
+      if (block.size() >= 6 && std::memcmp(block.data(), "Exif\0\0", 6) == 0) return exif_orientation(block);
+    }
+    return 1;
+  }
 
   static JpegDecoder& self(j_common_ptr info) { return *static_cast<JpegDecoder*>(info->client_data); }
 
@@ -303,6 +312,11 @@ class PngDecoder {
                              height, " pixels; copy it again"));
   }
 
+  PixelSize size() const {
+    return {static_cast<Index>(png_get_image_width(png_, info_)),
+            static_cast<Index>(png_get_image_height(png_, info_))};
+  }
+
   Picture decode(std::string_view name) {
     const auto width = static_cast<Index>(png_get_image_width(png_, info_));
     const auto height = static_cast<Index>(png_get_image_height(png_, info_));
@@ -379,6 +393,12 @@ auto with_decoder(std::span<const std::byte> bytes, std::string_view name, const
 inline void check_picture_header(std::span<const std::byte> bytes, std::string_view name,
                                  const PictureOptions& options = {}) {
   detail::with_decoder(bytes, name, options, [](auto&) {});
+}
+
+/// The size of what `decode_picture` would give, by the header alone: Exif's orientation is obeyed. \throws FormatError
+inline PixelSize picture_size(std::span<const std::byte> bytes, std::string_view name,
+                              const PictureOptions& options = {}) {
+  return detail::with_decoder(bytes, name, options, [](const auto& decoder) { return decoder.size(); });
 }
 
 /// Decodes a picture file's bytes: JPEG (baseline, progressive, arithmetic; grey, colour, CMYK) or PNG (every colour
