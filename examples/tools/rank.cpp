@@ -135,7 +135,7 @@ tl::Features features_of(tl::detail::BackboneCore& core, const tl::detail::Sourc
   bar.finish();
   tl::Features out{at::empty({source.size, core.features.width}), {}, static_cast<Index>(source.labels.size())};
   const auto all = tl::detail::numbers(0, source.size);
-  out.y = source.targets(all);
+  out.y = source.targets(all).target;
   Index at = 0;
   features.for_each_batch(all, 1024, 0, {}, [&](auto ids, const tl::Activations& a, const tl::Batch&) {
     out.x.narrow(0, at, static_cast<Index>(ids.size())).copy_(a.at(0));

@@ -15,6 +15,7 @@
 #include <transferlib/core/environment.hpp>
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
+#include <transferlib/core/fit.hpp>
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/hash.hpp>
 #include <transferlib/core/layers.hpp>
@@ -32,6 +33,7 @@
 #include <transferlib/data/tensors_data.hpp>
 #include <transferlib/data/transforms.hpp>
 #include <transferlib/detect/boxes.hpp>
+#include <transferlib/detect/detections.hpp>
 #include <transferlib/detect/nms.hpp>
 #include <transferlib/detect/placement.hpp>
 #include <transferlib/engine/cache.hpp>
@@ -53,6 +55,7 @@
 #include <transferlib/metrics/average_precision.hpp>
 #include <transferlib/metrics/classification.hpp>
 #include <transferlib/model/backbone.hpp>
+#include <transferlib/model/base.hpp>
 #include <transferlib/model/classifier.hpp>
 #include <transferlib/model/head.hpp>
 #include <transferlib/model/save.hpp>

@@ -216,13 +216,12 @@ TEST_CASE("preprocess gives torchvision's Resize, CenterCrop, ToDtype and Normal
 }
 
 TEST_CASE("a shorter side is size / crop_fraction, rounded down") {
-  CHECK(tl::detail::placement(500, 375, {.size = 224, .crop_fraction = 224 / 232.0}).width == 232);
-  CHECK(tl::detail::placement(500, 375, {.size = 224, .crop_fraction = 0.9}).width == 248);
+  CHECK(tl::detail::placement(500, 375, {.size = 224, .crop_fraction = 224 / 232.0}).inner.width == 232);
+  CHECK(tl::detail::placement(500, 375, {.size = 224, .crop_fraction = 0.9}).inner.width == 248);
   const auto place = tl::detail::placement(375, 500, {.size = 224, .crop_fraction = 0.875});
-  CHECK(place.height == 256);
-  CHECK(place.width == 341);
-  CHECK(place.top == 16);
-  CHECK(place.left == 58);                  // 58.5, to the even neighbour
+  CHECK(place.inner == tl::PixelSize{341, 256});
+  CHECK(place.top == -16);
+  CHECK(place.left == -58);                 // 58.5, to the even neighbour
   CHECK(tl::detail::half_to_even(3) == 2);  // 1.5
   CHECK(tl::detail::half_to_even(1) == 0);  // 0.5
   CHECK(tl::detail::half_to_even(118) == 59);

@@ -1,5 +1,6 @@
 /// \file
-/// From pictures to a network's input: antialiased resize, centre crop and normalisation, picture by picture.
+/// From pictures to a network's input: resize, centre crop or canvas, and normalisation, picture by picture; and boxes
+/// there and back.
 #pragma once
 
 #include <algorithm>
@@ -17,6 +18,9 @@
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/data/parallel.hpp>
+#include <transferlib/detect/boxes.hpp>
+#include <transferlib/detect/detections.hpp>
+#include <transferlib/detect/placement.hpp>
 
 namespace transferlib {
 
@@ -49,36 +53,35 @@ inline Tensor resize_block(const Tensor& pictures, Index height, Index width, In
       return at::_upsample_bilinear2d_aa(pictures, size, false);
     case Interpolation::bicubic:
       return at::_upsample_bicubic2d_aa(pictures, size, false);
+    case Interpolation::corners:
+      return at::upsample_bilinear2d(pictures, size, true);
     case Interpolation::nearest:
       break;
   }
   return at::upsample_nearest2d(pictures, size);
 }
 
-/// Where a picture is cut after it was scaled: torchvision's `Resize(scaled)` and `CenterCrop(size)`.
-struct Placement {
-  Index height = 0, width = 0;  ///< the whole picture's, scaled
-  Index top = 0, left = 0;      ///< of the square that is kept
-};
-
 /// Half of `n`, a half rounded to the even neighbour, as Python's `round` does it in torchvision's centre crop.
 constexpr Index half_to_even(Index n) { return n % 2 == 0 ? n / 2 : (n / 2) % 2 == 0 ? n / 2 : n / 2 + 1; }
 
-inline Placement placement(Index height, Index width, const Preprocessing& p) {
+/// Where a picture lies on the network's input. A crop is torchvision's `Resize(size / crop_fraction)` and
+/// `CenterCrop(size)`; the margins are then below 0.
+inline PicturePlacement placement(Index height, Index width, const Preprocessing& p) {
+  if (p.fit != Fit::crop) return place_picture({width, height}, {p.size, p.size}, p.fit);
   // A hair is added so that 224 / (224 / 232.0) is 232.
   const Index shorter = static_cast<Index>(std::floor(static_cast<double>(p.size) / p.crop_fraction + 1e-6));
-  Placement out;
-  if (height <= width) {
-    out.height = shorter;
-    out.width = shorter * width / height;
-  } else {
-    out.width = shorter;
-    out.height = shorter * height / width;
-  }
-  out.top = half_to_even(out.height - p.size);
-  out.left = half_to_even(out.width - p.size);
+  PicturePlacement out{.picture = {width, height}, .canvas = {p.size, p.size}, .inner = {shorter, shorter}};
+  if (height <= width)
+    out.inner.width = shorter * width / height;
+  else
+    out.inner.height = shorter * height / width;
+  out.top = -half_to_even(out.inner.height - p.size);
+  out.left = -half_to_even(out.inner.width - p.size);
   return out;
 }
+
+/// The grey of a canvas beside its picture, in [0, 1].
+constexpr float grey_of(Fit fit) { return fit == Fit::darknet ? 0.5F : 114.0F / 255.0F; }
 
 inline void check_preprocessing(const Preprocessing& p) {
   if (p.size < 1) throw OptionError(text("the size of a network's input must be at least 1 pixel, not ", p.size));
@@ -98,22 +101,26 @@ inline std::pair<float, float> normalisation(const Preprocessing& p, Index chann
           static_cast<float>((p.deviation[0] + p.deviation[1] + p.deviation[2]) / 3.0)};
 }
 
-/// Writes the square at (top, left) of one picture (H, W, C) to `out` (size, size, channels), normalised. `source` has
-/// one channel (repeated), or as many as `out`.
+/// Writes what lies on the canvas of one picture (H, W, C), scaled to its place, to `out` (size, size, channels),
+/// normalised. `source` has one channel (repeated), or as many as `out`.
 template <class Pixel, class Value>
-void normalise_picture(const Pixel* picture, Index width, Index source, const Placement& at, Index size, Index channels,
-                       float* out, const Value& value) {
-  for (Index y = 0; y < size; ++y) {
-    const Pixel* row = picture + ((at.top + y) * width + at.left) * source;
+void normalise_picture(const Pixel* picture, const PicturePlacement& at, Index source, Index channels, float* out,
+                       const Value& value) {
+  const Index size = at.canvas.width, width = at.inner.width;
+  const Index right = std::min(size, at.left + width), bottom = std::min(size, at.top + at.inner.height);
+  const Index left = std::max<Index>(0, at.left);
+  for (Index y = std::max<Index>(0, at.top); y < bottom; ++y) {
+    const Pixel* row = picture + ((y - at.top) * width + left - at.left) * source;
+    float* to = out + (y * size + left) * channels;
     if (source == channels && channels == 3) {
-      for (Index x = 0; x < size; ++x, row += 3, out += 3) {
-        out[0] = value(row[0], 0);
-        out[1] = value(row[1], 1);
-        out[2] = value(row[2], 2);
+      for (Index x = left; x < right; ++x, row += 3, to += 3) {
+        to[0] = value(row[0], 0);
+        to[1] = value(row[1], 1);
+        to[2] = value(row[2], 2);
       }
     } else {
-      for (Index x = 0; x < size; ++x, row += source)
-        for (Index c = 0; c < channels; ++c) *out++ = value(row[source == 1 ? 0 : c], c);
+      for (Index x = left; x < right; ++x, row += source)
+        for (Index c = 0; c < channels; ++c) *to++ = value(row[source == 1 ? 0 : c], c);
     }
   }
 }
@@ -145,13 +152,15 @@ inline Tensor to_grey(const Tensor& block) {
 
 /// Scales pictures (N, C, H, W), uint8 or float32, to (N, C, height, width), as torchvision's
 /// `resize(antialias=True)` does: the same ATen kernels; uint8 stays uint8, in PIL's fixed-point arithmetic. `nearest`
-/// has no antialiasing. Each picture's result is independent of the others and of the number of threads.
-/// \throws DataError, OptionError
+/// has no antialiasing, and neither has `corners`, which is float32 only. Each picture's result is independent of the
+/// others and of the number of threads. \throws DataError, OptionError
 inline Tensor resize(const Tensor& pictures, Index height, Index width,
                      Interpolation interpolation = Interpolation::bilinear) {
   detail::check_pictures(pictures);
   if (height < 1 || width < 1)
     throw OptionError(detail::text("pictures can't be resized to ", height, " x ", width, " pixels"));
+  if (interpolation == Interpolation::corners && pictures.scalar_type() == at::kByte)
+    throw OptionError("darknet's resize (Interpolation::corners) is of float32 pictures; divide these by 255 first");
   if (pictures.size(2) == height && pictures.size(3) == width) return pictures;
   return detail::guarded("resizing pictures", [&] {
     const Index n = pictures.size(0), channels = pictures.size(1);
@@ -170,7 +179,8 @@ inline Tensor resize(const Tensor& pictures, Index height, Index width,
 }
 
 /// A network's input from pictures of any sizes: (N, channels, size, size) float32, channels last in memory, brought to
-/// [0, 1], cut and normalised as `p` says (torchvision's `Resize`, `CenterCrop`, `ToTensor`, `Normalize`).
+/// [0, 1], cut (or placed on a grey canvas) and normalised as `p` says: for a crop torchvision's `Resize`,
+/// `CenterCrop`, `ToTensor`, `Normalize`.
 ///
 /// Grey pictures are repeated for every channel; for a network of one channel colour is turned to grey (ITU-R 601-2),
 /// and mean and deviation are the averages over R, G, B. A picture's result depends on the picture alone, not on what
@@ -190,10 +200,10 @@ inline Tensor preprocess(const Batch& batch, const Preprocessing& p, Index chann
                                    have == 4 && channels == 3 ? "; drop the alpha channel: pictures.narrow(1, 0, 3)"
                                                               : "; only grey pictures can be turned to colour"));
     const auto size = detail::placement(block.size(2), block.size(3), p);
-    if (std::max(size.height, size.width) > 1000000)
+    if (std::max(size.inner.height, size.inner.width) > 1000000)
       throw DataError(detail::text("a picture of ", block.size(3), " x ", block.size(2),
                                    " pixels is too long and thin to be scaled to a shorter side of ",
-                                   std::min(size.height, size.width)));
+                                   std::min(size.inner.height, size.inner.width)));
   }
   return detail::guarded("preparing pictures for the network", [&] {
     const Index total = batch.size(), area = p.size * p.size * channels;
@@ -230,24 +240,25 @@ inline Tensor preprocess(const Batch& batch, const Preprocessing& p, Index chann
         detail::refuse_not_finite(x, piece.to, ids);
       if (x.size(1) == 3 && channels == 1) x = detail::to_grey(x);
       const Index have = x.size(1);
-      const detail::Placement place = detail::placement(x.size(2), x.size(3), p);
+      const PicturePlacement place = detail::placement(x.size(2), x.size(3), p);
+      if (p.interpolation == Interpolation::corners && x.scalar_type() == at::kByte) x = x.to(at::kFloat) / 255.0F;
       x = x.contiguous(at::MemoryFormat::ChannelsLast);
-      if (place.height != x.size(2) || place.width != x.size(3))
-        x = detail::resize_block(x, place.height, place.width, p.interpolation);
+      if (place.inner != place.picture)
+        x = detail::resize_block(x, place.inner.height, place.inner.width, p.interpolation);
       x = x.permute({0, 2, 3, 1}).contiguous();
-      const Index pixels = place.height * place.width * have;
+      const Index pixels = place.inner.height * place.inner.width * have;
+      const auto normalised = [values = normal.data()](float v, Index c) {
+        return (v - values[c].first) / values[c].second;
+      };
       for (Index k = 0; k < piece.count; ++k) {
         float* const to = out_data + (piece.to + k) * area;
+        if (place.inner.width < p.size || place.inner.height < p.size)
+          for (Index i2 = 0; i2 < area; ++i2) to[i2] = normalised(detail::grey_of(p.fit), i2 % channels);
         if (x.scalar_type() == at::kByte) {
           const auto value = [values = table.data()](std::uint8_t v, Index c) { return values[c * 256 + v]; };
-          detail::normalise_picture(x.const_data_ptr<std::uint8_t>() + k * pixels, place.width, have, place, p.size,
-                                    channels, to, value);
+          detail::normalise_picture(x.const_data_ptr<std::uint8_t>() + k * pixels, place, have, channels, to, value);
         } else {
-          const auto value = [values = normal.data()](float v, Index c) {
-            return (v - values[c].first) / values[c].second;
-          };
-          detail::normalise_picture(x.const_data_ptr<float>() + k * pixels, place.width, have, place, p.size, channels,
-                                    to, value);
+          detail::normalise_picture(x.const_data_ptr<float>() + k * pixels, place, have, channels, to, normalised);
         }
       }
     });
@@ -255,4 +266,60 @@ inline Tensor preprocess(const Batch& batch, const Preprocessing& p, Index chann
   });
 }
 
+namespace detail {
+
+/// Heights and widths (N, 2) int64 of the batch's pictures.
+inline Tensor sizes_of(const Batch& batch) {
+  std::vector<Index> sides;
+  for (const Tensor& block : batch.pictures)
+    for (Index i = 0; i < block.size(0); ++i) sides.insert(sides.end(), {block.size(2), block.size(3)});
+  return at::tensor(sides, at::kLong).view({-1, 2});
+}
+
+/// Where each of some pictures, of the given heights and widths (N, 2), lies on the network's input.
+inline std::vector<PicturePlacement> placements(const Tensor& sizes, const Preprocessing& p) {
+  const Tensor s = sizes.to(at::kCPU, at::kLong).contiguous();
+  std::vector<PicturePlacement> out;
+  for (Index i = 0; i < s.size(0); ++i) out.push_back(placement(s[i][0].item<Index>(), s[i][1].item<Index>(), p));
+  return out;
+}
+
+/// The boxes of a batch's target in the canvas's pixels, or (`back`) from there in the pictures'. By `batch.sizes` and
+/// `batch.offsets`. Nothing is clipped. \throws DataError if the batch is not as `Boxes` are
+inline Tensor move_targets(const Batch& batch, const Preprocessing& p, bool back = false) {
+  if (!batch.target.defined() || batch.target.dim() != 2 || batch.target.size(1) != 5)
+    throw DataError("boxes are to be a tensor (M, 5) of class, x, y, width, height");
+  if (!batch.offsets.defined() || !batch.sizes.defined() || batch.offsets.numel() != batch.sizes.size(0) + 1)
+    throw DataError("a batch with boxes needs `offsets` (N + 1) and `sizes` (N, 2) for its N pictures");
+  const Tensor target = batch.target.to(at::kCPU, at::kFloat).clone();
+  const Tensor offsets = batch.offsets.to(at::kCPU, at::kLong).contiguous();
+  const auto* at = offsets.const_data_ptr<Index>();
+  const auto places = placements(batch.sizes, p);
+  if (at[0] != 0 || at[places.size()] != target.size(0) || !std::is_sorted(at, at + places.size() + 1))
+    throw DataError(text("the offsets of a batch's boxes are to rise from 0 to ", target.size(0)));
+  auto* box = target.mutable_data_ptr<float>();
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    const PicturePlacement& place = places[i];
+    const auto x = static_cast<float>(place.scale_x()), y = static_cast<float>(place.scale_y());
+    const auto left = static_cast<float>(place.left), top = static_cast<float>(place.top);
+    for (Index b = at[i]; b < at[i + 1]; ++b, box += 5) {
+      box[1] = back ? (box[1] - left) / x : box[1] * x + left;
+      box[2] = back ? (box[2] - top) / y : box[2] * y + top;
+      box[3] = back ? box[3] / x : box[3] * x;
+      box[4] = back ? box[4] / y : box[4] * y;
+    }
+  }
+  return target;
+}
+
+/// What was found on the canvases, in the pixels of the pictures, of the heights and widths `sizes` (N, 2). Nothing is
+/// clipped.
+inline std::vector<Detections> on_pictures(std::vector<Detections> found, const Tensor& sizes, const Preprocessing& p) {
+  const auto places = placements(sizes, p);
+  for (std::size_t i = 0; i < found.size() && i < places.size(); ++i)
+    if (found[i].size() != 0) found[i].boxes = boxes_to_picture(found[i].boxes, places[i]);
+  return found;
+}
+
+}  // namespace detail
 }  // namespace transferlib

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/fit.hpp>
 #include <transferlib/core/layers.hpp>
 
 namespace transferlib {
@@ -18,13 +19,6 @@ struct PixelSize {
   Index height = 0;
 
   friend bool operator==(const PixelSize&, const PixelSize&) = default;
-};
-
-/// How a picture is brought to a network's input.
-enum class Fit {
-  stretch,    ///< to the whole of it, each side by its own factor
-  letterbox,  ///< scaled as a whole, in the middle of it, as ultralytics' YOLOv5 does
-  darknet,    ///< the same, as darknet's `letterbox_image` does: its sides are rounded down
 };
 
 /// Where a picture lies on a canvas: its left top corner, and its size there. A point (x, y) of the picture lies at
@@ -57,7 +51,8 @@ struct PicturePlacement {
 /// picture.height), rounded to the nearest (halves to even, as Python's `round`); of an odd rest the smaller half is
 /// left and above. `darknet`: whole-number division rounds down the shorter side and the margins. darknet itself takes
 /// boxes back as if its margins were not rounded, up to half a pixel of the canvas beside where the picture lies; here
-/// boxes go where the picture is. A side that would be 0 is 1.
+/// boxes go where the picture is. A side that would be 0 is 1. `crop`: the shorter sides are equal, the longer one is
+/// rounded down, and what lies beyond the canvas is cut: the margins are below 0.
 /// \throws OptionError for a size below 1
 inline PicturePlacement place_picture(PixelSize picture, PixelSize canvas, Fit fit) {
   for (const PixelSize& size : {picture, canvas})
@@ -67,6 +62,15 @@ inline PicturePlacement place_picture(PixelSize picture, PixelSize canvas, Fit f
   PicturePlacement out{.picture = picture, .canvas = canvas, .inner = canvas};
   if (fit == Fit::stretch) return out;
   const auto w = static_cast<double>(picture.width), h = static_cast<double>(picture.height);
+  if (fit == Fit::crop) {
+    if (picture.width * canvas.height >= picture.height * canvas.width)
+      out.inner.width = canvas.height * picture.width / picture.height;
+    else
+      out.inner.height = canvas.width * picture.height / picture.width;
+    out.left = -((out.inner.width - canvas.width) / 2);
+    out.top = -((out.inner.height - canvas.height) / 2);
+    return out;
+  }
   const double ratio_x = static_cast<double>(canvas.width) / w, ratio_y = static_cast<double>(canvas.height) / h;
   if (fit == Fit::letterbox) {
     const double ratio = std::min(ratio_x, ratio_y);

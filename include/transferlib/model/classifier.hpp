@@ -2,11 +2,8 @@
 /// A pretrained network with a new head.
 #pragma once
 
-#include <atomic>
 #include <concepts>
 #include <memory>
-#include <mutex>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -14,62 +11,18 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
 #include <transferlib/data/preprocess.hpp>
-#include <transferlib/engine/engine.hpp>
 #include <transferlib/freeze/policy.hpp>
 #include <transferlib/model/backbone.hpp>
+#include <transferlib/model/base.hpp>
 #include <transferlib/model/head.hpp>
 
 namespace transferlib {
-namespace detail {
-
-template <class... A>
-struct NotASentence {};
-
-/// An engine for predicting, made when it is first needed and made again when the weights have changed since.
-class PredictingEngine {
- public:
-  std::shared_ptr<const Engine> get(const BackboneCore& core, const std::vector<Index>& wanted, Precision precision) {
-    const std::lock_guard lock(mutex_);
-    // Here, where one thread is at a time: the calls find a user's modules in evaluation and write nothing.
-    for (const Step& step : core.graph.steps)
-      if (step.kind == Kind::opaque && any_in_training(*step.module)) step.module->eval();
-    const std::uint64_t stamp = stamp_of(core);
-    if (engine_ == nullptr || stamp != stamp_ || precision != asked_) {
-      const Index input[3] = {core.options.in_channels, core.size(), core.size()};
-      engine_ =
-          std::make_shared<const Engine>(core.graph, wanted, input, EngineOptions{.precision = precision, .piece = 1});
-      stamp_ = stamp;
-      asked_ = precision;
-    }
-    return engine_;
-  }
-
- private:
-  /// Changes when a weight was written or replaced: LibTorch counts the writes of each tensor.
-  static std::uint64_t stamp_of(const BackboneCore& core) {
-    std::uint64_t out = 0;
-    const auto add = [&](const Tensor& t) {
-      out = out * 1099511628211ULL + static_cast<std::uint64_t>(t._version());
-      out = out * 1099511628211ULL + reinterpret_cast<std::uintptr_t>(t.const_data_ptr());
-    };
-    for (const Tensor& t : core.network->parameters()) add(t);
-    for (const Tensor& t : core.network->buffers()) add(t);
-    return out;
-  }
-
-  std::mutex mutex_;
-  std::shared_ptr<const Engine> engine_;
-  std::uint64_t stamp_ = 0;
-  Precision asked_ = Precision::automatic;
-};
-
-}  // namespace detail
 
 /// A backbone, frozen as a policy says, and a head: for one class a picture, for several (`MultiLabel` heads), or for
 /// numbers (`Values` heads). A move-only value; `clone(model)` copies. Predicting is `const` and safe from several
 /// threads; training and changing it are not.
 template <class N, class H>
-class Classifier {
+class Classifier : public detail::ModelBase {
   static_assert(!std::same_as<typename H::Target, Boxes>,
                 "transferlib: Classifier: this head learns boxes; use Detector");
   static_assert(
@@ -96,37 +49,23 @@ class Classifier {
   Classifier(Classifier&&) = default;
   Classifier& operator=(Classifier&&) = default;
 
-  /// Freezes anew: training goes on with another part of the network.
-  template <FreezeRule R>
-  void refreeze(const FreezePolicy<R>& policy) {
-    detail::apply_mask(core_, policy.mask(core_.graph.table));
-    cut_ = detail::best_cut(core_, wanted_);
-  }
-
-  /// The network's layers as the original numbers them.
-  const LayerTable& layers() const { return core_.graph.table; }
-  /// Which of them are frozen, by index.
-  const std::vector<bool>& frozen() const { return core_.frozen; }
-  /// Where the part begins that training changes; everything before it is a constant function of the picture.
-  const Cut& cut() const { return cut_; }
-  const Labels& labels() const { return labels_; }
-  const Preprocessing& preprocessing() const { return core_.preprocessing; }
   /// The head.
   H& head() { return *head_; }
   const H& head() const { return *head_; }
-  /// The backbone, without its type: what the trainer works on.
-  detail::BackboneCore& backbone_core() { return core_; }
-  const detail::BackboneCore& backbone_core() const { return core_; }
-  /// The steps of the network whose values the head takes.
-  const std::vector<Index>& wanted() const { return wanted_; }
+
+  /// All that its answers depend on, by name: `backbone.…` under the original's names, `head.…`. The tensors are the
+  /// model's own.
+  StateDict state() const {
+    StateDict out = state_of_backbone();
+    for (auto& item : state_dict(detail::inner_head(*head_))) out.emplace_back("head." + item.first, item.second);
+    return out;
+  }
 
   /// What training changes: the parameters that are not frozen, the head's last.
   std::vector<Tensor> trainable_parameters() const {
     std::vector<Tensor> out;
-    for (const auto& item : detail::needed_state(core_, wanted_))
+    for (const auto& item : state())
       if (item.second.requires_grad()) out.push_back(item.second);
-    for (const Tensor& p : detail::inner_head(*head_).parameters())
-      if (p.requires_grad()) out.push_back(p);
     return out;
   }
 
@@ -157,8 +96,7 @@ class Classifier {
   /// Moves the model, the optimiser's parameters with it.
   /// \throws DeviceError if the device is not there
   void to(const torch::Device& device) {
-    if (device.is_cuda() && !at::hasCUDA())
-      throw DeviceError("a CUDA device was asked for, and this LibTorch has none; use a CUDA build, or the device cpu");
+    detail::check_device(device);
     detail::guarded("moving the model", [&] {
       core_.network->to(device);
       head_->to(device);
@@ -168,13 +106,7 @@ class Classifier {
 
   /// An independent copy.
   Classifier copy() const {
-    detail::BackboneCore core = core_.rebuild();
-    load_state_dict(*core.network, state_dict(*core_.network));
-    core.licence = core_.licence;
-    core.source = core_.source;
-    core.preprocessing = core_.preprocessing;
-    Classifier out(Backbone<N>(std::move(core)), recipe_, labels_);
-    detail::apply_mask(out.core_, core_.frozen);
+    Classifier out(Backbone<N>(detail::copied(core_)), recipe_, labels_);
     out.cut_ = cut_;
     const torch::NoGradGuard guard;
     load_state_dict(detail::inner_head(*out.head_), state_dict(detail::inner_head(*head_)));
@@ -188,26 +120,18 @@ class Classifier {
 
  private:
   Classifier(Backbone<N> backbone, const Head<H>& head, Labels labels)
-      : core_(std::move(backbone.core)), recipe_(head), labels_(std::move(labels)) {
-    if (labels_.empty()) throw OptionError("a model needs labels: the data's, or a list of names");
+      : ModelBase(std::move(backbone.core), std::move(labels), typename H::Input{}), recipe_(head) {
     if (std::same_as<Target, ClassIndex> && labels_.size() < 2)
       throw OptionError(detail::text("there is one class only (", labels_[0],
                                      "), so there is nothing to tell apart; a classifier needs at least two"));
     FeatureSpec spec = core_.features;
     spec.classes = static_cast<Index>(labels_.size());
-    wanted_ = detail::wanted_steps(core_, typename H::Input{});
     head_ = std::make_shared<H>(spec, head.options);
     if (const auto device = core_.device(); !device.is_cpu()) head_->to(device);
-    cut_ = detail::best_cut(core_, wanted_);
   }
 
-  detail::BackboneCore core_;
   Head<H> recipe_;
-  Labels labels_;
-  std::vector<Index> wanted_;
   std::shared_ptr<H> head_;
-  Cut cut_;
-  std::unique_ptr<detail::PredictingEngine> engine_ = std::make_unique<detail::PredictingEngine>();
 };
 
 /// What a list of arguments in another order is deduced to, so that it is refused in a sentence.

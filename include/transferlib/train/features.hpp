@@ -96,7 +96,7 @@ class FeatureSource {
     // Without pictures where the cache has all that is asked for.
     const auto prepared = [&](Index i) {
       const auto rows = rows_of(ids(i), epoch);
-      return is_cached(rows) ? Batch{{}, source_.targets(ids(i)), {}} : prepare(rows);
+      return is_cached(rows) ? prepared_targets(rows) : prepare(rows);
     };
     const bool complete = cache_ != nullptr && cache_->count() == cache_->rows();
     Loader loader((all + size - 1) / size, prepared, {.workers = complete ? 0 : workers_, .stop = stop});
@@ -142,7 +142,28 @@ class FeatureSource {
       for (Index row : rows) draws.push_back({seed_, row / source_.size, row % source_.size});
       source_.augment(batch, draws);
     }
+    // Boxes go where their pictures go.
+    if (source_.boxes) {
+      batch.sizes = sizes_of(batch);
+      batch.target = move_targets(batch, core_->preprocessing);
+    }
     batch.pictures = {preprocess(batch, core_->preprocessing, core_->options.in_channels, ids)};
+    return batch;
+  }
+
+  /// The same without the pictures, which the cache has the features of. An augmentation that moves boxes sees the
+  /// pictures too.
+  Batch prepared_targets(std::span<const Index> rows) const {
+    Batch batch;
+    if (source_.boxes && source_.augment != nullptr) {
+      batch = prepare(rows);
+      batch.pictures.clear();
+      return batch;
+    }
+    std::vector<Index> ids;
+    for (Index row : rows) ids.push_back(row % source_.size);
+    batch = source_.targets(ids);
+    if (source_.boxes) batch.target = move_targets(batch, core_->preprocessing);
     return batch;
   }
 
@@ -187,11 +208,11 @@ class FeatureSource {
         text("network ", core_->name, "\nweights ", hash_of(needed_state(*core_, cut_.live)), "\nstructure ",
              Sha256().add(structure).hex(), "\nanswer ", hash_of(answer()), "\nboundary ", cut_.boundary, "\nsize ",
              p.size, "\nmean ", p.mean[0], " ", p.mean[1], " ", p.mean[2], "\ndeviation ", p.deviation[0], " ",
-             p.deviation[1], " ", p.deviation[2], "\ninterpolation ", static_cast<int>(p.interpolation), "\ncrop ",
-             p.crop_fraction, "\ndata ", source_.fingerprint(), "\nviews ", *source_.views, "\naugmentation ",
-             source_.augmentation, "\nprecision ", to_string(engine_->precision()), "\npiece ", piece, "\ntransferlib ",
-             environment.transferlib, "\nlibtorch ", environment.libtorch, "\ncpu ", environment.cpu_capability,
-             "\ndevice ", environment.device, "\nthreads ", environment.threads, "\n");
+             p.deviation[1], " ", p.deviation[2], "\ninterpolation ", static_cast<int>(p.interpolation), "\nfit ",
+             to_string(p.fit), "\ncrop ", p.crop_fraction, "\ndata ", source_.fingerprint(), "\nviews ", *source_.views,
+             "\naugmentation ", source_.augmentation, "\nprecision ", to_string(engine_->precision()), "\npiece ",
+             piece, "\ntransferlib ", environment.transferlib, "\nlibtorch ", environment.libtorch, "\ncpu ",
+             environment.cpu_capability, "\ndevice ", environment.device, "\nthreads ", environment.threads, "\n");
     return {Sha256().add(words).hex().substr(0, 32), words};
   }
 

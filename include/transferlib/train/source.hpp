@@ -70,12 +70,14 @@ struct Source {
   Index size = 0;
   Labels labels;
   std::function<Batch(std::span<const Index>)> get;
-  std::function<Tensor(std::span<const Index>)> targets;  ///< without the pictures where the data set can do that
+  /// Target, and for boxes offsets and sizes; without the pictures where the data set can do that.
+  std::function<Batch(std::span<const Index>)> targets;
   std::function<std::string()> fingerprint;
   std::optional<Index> views = 1;                              ///< see `TransformFor`
   std::function<void(Batch&, std::span<const Draw>)> augment;  ///< none where nothing is drawn
   /// What `augment` does, with all its numbers; empty where the transform can't tell: its views are then in no file.
   std::string augmentation = "none";
+  bool boxes = false;  ///< whether the targets are `Boxes`, in the pictures' pixels
 };
 
 /// The hash of a data set that can't tell its own: of all pictures and targets.
@@ -105,11 +107,17 @@ Source source(const D& data) {
   out.size = data.size();
   out.labels = data.labels();
   out.get = [&data](std::span<const Index> ids) { return data.batch(ids); };
+  out.boxes = std::same_as<typename D::Target, Boxes>;
   out.targets = [&data](std::span<const Index> ids) {
-    if constexpr (requires { data.targets(ids); })
-      return Tensor(data.targets(ids));
-    else
-      return data.batch(ids).target;
+    if constexpr (requires { Batch(data.targets(ids)); }) {
+      return Batch(data.targets(ids));
+    } else if constexpr (requires { Tensor(data.targets(ids)); }) {
+      return Batch{{}, Tensor(data.targets(ids)), {}, {}};
+    } else {
+      Batch out = data.batch(ids);
+      out.pictures.clear();
+      return out;
+    }
   };
   out.fingerprint = [&data] { return fingerprint_of(data); };
   return out;

@@ -88,7 +88,7 @@ inline void check_targets(const Source& source, std::string_view which) {
   const Index classes = static_cast<Index>(source.labels.size());
   for (Index from = 0; from < source.size; from += 4096) {
     const auto ids = numbers(from, std::min(from + 4096, source.size));
-    const Tensor t = source.targets(ids).cpu().contiguous();
+    const Tensor t = source.targets(ids).target.cpu().contiguous();
     if (t.scalar_type() != at::kLong || t.dim() != 1) return;
     const Index* p = t.const_data_ptr<Index>();
     for (std::size_t i = 0; i < ids.size(); ++i)
