@@ -119,6 +119,7 @@ concept Trainable = requires(M& m, const Activations& a, const Pass& pass, const
                              typename M::Metric& s) {
   typename M::Target;
   m.backbone_core();
+  m.state();
   { m.above_cut(a, pass) } -> std::same_as<typename M::Output>;
   { m.loss(y, b) } -> std::same_as<LossTerms>;
   m.score(s, y, b);

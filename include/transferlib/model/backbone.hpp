@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -141,6 +142,32 @@ inline StateDict needed_state(const BackboneCore& core, const std::vector<Index>
         keep = false;
     if (keep) out.push_back(std::move(item));
   }
+  return out;
+}
+
+/// The row of the layer table that holds each tensor of the network.
+inline std::map<const void*, Index> rows_of_tensors(const BackboneCore& core) {
+  std::map<const void*, Index> out;
+  for (std::size_t row = 0; row < core.graph.modules.size(); ++row) {
+    if (core.graph.modules[row] == nullptr) continue;
+    for (const Tensor& t : core.graph.modules[row]->parameters(false))
+      out.emplace(t.unsafeGetTensorImpl(), static_cast<Index>(row));
+    for (const Tensor& t : core.graph.modules[row]->buffers(false))
+      out.emplace(t.unsafeGetTensorImpl(), static_cast<Index>(row));
+  }
+  return out;
+}
+
+/// How many stages lie between each row of the layer table and the head: 0 in the last stage and behind it.
+inline std::vector<Index> depths_of_rows(const BackboneCore& core) {
+  std::vector<Index> out(core.graph.table.rows.size(), 0);
+  const Index last = static_cast<Index>(core.graph.stages.size()) - 1;
+  for (std::size_t step = core.graph.steps.size(); step-- > 0;)
+    for (Index row : core.graph.steps[step].layers) {
+      Index stage = 0;
+      while (stage < last && core.graph.stages[Graph::at(stage)] < static_cast<Index>(step)) ++stage;
+      out[Graph::at(row)] = std::max<Index>(0, last - stage);
+    }
   return out;
 }
 

@@ -137,14 +137,9 @@ void save(const Classifier<N, H>& model, const std::filesystem::path& path) {
       detail::inner_head(copy.head()).fold();
       head = detail::inner_head(copy.head()).description();
     }
-    StateDict state;
     const auto& core = copy.backbone_core();
-    for (const auto& item : detail::needed_state(core, copy.wanted()))
-      state.emplace_back("backbone." + item.first, item.second);
-    for (const auto& item : state_dict(detail::inner_head(copy.head())))
-      state.emplace_back("head." + item.first, item.second);
     const Json options{{"in_channels", core.options.in_channels}, {"output_stride", core.options.output_stride}};
-    write_state_dict(path, state,
+    write_state_dict(path, copy.state(),
                      {{"format", "pt"},
                       {"transferlib.format", "1"},
                       {"transferlib.version", TRANSFERLIB_VERSION},

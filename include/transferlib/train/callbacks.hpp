@@ -69,25 +69,19 @@ class KeepBest {
     if (epoch_ != 0 && value >= best_) return;
     best_ = value;
     epoch_ = epoch.number;
-    state_ = tensors(model);
+    state_ = model.state();
     for (auto& item : state_) item.second = item.second.detach().clone();
   }
   template <class M>
   void on_fit_end(M& model) {
     const torch::NoGradGuard guard;
-    auto now = tensors(model);
+    auto now = model.state();
     for (std::size_t i = 0; i < state_.size(); ++i) now[i].second.copy_(state_[i].second);
   }
   /// The epoch whose weights are kept; 0 before the first.
   Index epoch() const { return epoch_; }
 
  private:
-  template <class M>
-  static StateDict tensors(M& model) {
-    StateDict out = state_dict(*model.backbone_core().network);
-    for (auto& item : state_dict(detail::inner_head(model.head()))) out.push_back(std::move(item));
-    return out;
-  }
   Options options_;
   double best_ = 0.0;
   Index epoch_ = 0;

@@ -2,7 +2,12 @@
 /// Optimisers: plain numbers for the user, LibTorch's fused operators underneath.
 #pragma once
 
-#include <cstdint>
+#include <cmath>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -10,6 +15,8 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/tensors.hpp>
+#include <transferlib/core/text.hpp>
+#include <transferlib/weights/state_dict.hpp>
 
 namespace transferlib {
 
@@ -42,6 +49,22 @@ struct AdamW {
 /// Any of them.
 using Optimizer = std::variant<Sgd, Adam, AdamW>;
 
+/// A rate of its own for the parameters whose names fit.
+struct RateOf {
+  std::string pattern;  ///< a glob over names in the model: "backbone.features.8.*", "head.*"
+  double factor = 1.0;  ///< of the optimiser's rate
+};
+
+/// Which rate each parameter learns at, and what the weight decay pulls at. The head learns at the optimiser's rate.
+struct ParameterGroups {
+  double backbone = 1.0;  ///< factor of the rate of the backbone's last stage, and of what stands behind it
+  /// Each stage of the backbone learns at this times the rate of the one above it: discriminative rates (Howard and
+  /// Ruder, ULMFiT, 2018), layer-wise decay (Clark et al., ELECTRA, 2020).
+  double stage_decay = 1.0;
+  bool decay_norms_and_biases = true;  ///< false: the weight decay leaves vectors alone (He et al., 2019)
+  std::vector<RateOf> by_name{};       ///< factors instead of the ones above, the last that fits
+};
+
 namespace detail {
 
 /// Refuses a learning rate that can't be meant.
@@ -50,54 +73,138 @@ inline void check(const Optimizer& recipe) {
   if (!(lr > 0.0)) throw OptionError(text("the learning rate must be above 0, not ", lr));
 }
 
+/// Refuses factors that can't be meant.
+inline void check(const ParameterGroups& groups) {
+  const auto check_factor = [](double factor, std::string_view name) {
+    if (!(factor >= 0.0 && factor <= 1e6)) throw OptionError(text(name, " must be at least 0, not ", factor));
+  };
+  check_factor(groups.backbone, "the backbone's factor of the learning rate");
+  check_factor(groups.stage_decay, "stage_decay");
+  for (const RateOf& rate : groups.by_name)
+    check_factor(rate.factor, text("the factor of the learning rate of \"", rate.pattern, "\""));
+}
+
+/// A parameter in training.
+struct TrainedParameter {
+  std::string name;  ///< in the model: "backbone.features.0.0.weight", "head.weight"
+  Tensor value;
+  Index depth = 0;      ///< stages between it and the head; the head's own and those above the last stage have 0
+  double factor = 1.0;  ///< of the learning rate
+  bool decayed = true;  ///< by the weight decay
+};
+
+/// Sets the parameters' factors. \throws OptionError
+inline void assign_groups(std::vector<TrainedParameter>& parameters, const ParameterGroups& groups) {
+  check(groups);
+  for (TrainedParameter& p : parameters) {
+    const bool backbone = p.name.starts_with("backbone.");
+    p.factor = backbone ? groups.backbone * std::pow(groups.stage_decay, static_cast<double>(p.depth)) : 1.0;
+    p.decayed = groups.decay_norms_and_biases || (p.value.dim() > 1 && !p.name.ends_with("bias"));
+  }
+  // A pattern may fit what is still frozen, so that one that fits nothing here is no mistake yet.
+  for (const RateOf& rate : groups.by_name)
+    for (TrainedParameter& p : parameters)
+      if (glob_matches(rate.pattern, p.name)) p.factor = rate.factor;
+}
+
 /// An optimiser at work on some parameters.
 class OptimizerState {
  public:
-  OptimizerState(std::vector<Tensor> parameters, const Optimizer& recipe)
-      : parameters_(std::move(parameters)), recipe_(recipe) {
+  OptimizerState(std::vector<TrainedParameter> parameters, const Optimizer& recipe) : recipe_(recipe) {
     check(recipe);
-    for (const Tensor& p : parameters_) {
-      first_.push_back(at::zeros_like(p));
-      second_.push_back(std::holds_alternative<Sgd>(recipe) ? Tensor() : at::zeros_like(p));
-      steps_.push_back(at::zeros({}, at::TensorOptions(at::kFloat).device(p.device())));
+    set_parameters(std::move(parameters));
+  }
+
+  /// Goes on with other parameters: those that were trained already keep their state.
+  void set_parameters(std::vector<TrainedParameter> parameters) {
+    std::map<std::string, Slot> known;
+    for (Slot& slot : slots_) known.emplace(slot.parameter.name, std::move(slot));
+    slots_.clear();
+    for (TrainedParameter& p : parameters) {
+      Slot slot;
+      if (const auto found = known.find(p.name); found != known.end()) {
+        slot = std::move(found->second);
+      } else {
+        slot.first = at::zeros_like(p.value);
+        if (!std::holds_alternative<Sgd>(recipe_)) slot.second = at::zeros_like(p.value);
+        slot.steps = at::zeros({}, at::TensorOptions(at::kFloat).device(p.value.device()));
+      }
+      slot.parameter = std::move(p);
+      slots_.push_back(std::move(slot));
     }
   }
 
   void zero_gradients() {
-    for (Tensor& p : parameters_) p.mutable_grad() = Tensor();
+    for (Slot& slot : slots_) slot.parameter.value.mutable_grad() = Tensor();
   }
 
-  /// One step along the gradients that are there.
-  void step() {
+  /// The gradients that are there.
+  std::vector<Tensor> gradients() const {
+    std::vector<Tensor> out;
+    for (const Slot& slot : slots_)
+      if (slot.parameter.value.grad().defined()) out.push_back(slot.parameter.value.grad());
+    return out;
+  }
+
+  /// One step along the gradients that are there. \param factor of the learning rate; \param momentum instead of the
+  /// recipe's momentum, or Adam's beta1
+  void step(double factor = 1.0, std::optional<double> momentum = {}) {
     const torch::NoGradGuard guard;
-    std::vector<Tensor> p, g, m, v, s;
-    for (std::size_t i = 0; i < parameters_.size(); ++i)
-      if (parameters_[i].grad().defined()) {
-        p.push_back(parameters_[i]);
-        g.push_back(parameters_[i].grad());
-        m.push_back(first_[i]);
-        v.push_back(second_[i]);
-        s.push_back(steps_[i].add_(1));
+    // LibTorch's fused operators take one rate and one decay for all parameters.
+    std::map<std::pair<double, bool>, std::vector<Slot*>> groups;
+    for (Slot& slot : slots_)
+      if (slot.parameter.value.grad().defined())
+        groups[{slot.parameter.factor, slot.parameter.decayed}].push_back(&slot);
+    for (auto& [group, slots] : groups) {
+      std::vector<Tensor> p, g, m, v, s;
+      for (Slot* slot : slots) {
+        p.push_back(slot->parameter.value);
+        g.push_back(slot->parameter.value.grad());
+        m.push_back(slot->first);
+        v.push_back(slot->second);
+        s.push_back(slot->steps.add_(1));
       }
-    if (p.empty()) return;
-    if (const auto* sgd = std::get_if<Sgd>(&recipe_)) {
-      at::_fused_sgd_(p, g, sgd->momentum == 0.0 ? std::vector<Tensor>{} : m, sgd->weight_decay, sgd->momentum, sgd->lr,
-                      0.0, sgd->nesterov, false, taken_ == 0);
-    } else if (const auto* adam = std::get_if<Adam>(&recipe_)) {
-      at::_fused_adam_(p, g, m, v, {}, s, adam->lr, adam->beta1, adam->beta2, adam->weight_decay, adam->epsilon, false,
-                       false);
-    } else if (const auto* adamw = std::get_if<AdamW>(&recipe_)) {
-      at::_fused_adamw_(p, g, m, v, {}, s, adamw->lr, adamw->beta1, adamw->beta2, adamw->weight_decay, adamw->epsilon,
-                        false, false);
+      const double rate = factor * group.first;
+      const auto decay = [with = group.second](const auto& recipe) { return with ? recipe.weight_decay : 0.0; };
+      if (const auto* sgd = std::get_if<Sgd>(&recipe_)) {
+        const double mu = sgd->momentum == 0.0 ? 0.0 : momentum.value_or(sgd->momentum);
+        // The first step's momentum is the gradient itself, as it is for a buffer of zeros.
+        at::_fused_sgd_(p, g, sgd->momentum == 0.0 ? std::vector<Tensor>{} : m, decay(*sgd), mu, sgd->lr * rate, 0.0,
+                        sgd->nesterov, false, false);
+      } else if (const auto* adam = std::get_if<Adam>(&recipe_)) {
+        at::_fused_adam_(p, g, m, v, {}, s, adam->lr * rate, momentum.value_or(adam->beta1), adam->beta2, decay(*adam),
+                         adam->epsilon, false, false);
+      } else if (const auto* adamw = std::get_if<AdamW>(&recipe_)) {
+        at::_fused_adamw_(p, g, m, v, {}, s, adamw->lr * rate, momentum.value_or(adamw->beta1), adamw->beta2,
+                          decay(*adamw), adamw->epsilon, false, false);
+      }
     }
-    ++taken_;
+  }
+
+  const std::vector<Tensor> parameters() const {
+    std::vector<Tensor> out;
+    for (const Slot& slot : slots_) out.push_back(slot.parameter.value);
+    return out;
+  }
+
+  /// All that the next steps depend on, under the parameters' names; the tensors are the optimiser's own.
+  StateDict state() const {
+    StateDict out;
+    for (const Slot& slot : slots_) {
+      out.emplace_back(slot.parameter.name + ".first", slot.first);
+      if (slot.second.defined()) out.emplace_back(slot.parameter.name + ".second", slot.second);
+      out.emplace_back(slot.parameter.name + ".steps", slot.steps);
+    }
+    return out;
   }
 
  private:
-  std::vector<Tensor> parameters_;
+  struct Slot {
+    TrainedParameter parameter;
+    Tensor first, second, steps;
+  };
   Optimizer recipe_;
-  std::vector<Tensor> first_, second_, steps_;
-  Index taken_ = 0;
+  std::vector<Slot> slots_;
 };
 
 }  // namespace detail

@@ -178,7 +178,9 @@ inline History fit_loop(const TrainerOptions& options, FeatureSource& train, Fea
       const auto [mean, deviation] = feature_statistics(train, options.stop);
       hooks.standardise(mean, deviation);
     }
-    OptimizerState optimizer(parameters, options.optimizer);
+    std::vector<TrainedParameter> trained;
+    for (const Tensor& p : parameters) trained.push_back({text("parameter ", trained.size()), p});
+    OptimizerState optimizer(std::move(trained), options.optimizer);
     Index steps = 0;
     for (Index epoch = 1; epoch <= options.epochs; ++epoch) {
       const auto start = std::chrono::steady_clock::now();
@@ -252,7 +254,7 @@ class Trainer {
   static_assert(
       Trainable<M>,
       "transferlib: Trainer<Model>: Model must be a Classifier, a Detector, or have their Target, Output, Metric, "
-      "backbone_core, above_cut, loss, score");
+      "backbone_core, state, above_cut, loss, score");
 
  public:
   explicit Trainer(M& model, TrainerOptions options = {}) : model_(&model), options_(std::move(options)) {}
