@@ -2,10 +2,13 @@
 /// Metrics of classifiers: accuracy, top-k accuracy, the confusion matrix; of multi-label and regression models too.
 #pragma once
 
+#include <algorithm>
+#include <tuple>
 #include <vector>
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/tensors.hpp>
+#include <transferlib/metrics/scores.hpp>
 
 namespace transferlib {
 
@@ -69,16 +72,12 @@ class ConfusionMatrix {
   const std::vector<Index>& counts() const { return counts_; }
   /// How many classes.
   Index classes() const { return classes_; }
+  /// Precision, recall, F1 and support of each class, and their averages.
+  ClassificationScores scores() const { return classification_scores(counts_, classes_); }
   /// Each class's recall, `recall_0` and on, in [0, 1]; 0 for a class that was not seen.
   NamedValues values() const {
     NamedValues out;
-    for (Index r = 0; r < classes_; ++r) {
-      Index all = 0;
-      for (Index c = 0; c < classes_; ++c) all += counts_[static_cast<std::size_t>(r * classes_ + c)];
-      const Index hit = counts_[static_cast<std::size_t>(r * classes_ + r)];
-      out.emplace_back(detail::text("recall_", r),
-                       all == 0 ? 0.0 : static_cast<double>(hit) / static_cast<double>(all));
-    }
+    for (const ClassScores& c : scores().classes) out.emplace_back(detail::text("recall_", out.size()), c.recall);
     return out;
   }
 

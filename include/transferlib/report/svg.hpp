@@ -1,6 +1,7 @@
 /// \file
-/// Plots as SVG: the curves of a run, the confusion matrix, bars for rankings. One file each, no outside link; light
-/// and dark by the viewer's preference; the numbers are there as text too, as CSV in the `metadata` element.
+/// Plots as SVG: the curves of a run or of several, the confusion matrix, the reliability diagram, bars for rankings.
+/// One file each, no outside link; light and dark by the viewer's preference; the numbers are there as text too, as CSV
+/// in the `metadata` element.
 ///
 /// The colours are Okabe and Ito's ("Color universal design", 2008), which colour-blind people tell apart, darkened or
 /// lightened until text in them reads well (WCAG's contrast of 4.5) on white and on near black.
@@ -20,6 +21,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/metrics/scores.hpp>
 #include <transferlib/report/csv.hpp>
 #include <transferlib/report/shown.hpp>
 #include <transferlib/train/history.hpp>
@@ -37,6 +39,24 @@ struct PlotOptions {
   std::string title{}, x_label = "epoch", y_label{};
   bool percent = false;  ///< the values are parts of one, shown as percentages
   bool whole_x = true;   ///< the horizontal axis counts: its ticks are whole numbers
+  double width = 720.0;  ///< of the picture, in pixels, at least 400
+};
+
+/// What one of several runs has measured.
+struct NamedHistory {
+  std::string name;
+  History history;
+};
+
+/// How the curves of several runs are drawn.
+struct CurvesOptions {
+  std::vector<std::string> columns{};  ///< a plot each; where none is named, every one of validation, else all
+  double width = 720.0;                ///< of the picture, in pixels, at least 400
+};
+
+/// How a reliability diagram is drawn.
+struct ReliabilityOptions {
+  std::string title = "Reliability";
 };
 
 /// How a confusion matrix is drawn.
@@ -217,6 +237,30 @@ inline std::string svg_line(double x0, double y0, double x1, double y1, std::str
               "\"/>\n");
 }
 
+/// A tick: where it is, in pixels, and what it says.
+struct Tick {
+  double place;
+  std::string label;
+};
+
+/// The axes of a plot that is `width` x `height` pixels large; the ticks of y from the bottom up.
+inline std::string svg_axes(double left, double top, double width, double height, const std::vector<Tick>& xs,
+                            const std::vector<Tick>& ys, std::string_view x_label) {
+  const double bottom = top + height;
+  std::string out;
+  for (const Tick& y : ys) {
+    if (y.place < bottom - 0.01) out += svg_line(left, y.place, left + width, y.place, "grid");
+    out += svg_text(left - 10, y.place + 4.5, y.label, "soft", "end");
+  }
+  out += svg_line(left, bottom, left + width, bottom, "axis");
+  for (const Tick& x : xs) {
+    out += svg_line(x.place, bottom, x.place, bottom + 5, "axis");
+    out += svg_text(x.place, bottom + 21, x.label, "soft", "middle");
+  }
+  if (!x_label.empty()) out += svg_text(left + width / 2, bottom + 46, fitted(x_label, width, 13), "soft", "middle");
+  return out;
+}
+
 /// A part as a percentage; 100.0 % is all, not a little less.
 inline std::string percentage(double part, double all) {
   if (all == 0.0) return "–";
@@ -300,10 +344,10 @@ inline std::string lines_svg(const std::vector<Series>& series, const PlotOption
                  value = 13 * em_width(end_value(e));
     label_width = std::max(label_width, two_lines ? std::max(name, value) : name + 8 + value);
   }
-  const double full_width = 720, left = std::max(48.0, 26.0 + tick_width), top = options.y_label.empty() ? 58 : 78,
-               right = std::max(28.0, 36.0 + label_width), width = full_width - left - right,
-               height = std::max(270.0, gap * static_cast<double>(ends.size())), bottom = top + height,
-               full_height = bottom + (options.x_label.empty() ? 40 : 62);
+  const double full_width = std::max(options.width, 400.0), left = std::max(48.0, 26.0 + tick_width),
+               top = options.y_label.empty() ? 58 : 78, right = std::max(28.0, 36.0 + label_width),
+               width = full_width - left - right, height = std::max(270.0, gap * static_cast<double>(ends.size())),
+               bottom = top + height, full_height = bottom + (options.x_label.empty() ? 40 : 62);
   const auto at_x = [&](double x) { return left + (x - x0) / (x1 - x0) * width; };
   const auto at_y = [&](double y) { return bottom - (y - y0) / (y1 - y0) * height; };
 
@@ -334,20 +378,10 @@ inline std::string lines_svg(const std::vector<Series>& series, const PlotOption
                     " font-weight=\"600\"");
   if (!options.y_label.empty())
     out += svg_text(24, top - 16, detail::fitted(options.y_label, full_width - 48, 13), "soft");
-  for (int i = 0; i < ys.count; ++i) {
-    const double y = at_y(ys.at(i));
-    if (i != 0) out += svg_line(left, y, left + width, y, "grid");
-    out += svg_text(left - 10, y + 4.5, y_text(ys.at(i)), "soft", "end");
-  }
-  out += svg_line(left, bottom, left + width, bottom, "axis");
-  if (!nothing)
-    for (int i = 0; i < xs.count; ++i) {
-      const double x = at_x(xs.at(i));
-      out += svg_line(x, bottom, x, bottom + 5, "axis");
-      out += svg_text(x, bottom + 21, x_text(xs.at(i)), "soft", "middle");
-    }
-  if (!options.x_label.empty())
-    out += svg_text(left + width / 2, bottom + 46, detail::fitted(options.x_label, width, 13), "soft", "middle");
+  std::vector<detail::Tick> x_ticks, y_ticks;
+  for (int i = 0; i < ys.count; ++i) y_ticks.push_back({at_y(ys.at(i)), y_text(ys.at(i))});
+  for (int i = 0; i < xs.count && !nothing; ++i) x_ticks.push_back({at_x(xs.at(i)), x_text(xs.at(i))});
+  out += detail::svg_axes(left, top, width, height, x_ticks, y_ticks, options.x_label);
   if (nothing)
     out += svg_text(left + width / 2, top + height / 2, "nothing to draw: no value is a finite number", "soft",
                     "middle", 14);
@@ -441,6 +475,125 @@ inline void plot_accuracy(const History& history, const std::filesystem::path& p
 inline void plot_loss(const History& history, const std::filesystem::path& path, PlotOptions options = {}) {
   if (options.title.empty()) options.title = "Loss";
   plot_lines(history_series(history, {{"train_loss", "training"}, {"val_loss", "validation"}}), path, options);
+}
+
+/// The curves of several runs, a plot a column below one another, a line a run in each; columns that are accuracies are
+/// shown as percentages. A run that lacks a column has no line there.
+/// \throws OptionError if no run has an epoch, or none has a column that was asked for
+inline std::string curves_svg(const std::vector<NamedHistory>& runs, const CurvesOptions& options = {}) {
+  std::vector<std::string> all, columns = options.columns;
+  for (const NamedHistory& run : runs)
+    for (const auto& column : detail::column_names(run.history))
+      if (std::find(all.begin(), all.end(), column) == all.end()) all.push_back(column);
+  if (all.empty()) throw OptionError("there is no run that has an epoch with a number, so there are no curves to draw");
+  if (columns.empty())
+    for (const auto& column : all)
+      if (column.starts_with("val_")) columns.push_back(column);
+  if (columns.empty()) columns = all;
+  const double width = std::max(options.width, 400.0);
+  double height = 0.0;
+  std::string plots;
+  for (const auto& column : columns) {
+    std::vector<Series> lines;
+    for (const NamedHistory& run : runs) {
+      Series line{run.name, {}, {}};
+      for (const Epoch& epoch : run.history.epochs)
+        if (epoch.has(column)) {
+          line.x.push_back(static_cast<double>(epoch.number));
+          line.y.push_back(epoch[column]);
+        }
+      if (!line.y.empty()) lines.push_back(std::move(line));
+    }
+    if (lines.empty())
+      throw OptionError(
+          detail::text("no run has a column \"", column, "\"; the columns are ", detail::first_few(all, 12)));
+    const std::string plot =
+        lines_svg(lines, {.title = column, .percent = column.find("accuracy") != std::string::npos, .width = width});
+    constexpr std::string_view begin = "<svg ", tall = " height=\"";
+    plots += detail::text(begin, "y=\"", detail::px(height), "\" ", std::string_view(plot).substr(begin.size()));
+    const char* digits = plot.data() + plot.find(tall) + tall.size();
+    double own = 0.0;
+    std::from_chars(digits, plot.data() + plot.size(), own);
+    height += own;
+  }
+  return detail::svg_begin(width, height, "Curves",
+                           detail::text(runs.size(), runs.size() == 1 ? " run: " : " runs: ",
+                                        detail::first_few(columns, columns.size()), "."),
+                           {}) +
+         plots + "</svg>\n";
+}
+
+/// Writes `curves_svg`. \throws OptionError, FileError
+inline void plot_curves(const std::vector<NamedHistory>& runs, const std::filesystem::path& path,
+                        const CurvesOptions& options = {}) {
+  write_file(path, curves_svg(runs, options));
+}
+
+/// A reliability diagram as SVG (Guo et al., 2017): over the confidence how often the answers were right. What lacks to
+/// the confidence, which the diagonal shows, is orange; what is above it is pale. Below, how many pictures each
+/// interval has. The bins are intervals of equal width, from 0 to 1.
+inline std::string reliability_svg(const std::vector<ReliabilityBin>& bins, const ReliabilityOptions& options = {}) {
+  using detail::px, detail::svg_text, detail::text;
+  constexpr double full_width = 520, left = 62, top = 78, width = full_width - left - 26, height = 280,
+                   bottom = top + height, room = 62, tall = 70, base = bottom + room + tall, full_height = base + 24;
+  Index all = 0, most = 0;
+  std::string csv = "from,to,pictures,confidence,accuracy\n";
+  const auto n = static_cast<double>(bins.size());
+  for (std::size_t i = 0; i < bins.size(); ++i) {
+    const ReliabilityBin& bin = bins[i];
+    all += bin.count;
+    most = std::max(most, bin.count);
+    csv += text(static_cast<double>(i) / n, ",", static_cast<double>(i + 1) / n, ",", bin.count, ",", bin.confidence,
+                ",", bin.accuracy, "\n");
+  }
+  const auto percent = [](double part) { return detail::percentage(part, 1.0); };
+  const std::string told = all == 0 ? std::string("no pictures")
+                                    : text("expected calibration error ", percent(expected_calibration_error(bins)),
+                                           ", maximum ", percent(maximum_calibration_error(bins)));
+  std::string out = detail::svg_begin(full_width, full_height, options.title,
+                                      text(told, "; ", format_count(all), all == 1 ? " picture." : " pictures."), csv);
+  out +=
+      svg_text(24, 34, detail::fitted(options.title, full_width - 48, 18), "ink", "start", 17, " font-weight=\"600\"");
+  out += svg_text(24, 56, told, "soft", "start", 12);
+  const auto at_x = [&](double x) { return left + x * width; };
+  const auto at_y = [&](double y) { return bottom - y * height; };
+  std::vector<detail::Tick> xs, ys;
+  for (int i = 0; i <= 5; ++i) {
+    const std::string label = text(20 * i, " %");
+    xs.push_back({at_x(0.2 * i), label});
+    ys.push_back({at_y(0.2 * i), label});
+  }
+  out += detail::svg_axes(left, top, width, height, xs, ys, "confidence");
+  out += svg_text(left + 8, top + 14, "accuracy", "soft");
+  out += svg_text(left + 8, base - tall - 2, "pictures", "soft");
+  for (std::size_t i = 0; i < bins.size(); ++i) {
+    const ReliabilityBin& bin = bins[i];
+    if (bin.count == 0) continue;
+    const double x = at_x(static_cast<double>(i) / n) + 1.0, wide = std::max(width / n - 2.0, 1.0);
+    const auto bar = [&](std::string_view style, double y, double high, std::string_view more = {}) {
+      return text("<rect class=\"", style, "\" x=\"", px(x), "\" y=\"", px(y), "\" width=\"", px(wide), "\" height=\"",
+                  px(std::max(high, 1.0)), "\"", more, "/>");
+    };
+    const double low = std::min(bin.accuracy, bin.confidence), high = std::max(bin.accuracy, bin.confidence);
+    out += text(
+        "<g><title>confidence ", percent(bin.confidence), ", accuracy ", percent(bin.accuracy), ", ",
+        format_count(bin.count), bin.count == 1 ? " picture" : " pictures", "</title>",
+        bar("f1", at_y(low), low * height),
+        bar(bin.accuracy < bin.confidence ? "f0" : "f1", at_y(high), (high - low) * height, " fill-opacity=\"0.55\""),
+        bar("f1", base - tall * static_cast<double>(bin.count) / static_cast<double>(most),
+            tall * static_cast<double>(bin.count) / static_cast<double>(most), " fill-opacity=\"0.55\""),
+        "</g>\n");
+  }
+  out += text("<line class=\"axis\" stroke-width=\"1.5\" stroke-dasharray=\"5 4\" x1=\"", px(left), "\" y1=\"",
+              px(bottom), "\" x2=\"", px(left + width), "\" y2=\"", px(top), "\"/>\n");
+  out += detail::svg_line(left, base, left + width, base, "axis");
+  return out + "</svg>\n";
+}
+
+/// Writes `reliability_svg`. \throws FileError
+inline void plot_reliability(const std::vector<ReliabilityBin>& bins, const std::filesystem::path& path,
+                             const ReliabilityOptions& options = {}) {
+  write_file(path, reliability_svg(bins, options));
 }
 
 /// A confusion matrix as SVG: a row a true class, a column a predicted one, shaded by the share of the row (its root,
