@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <type_traits>
+#include <vector>
 
 #include <transferlib/core/tensors.hpp>
 
@@ -15,6 +16,7 @@ namespace transferlib {
 class Plan;         // nn/plan.hpp
 struct Epoch;       // train/history.hpp
 struct Progressed;  // train/trainer.hpp
+struct Detections;  // detect/detections.hpp
 
 /// A user's own network: a LibTorch module that tells its parts by `Stages stages()`.
 template <class N>
@@ -123,6 +125,14 @@ concept Trainable = requires(M& m, const Activations& a, const Pass& pass, const
   { m.above_cut(a, pass) } -> std::same_as<typename M::Output>;
   { m.loss(y, b) } -> std::same_as<LossTerms>;
   m.score(s, y, b);
+};
+
+/// What finds objects in pictures, whatever its family: `Detector`, `SlidingWindow`, `TwoStage`. Each picture's
+/// detections are in its own pixels.
+template <class M>
+concept DetectorModel = requires(const M& m, const Batch& b) {
+  { m.predict(b) } -> std::same_as<std::vector<Detections>>;
+  { m.labels() } -> std::convertible_to<Labels>;
 };
 
 }  // namespace transferlib
