@@ -346,8 +346,13 @@ class Trainer {
       const auto output = model_->above_cut(a, pass);
       {
         const torch::NoGradGuard guard;
-        model_->score(metric, output, b);
-        (others.update(model_->head().predict(output), b), ...);
+        if constexpr (std::same_as<typename M::Target, Boxes>) {
+          // Boxes are dear to measure: on the validation data only.
+          if (!pass.training) model_->score(metric, output, b), (model_->score(others, output, b), ...);
+        } else {
+          model_->score(metric, output, b);
+          (others.update(model_->head().predict(output), b), ...);
+        }
       }
       return model_->loss(output, b);
     };
