@@ -232,7 +232,7 @@ class BoxTableBuilder {
           text("a box of the class ", raw.label, " where there are ", t.labels.size(), " classes, from 0 on"));
     }
     const auto w = static_cast<double>(row.stored.width), h = static_cast<double>(row.stored.height);
-    auto [x1, y1, x2, y2] = raw.box;
+    double x1 = raw.box[0], y1 = raw.box[1], x2 = raw.box[2], y2 = raw.box[3];
     if (picture.relative) x1 *= w, x2 *= w, y1 *= h, y2 *= h;
     if (!(x2 > x1 && y2 > y1)) return leave_out(text("the box is ", x2 - x1, " wide and ", y2 - y1, " high"));
     const auto corners = [&] { return text(x1, ", ", y1, ", ", x2, ", ", y2); };
