@@ -39,7 +39,8 @@ enum class Purpose : std::uint32_t {
   dropout = 6,
   test = 7,
   mix = 8,
-  balance = 9
+  balance = 9,
+  regions = 10
 };
 
 /// The random numbers of one thing: purpose, and up to two numbers that say which (an epoch and a picture, say).

@@ -1,0 +1,75 @@
+/// \file
+/// Work on independent pictures, spread over as many threads as LibTorch has.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include <dlfcn.h>
+
+#include <ATen/Parallel.h>
+
+#include <transferlib/core/layers.hpp>
+
+namespace transferlib::detail {
+
+/// While it lives, what LibTorch computes for the calling thread is computed by this thread alone, as in a worker that
+/// must not wake a team of threads besides: two teams that wait for each other busily slow each other many fold. Other
+/// threads are not touched: OpenMP's number of threads is each thread's own, and only LibTorch's setter, which has no
+/// part here, changes that of threads to come. The OpenMP is the one that LibTorch brought, whatever its file is
+/// called.
+class OneThread {
+ public:
+  explicit OneThread(bool wanted = true) : before_(wanted ? at::get_num_threads() : 0) {
+    if (wanted) set(1);
+  }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+  ~OneThread() {
+    if (before_ != 0) set(before_);
+  }
+
+ private:
+  static void set(int threads) {
+    static const auto call = reinterpret_cast<void (*)(int)>(::dlsym(RTLD_DEFAULT, "omp_set_num_threads"));
+    if (call != nullptr) call(threads);
+  }
+  int before_;  ///< 0: nothing was changed
+};
+
+/// Calls `work(i)` for i in 0 … n - 1, each once, in no order. What `work(i)` does must not depend on the thread. The
+/// first exception is thrown again; what has not begun by then is left out. (`at::parallel_for` is serial in a program
+/// that is not compiled for OpenMP, as users' programs are.)
+template <class Work>
+void for_each_in_parallel(Index n, const Work& work) {
+  std::atomic<Index> next{0};
+  std::mutex mutex;
+  std::exception_ptr error;
+  const auto run = [&] {
+    const OneThread alone;
+    for (Index i; (i = next++) < n;) try {
+        work(i);
+      } catch (...) {
+        const std::lock_guard lock(mutex);
+        if (error == nullptr) error = std::current_exception();
+        next = n;
+      }
+  };
+  const Index threads = std::min<Index>(at::get_num_threads(), n);
+  std::vector<std::thread> others;
+  try {
+    for (Index t = 1; t < threads; ++t) others.emplace_back(run);
+  } catch (const std::system_error&) {
+    // Those that could be started do it.
+  }
+  run();
+  for (std::thread& thread : others) thread.join();
+  if (error != nullptr) std::rethrow_exception(error);
+}
+
+}  // namespace transferlib::detail
