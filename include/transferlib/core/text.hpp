@@ -1,11 +1,13 @@
 /// \file
-/// Names: the nearest one to a misspelt one, and glob patterns.
+/// Names: the nearest one to a misspelt one, and glob patterns. Texts: without the blanks around them, by lines.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace transferlib::detail {
@@ -56,6 +58,24 @@ inline bool glob_matches(std::string_view pattern, std::string_view name) {
   }
   while (p < pattern.size() && pattern[p] == '*') ++p;
   return p == pattern.size();
+}
+
+/// Without the blanks and ends of lines at both sides.
+inline std::string_view trimmed(std::string_view s) {
+  constexpr std::string_view blanks = " \t\r\n";
+  const std::size_t first = s.find_first_not_of(blanks);
+  return first == s.npos ? std::string_view() : s.substr(first, s.find_last_not_of(blanks) - first + 1);
+}
+
+/// A text's lines that are not empty, trimmed, and their numbers from 1.
+inline std::vector<std::pair<std::string_view, std::int64_t>> lines_of(std::string_view text) {
+  std::vector<std::pair<std::string_view, std::int64_t>> out;
+  for (std::int64_t number = 1; !text.empty(); ++number) {
+    const std::size_t end = std::min(text.find('\n'), text.size());
+    if (const std::string_view line = trimmed(text.substr(0, end)); !line.empty()) out.emplace_back(line, number);
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return out;
 }
 
 }  // namespace transferlib::detail

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -30,6 +31,7 @@
 #include <transferlib/core/hash.hpp>
 #include <transferlib/core/random.hpp>
 #include <transferlib/core/tensors.hpp>
+#include <transferlib/core/text.hpp>
 #include <transferlib/data/image_folder.hpp>
 #include <transferlib/data/parallel.hpp>
 #include <transferlib/data/pictures.hpp>
@@ -37,7 +39,9 @@
 #include <transferlib/data/tensors_data.hpp>
 #include <transferlib/detect/placement.hpp>
 #include <transferlib/detect/truth.hpp>
+#include <transferlib/formats/coco.hpp>
 #include <transferlib/formats/voc.hpp>
+#include <transferlib/formats/yolo_text.hpp>
 
 namespace transferlib {
 
@@ -57,12 +61,12 @@ namespace detail {
 
 /// A box as an annotation has it.
 struct RawBox {
-  std::string name;  ///< of its class; empty where `label` is known
+  std::string name = {};  ///< of its class; empty where `label` is known
   Index label = -1;
   std::array<double, 4> box{};  ///< x1, y1, x2, y2
   double area = -1.0;           ///< of the object itself; below 0: of the box
   bool crowd = false, difficult = false, matchable = true;
-  std::string where;  ///< file and line
+  std::string where = {};  ///< file and line
 };
 
 /// A picture as an annotation has it.
@@ -72,7 +76,8 @@ struct RawPicture {
   Index width = 0, height = 0;  ///< as the annotation says; 0: it does not say
   bool relative = false;        ///< the boxes are parts of the picture's sides, not pixels
   std::vector<RawBox> boxes = {};
-  std::string problem = {};  ///< why it can't be used; empty: nothing is known against it
+  std::vector<std::string> left_out = {};  ///< a sentence for each box that was left out already
+  std::string problem = {};                ///< why it can't be used; empty: nothing is known against it
 };
 
 /// Of what a data set is made; shared by those that show parts of it.
@@ -173,13 +178,20 @@ class BoxTableBuilder {
     table_->labels = std::move(labels);
   }
 
+  /// A picture or a box that was left out before.
+  void tell(std::string sentence, bool is_box) {
+    ++(is_box ? table_->left_out_boxes : table_->bad_pictures);
+    ++(is_box ? told_boxes_ : table_->pictures);
+    table_->problems.push_back(std::move(sentence));
+  }
+
   /// \param what the data set is called in sentences
   std::shared_ptr<const BoxTable> build(std::vector<RawPicture> pictures, std::string_view what) {
     if (pictures.empty()) throw DataError(text("no pictures in ", what));
     BoxTable& t = *table_;
-    t.pictures = static_cast<Index>(pictures.size());
+    t.pictures += static_cast<Index>(pictures.size());
     std::vector<PixelSize> sizes(pictures.size());
-    for_each_in_parallel(t.pictures, [&](Index i) {
+    for_each_in_parallel(static_cast<Index>(pictures.size()), [&](Index i) {
       RawPicture& p = pictures[static_cast<std::size_t>(i)];
       if (!p.problem.empty()) return;
       try {
@@ -207,11 +219,12 @@ class BoxTableBuilder {
       boxes += static_cast<Index>(p.boxes.size());
       BoxTable::Row row{
           .name = p.name, .size = with_longer_side(sizes[i], t.options.most_side), .stored = sizes[i], .boxes = {}};
+      for (std::string& sentence : p.left_out) tell(std::move(sentence), true);
       for (RawBox& box : p.boxes) add(box, p, row);
       t.rows.push_back(std::move(row));
     }
     check(t.bad_pictures, t.pictures, "pictures", what);
-    check(t.left_out_boxes + t.cut_boxes, boxes, "boxes", what);
+    check(t.left_out_boxes + t.cut_boxes, boxes + told_boxes_, "boxes", what);
     return table_;
   }
 
@@ -265,6 +278,7 @@ class BoxTableBuilder {
 
   std::shared_ptr<BoxTable> table_;
   std::map<std::string, Index, std::less<>> by_name_;
+  Index told_boxes_ = 0;  ///< boxes that are in `left_out_boxes` and no annotation's
 };
 
 }  // namespace detail
@@ -494,17 +508,6 @@ class BoxData {
 
 namespace detail {
 
-/// A text's lines that are not empty, without blanks around them, and their numbers.
-inline std::vector<std::pair<std::string, Index>> lines_of(std::string_view text) {
-  std::vector<std::pair<std::string, Index>> out;
-  for (Index number = 1; !text.empty(); ++number) {
-    const std::size_t end = std::min(text.find('\n'), text.size());
-    if (const std::string_view line = xml_trim(text.substr(0, end)); !line.empty()) out.emplace_back(line, number);
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-  return out;
-}
-
 /// A name's ending in small letters: ".jpg"; and the name without it.
 inline std::string ending_of(std::string_view name) {
   const std::size_t dot = name.rfind('.'), slash = name.rfind('/');
@@ -570,15 +573,12 @@ class VocFolder {
       if (!has(set))
         throw DataError(text("no set \"", set, "\" in ", folder_ / sets_, ": ",
                              names_of_sets_.empty() ? "there is none" : "there are " + first_few(names_of_sets_, 12)));
-      for (auto& [line, number] : lines_of(read_file(folder_ / sets_ / (set + ".txt")))) {
+      const std::string list = read_file(folder_ / sets_ / (set + ".txt"));
+      for (const auto& [words, number] : lines_of(list)) {
         // The sets of one class say beside the name whether it is in the picture.
-        const std::size_t blank = line.find_last_of(" \t");
-        if (blank != line.npos)
-          for (const char* flag : {"1", "-1", "0"})
-            if (line.substr(blank + 1) == flag) {
-              line = xml_trim(std::string_view(line).substr(0, blank));
-              break;
-            }
+        const std::size_t blank = words.find_last_of(" \t");
+        const std::string_view flag = blank == words.npos ? words : words.substr(blank + 1);
+        const std::string line(flag == "1" || flag == "-1" || flag == "0" ? trimmed(words.substr(0, blank)) : words);
         RawPicture p{.name = line, .where = text(sets_, set, ".txt:", number)};
         if (!seen.insert(line).second)
           p.problem = text(p.where, ": ", line, " was there before");
@@ -677,6 +677,393 @@ struct VocData {
     for (const char* train : {"train", "trainval"})
       if (data.has(train) && data.has("test")) return {data.open(train), data.open("test")};
     return data.open({}).divide(options.val_fraction, options.seed);
+  }
+};
+
+namespace detail {
+
+/// A name as a path inside a folder, without `..` in it; nothing where it leads outside.
+inline std::optional<std::string> inside_of(const std::filesystem::path& folder, const std::filesystem::path& name) {
+  std::filesystem::path path = name.lexically_normal();
+  if (path.is_absolute()) {
+    std::error_code ignored;
+    path = path.lexically_relative(std::filesystem::absolute(folder, ignored).lexically_normal());
+  }
+  std::string out = path.generic_string();
+  while (!out.empty() && out.back() == '/') out.pop_back();
+  if (out == ".") out.clear();
+  if (path.empty() || out == ".." || out.substr(0, 3) == "../" || out.find('\0') != out.npos) return std::nullopt;
+  return out;
+}
+
+inline bool is_file(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::is_regular_file(path, ignored);
+}
+
+/// `folder/name`, or `name` where the folder is empty.
+inline std::string joined(const std::string& folder, const std::string& name) {
+  return folder.empty() || name.empty() ? folder + name : folder + "/" + name;
+}
+
+/// The files below a folder inside of another, as names relative to that.
+inline std::vector<std::string> all_files(const std::filesystem::path& folder, const std::string& inside) {
+  std::vector<std::string> out;
+  files_below(folder, inside.empty() ? "." : inside, out);
+  if (inside.empty())
+    for (std::string& name : out) name = name.substr(2);
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+/// The other names of a set.
+inline std::vector<std::string> set_names(const std::string& set) {
+  if (set == "val") return {"val", "valid", "validation"};
+  return {set};
+}
+
+/// Where a YOLO data set's files lie.
+class YoloFolder {
+ public:
+  /// \param path a folder, or the file that tells where the pictures lie: data.yaml, obj.data
+  YoloFolder(const std::filesystem::path& path, const BoxDataOptions& options) : options_(options) {
+    std::filesystem::path file;
+    if (is_folder(path)) {
+      folder_ = path;
+      for (const char* ending : {".yaml", ".yml", ".data"})
+        for (const std::string& name : entries_of(path, false))
+          if (file.empty() && ending_of(name) == ending) file = path / name;
+    } else if (is_file(path)) {
+      folder_ = path.parent_path().empty() ? std::filesystem::path(".") : path.parent_path();
+      file = path;
+    } else {
+      throw DataError(text("no data: ", path, " is neither a folder nor a file; check the path"));
+    }
+    if (!file.empty()) read_config(file);
+    labels_ = options.labels.empty() ? own_labels() : options.labels;
+    if (labels_.empty())
+      throw DataError(text("the classes of ", path, " have no names: there is neither a data.yaml with `names` nor ",
+                           "obj.names nor classes.txt in it; give `labels`"));
+  }
+
+  bool has(const std::string& set) const { return missing_.contains(set) || !entries_for(set).empty(); }
+
+  /// A set's pictures; all where it has no name.
+  BoxData open(const std::string& set) const {
+    const std::string what = set.empty() ? folder_.string() : text("the set ", set, " of ", folder_);
+    if (const auto found = missing_.find(set); found != missing_.end()) throw DataError(found->second);
+    const std::vector<std::string> entries = set.empty() ? all_entries() : entries_for(set);
+    if (entries.empty())
+      throw DataError(text("no set \"", set, "\" in ", folder_, ": neither ", config_.empty() ? "a data.yaml" : config_,
+                           " tells where it lies, nor is there images/", set, ", ", set, "/images or ", set, ".txt"));
+    std::vector<RawPicture> pictures;
+    for (const std::string& entry : entries)
+      if (is_folder(folder_ / entry))
+        add_folder(entry, pictures);
+      else
+        add_list(entry, pictures);
+    if (pictures.empty())
+      throw DataError(text("no pictures in ", what, ": there is no .jpg or .png file in ", first_few(entries)));
+    std::atomic<Index> annotated{0};
+    for_each_in_parallel(static_cast<Index>(pictures.size()), [&](Index i) {
+      if (read(pictures[static_cast<std::size_t>(i)])) ++annotated;
+    });
+    if (annotated == 0)
+      throw DataError(text("no annotations in ", what, ": no picture has a text, as ", label_names(pictures[0].name)[0],
+                           " would be for ", pictures[0].name));
+    return BoxData(BoxTableBuilder(folder_, labels_, options_).build(std::move(pictures), what));
+  }
+
+ private:
+  void read_config(const std::filesystem::path& file) {
+    config_ = file.filename().string();
+    const std::string words = read_file(file);
+    const std::string ending = ending_of(config_);
+    YoloConfig c = ending == ".data" ? parse_darknet_data(words, config_) : parse_yolo_yaml(words, config_);
+    std::string prefix;
+    if (!c.path.empty()) {
+      // A path that leads elsewhere is where its author kept the data: these lie where the file lies.
+      const auto inside = inside_of(folder_, c.path);
+      if (inside && is_folder(folder_ / *inside)) prefix = *inside;
+    }
+    for (const auto& [set, entries] : c.sets)
+      for (std::string entry : entries) {
+        const bool list = ending_of(entry) == ".txt";
+        while (!list && entry.substr(0, 3) == "../") entry.erase(0, 3);
+        if (const auto found = find(prefix, entry, list))
+          sets_[set].push_back(*found);
+        else
+          missing_.emplace(set, text(folder_ / config_, ": the set ", set, " should lie in \"", entry,
+                                     "\", which is not there, or not inside of ", folder_));
+      }
+    labels_ = std::move(c.labels);
+    if (!c.names.empty()) {
+      const auto found = find({}, c.names, true);
+      if (!found)
+        throw DataError(text(folder_ / config_, ": there is no file ", c.names, " of names inside of ", folder_));
+      labels_ = names_in(*found);
+    }
+    if (c.classes != 0 && !labels_.empty() && c.classes != static_cast<Index>(labels_.size()))
+      throw DataError(text(folder_ / config_, ": there are ", c.classes, " classes, but ", labels_.size(), " names"));
+  }
+
+  Labels names_in(const std::string& file) const {
+    Labels out;
+    const std::string words = read_file(folder_ / file);
+    for (const auto& [line, number] : lines_of(words)) out.emplace_back(line);
+    return out;
+  }
+  Labels own_labels() const {
+    if (!labels_.empty()) return labels_;
+    for (const char* name : {"obj.names", "classes.txt", "labels/classes.txt"})
+      if (is_file(folder_ / name)) return names_in(name);
+    for (const std::string& name : entries_of(folder_, false))
+      if (ending_of(name) == ".names") return names_in(name);
+    return {};
+  }
+
+  /// What a path in a file of the data set means: inside of the folder, as it is written; or where `shorten`, without
+  /// what it begins with (`../`, the folders of the machine where it was written). Nothing where no such file or folder
+  /// is there.
+  std::optional<std::string> find(const std::string& beside, const std::string& name, bool shorten) const {
+    const auto exists = [&](const std::optional<std::string>& inside) {
+      std::error_code ignored;
+      return inside && std::filesystem::exists(folder_ / *inside, ignored);
+    };
+    if (const auto found = inside_of(folder_, std::filesystem::path(beside) / name); exists(found)) return found;
+    for (std::string_view rest = name;;) {
+      if (!rest.empty() && rest[0] != '/')
+        if (const auto found = inside_of(folder_, rest); exists(found)) return found;
+      const std::size_t slash = rest.find('/');
+      if (slash == rest.npos || !shorten) return std::nullopt;
+      rest.remove_prefix(slash + 1);
+    }
+  }
+
+  /// The folders and lists that a set is made of.
+  std::vector<std::string> entries_for(const std::string& set) const {
+    for (const std::string& name : set_names(set))
+      if (const auto found = sets_.find(name); found != sets_.end()) return found->second;
+    for (const std::string& name : set_names(set)) {
+      for (const std::string& entry : {"images/" + name, name + "/images"})
+        if (is_folder(folder_ / entry)) return {entry};
+      if (is_file(folder_ / (name + ".txt"))) return {name + ".txt"};
+    }
+    return {};
+  }
+  std::vector<std::string> all_entries() const {
+    if (is_folder(folder_ / "images")) return {"images"};
+    std::vector<std::string> out;
+    for (const char* set : {"train", "val", "test"})
+      for (std::string& entry : entries_for(set))
+        if (std::find(out.begin(), out.end(), entry) == out.end()) out.push_back(std::move(entry));
+    return out.empty() ? std::vector<std::string>{""} : out;
+  }
+
+  /// Where a picture's annotation may lie: in `labels` where the picture lies in `images`, or beside it.
+  static std::vector<std::string> label_names(const std::string& picture) {
+    const std::string beside = stem_of(picture) + ".txt";
+    for (const std::string_view folder : {"images", "JPEGImages"}) {
+      const std::string within = "/" + beside;
+      const std::size_t at = within.rfind(text("/", folder, "/"));
+      if (at == within.npos) continue;
+      return {beside.substr(0, at) + "labels" + beside.substr(at + folder.size()), beside};
+    }
+    return {beside};
+  }
+
+  void add_folder(const std::string& folder, std::vector<RawPicture>& to) const {
+    std::set<std::string> annotations;
+    std::string labels;
+    for (const std::string& name : all_files(folder_, folder)) {
+      if (!is_picture_name(name)) continue;
+      const auto candidates = label_names(name);
+      annotations.insert(candidates[0]);
+      labels = candidates.size() == 2 ? label_names(joined(folder, "x.jpg"))[0] : "";
+      to.push_back({.name = name, .where = name});
+    }
+    labels = labels.substr(0, labels.size() - std::min<std::size_t>(labels.size(), 6));
+    if (labels.empty() || !is_folder(folder_ / labels)) return;
+    for (const std::string& name : all_files(folder_, labels))
+      if (ending_of(name) == ".txt" && name.substr(name.rfind('/') + 1) != "classes.txt" && !annotations.contains(name))
+        to.push_back({.name = name, .where = name, .problem = text(name, ": its picture is missing in ", folder)});
+  }
+
+  void add_list(const std::string& file, std::vector<RawPicture>& to) const {
+    const std::string words = read_file(folder_ / file);
+    const std::size_t slash = file.rfind('/');
+    const std::string beside = slash == file.npos ? "" : file.substr(0, slash);
+    for (const auto& [line, number] : lines_of(words)) {
+      RawPicture p{.name = std::string(line), .where = text(file, ":", number)};
+      if (const auto found = find(beside, p.name, true))
+        p.name = *found;
+      else
+        p.problem = text(p.where, ": the picture \"", line.substr(0, 200), "\" is missing, or not inside of ", folder_);
+      to.push_back(std::move(p));
+    }
+  }
+
+  /// Reads the annotation of a picture; false where it has none: then there is nothing to find in it.
+  bool read(RawPicture& p) const {
+    if (!p.problem.empty()) return false;
+    p.relative = true;
+    for (const std::string& name : label_names(p.name)) {
+      if (!is_file(folder_ / name)) continue;
+      try {
+        YoloBoxes found = parse_yolo_text(read_file(folder_ / name), name);
+        for (const YoloBox& b : found.boxes)
+          p.boxes.push_back({.label = b.label,
+                             .box = {b.box[0] - b.box[2] / 2, b.box[1] - b.box[3] / 2, b.box[0] + b.box[2] / 2,
+                                     b.box[1] + b.box[3] / 2},
+                             .where = text(name, ":", b.line)});
+        p.left_out = std::move(found.skipped);
+      } catch (const Error& e) {
+        p.problem = e.what();
+      }
+      return true;
+    }
+    return false;
+  }
+
+  std::filesystem::path folder_;
+  BoxDataOptions options_;
+  std::string config_;  ///< the name of the data set's own file; empty: there is none
+  std::map<std::string, std::vector<std::string>> sets_;
+  std::map<std::string, std::string> missing_;  ///< sets that are told and not there: a sentence
+  Labels labels_;
+};
+
+}  // namespace detail
+
+/// Opens data as YOLO's programs take them: pictures in `images/…`, a text of the same name in `labels/…` (or beside
+/// the picture) with a line `class x y width height` for each box. A picture without a text shows nothing that is to be
+/// found. The classes' names come from `data.yaml`, darknet's `obj.data` and `obj.names`, or `classes.txt`.
+///
+/// The sets are those that `data.yaml` or `obj.data` tell: folders, or lists of pictures; else `images/train`,
+/// `train/images` or `train.txt`, and so on ("valid" and "validation" stand for "val"). What these files name is looked
+/// for inside of the folder that they lie in alone, without what the names begin with where it is not there: `../`, or
+/// the folders of another machine.
+struct YoloData {
+  /// A set of the data: "train", "val", "test"; all pictures where it is empty.
+  /// \param path the folder, or its data.yaml or obj.data
+  /// \throws DataError for what is not there, or too much of it can't be used; FormatError, FileError
+  static BoxData open(const std::filesystem::path& path, const std::string& set = {},
+                      const BoxDataOptions& options = {}) {
+    return detail::YoloFolder(path, options).open(set);
+  }
+
+  /// The sets "train" and "val" (else "test"); where there is none, all pictures divided by chance.
+  /// \throws as `open`, OptionError
+  static Split<BoxData> split(const std::filesystem::path& path, const BoxDataOptions& options = {}) {
+    const detail::YoloFolder data(path, options);
+    for (const char* val : {"val", "test"})
+      if (data.has("train") && data.has(val)) return {data.open("train"), data.open(val)};
+    return data.open(data.has("train") ? "train" : "").divide(options.val_fraction, options.seed);
+  }
+};
+
+namespace detail {
+
+/// Where a COCO data set's files lie: of a set its JSON and its pictures.
+struct CocoFiles {
+  std::filesystem::path json, pictures;
+};
+
+inline std::optional<CocoFiles> find_coco(const std::filesystem::path& folder, const std::string& set) {
+  for (const std::string& name : set_names(set)) {
+    // As Roboflow writes it.
+    if (is_file(folder / name / "_annotations.coco.json"))
+      return CocoFiles{folder / name / "_annotations.coco.json", folder / name};
+    // As COCO does: annotations/instances_train2017.json, train2017/.
+    for (const char* inside : {"annotations", "."}) {
+      if (!is_folder(folder / inside)) continue;
+      for (const std::string& file : entries_of(folder / inside, false)) {
+        const bool instances = file.substr(0, 10) == "instances_";
+        const std::string stem = stem_of(instances ? file.substr(10) : file);
+        const std::string_view year = std::string_view(stem).substr(std::min(stem.size(), name.size()));
+        if (ending_of(file) != ".json" || stem.substr(0, name.size()) != name ||
+            year.find_first_not_of("0123456789_") != year.npos)
+          continue;
+        for (const std::string& pictures : {stem, "images/" + stem, name, "images/" + name, std::string("images")})
+          if (is_folder(folder / pictures)) return CocoFiles{folder / inside / file, folder / pictures};
+        return CocoFiles{folder / inside / file, folder};
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace detail
+
+/// Opens data as COCO's: a JSON of images, categories and annotations, and a folder of pictures. The classes are the
+/// categories in the order of their ids; crowds are `ignored`; segmentations are left alone.
+struct CocoData {
+  /// A JSON and the folder that its pictures' names begin in.
+  /// \throws DataError if too much of it can't be used; FormatError, FileError
+  static BoxData open(const std::filesystem::path& json, const std::filesystem::path& pictures,
+                      const BoxDataOptions& options = {}) {
+    const std::string file = json.filename().string();
+    if (!detail::is_folder(pictures))
+      throw DataError(detail::text("no data: ", pictures, " is not a folder; check the path"));
+    CocoTruth truth = parse_coco(read_file(json), file, options.most_bad);
+    std::sort(truth.categories.begin(), truth.categories.end(),
+              [](const CocoCategory& a, const CocoCategory& b) { return a.id < b.id; });
+    Labels labels;
+    std::unordered_map<std::int64_t, const std::string*> names;
+    for (const CocoCategory& c : truth.categories) {
+      labels.push_back(c.name);
+      names.emplace(c.id, &c.name);
+    }
+    std::vector<detail::RawPicture> raw;
+    std::unordered_map<std::int64_t, std::size_t> places;
+    for (const CocoImage& image : truth.images) {
+      places.emplace(image.id, raw.size());
+      detail::RawPicture p{.name = image.file,
+                           .where = detail::text(file, ":", image.line),
+                           .width = image.width,
+                           .height = image.height};
+      if (const auto inside = detail::inside_of(pictures, image.file); inside && !inside->empty())
+        p.name = *inside;
+      else
+        p.problem = detail::text(p.where, ": the image ", image.id, " has the name \"", image.file.substr(0, 200),
+                                 "\", which is no file inside of ", pictures);
+      raw.push_back(std::move(p));
+    }
+    for (const CocoAnnotation& a : truth.annotations)
+      raw[places.at(a.image)].boxes.push_back({.name = *names.at(a.category),
+                                               .box = {a.box[0], a.box[1], a.box[0] + a.box[2], a.box[1] + a.box[3]},
+                                               .area = a.area,
+                                               .crowd = a.crowd,
+                                               .matchable = a.id != 0,
+                                               .where = detail::text(file, ":", a.line, ": the annotation ", a.id)});
+    detail::BoxTableBuilder builder(pictures, options.labels.empty() ? std::move(labels) : options.labels, options);
+    for (const std::string& sentence : truth.skipped) builder.tell(file + ": " + sentence, sentence[0] == 'a');
+    return BoxData(builder.build(std::move(raw), json.string()));
+  }
+
+  /// A set of a folder: `annotations/instances_train2017.json` with `train2017/`, `train/_annotations.coco.json`,
+  /// `train.json` with `images/`; "valid" and "validation" stand for "val".
+  /// \throws DataError for what is not there, or as `open`
+  static BoxData open_set(const std::filesystem::path& folder, const std::string& set,
+                          const BoxDataOptions& options = {}) {
+    const auto files = detail::find_coco(folder, set);
+    if (!files)
+      throw DataError(detail::text("no set \"", set, "\" in ", folder, ": there is neither annotations/instances_", set,
+                                   ".json (or with a year) nor ", set, "/_annotations.coco.json nor ", set, ".json"));
+    return open(files->json, files->pictures, options);
+  }
+
+  /// The sets "train" and "val" (else "test"); where there is but "train", its pictures divided by chance.
+  /// \throws DataError for what is not there, or as `open`; OptionError
+  static Split<BoxData> split(const std::filesystem::path& folder, const BoxDataOptions& options = {}) {
+    BoxData train = open_set(folder, "train", options);
+    for (const char* val : {"val", "test"})
+      if (detail::find_coco(folder, val)) {
+        BoxDataOptions same = options;
+        same.labels = train.labels();
+        return {train, open_set(folder, val, same)};
+      }
+    return train.divide(options.val_fraction, options.seed);
   }
 };
 

@@ -3,7 +3,6 @@
 /// and told, and is fatal above one in a hundred.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
@@ -26,6 +25,7 @@ struct CocoImage {
   std::string file;         ///< its name; empty where the file tells none
   std::int64_t width = 0;   ///< in pixels; 0 where the file tells none
   std::int64_t height = 0;  ///< in pixels; 0 where the file tells none
+  std::int64_t line = 0;    ///< of the file
 };
 
 /// A class of the data set.
@@ -42,6 +42,7 @@ struct CocoAnnotation {
   std::array<double, 4> box{};  ///< x, y of the left top corner, width, height, in pixels; the sides may be 0
   double area = 0.0;            ///< of the object, in pixels; where the file tells none, of the box
   bool crowd = false;           ///< many objects in one box
+  std::int64_t line = 0;        ///< of the file
 };
 
 /// An object in a picture, as a detector found it.
@@ -68,17 +69,20 @@ struct CocoDetections {
 
 namespace detail {
 
-/// Where the element `index` of an array begins, in a text that is known to be JSON: the array is the text itself
-/// where `key` is empty, else the member `key` of the text's object. The text's size where it is not found.
-inline std::size_t find_json_element(std::string_view text, std::string_view key, std::size_t index) {
+/// The lines on which the elements of an array begin, from 1, in a text that is known to be JSON: the array is the text
+/// itself where `key` is empty, else the member `key` of the text's object.
+inline std::vector<std::int64_t> json_element_lines(std::string_view text, std::string_view key) {
   const std::size_t wanted_depth = key.empty() ? 1 : 2;
-  std::size_t depth = 0, element = 0;
+  std::vector<std::int64_t> out;
+  std::size_t depth = 0;
+  std::int64_t line = 1;
   bool inside = key.empty();  // the array that is meant
   bool fresh = false;         // an element begins with what comes next
   for (std::size_t at = 0; at < text.size(); ++at) {
     const char c = text[at];
+    if (c == '\n') ++line;
     if (c == ' ' || c == '\n' || c == '\t' || c == '\r') continue;
-    if (std::exchange(fresh, false) && element == index) return at;
+    if (std::exchange(fresh, false) && c != ']') out.push_back(line);
     if (c == '"') {
       const std::size_t begin = ++at;
       while (at < text.size() && text[at] != '"') at += text[at] == '\\' ? 2 : 1;
@@ -87,13 +91,12 @@ inline std::size_t find_json_element(std::string_view text, std::string_view key
     } else if (c == '[' || c == '{') {
       fresh = ++depth == wanted_depth && inside && c == '[';
     } else if (c == ']' || c == '}') {
-      if (depth-- == wanted_depth) inside = false;
+      if (depth-- == wanted_depth && inside) break;
     } else if (c == ',' && depth == wanted_depth && inside) {
-      ++element;
       fresh = true;
     }
   }
-  return text.size();
+  return out;
 }
 
 /// One list of records of a COCO file, read one by one.
@@ -101,8 +104,8 @@ class CocoRecords {
  public:
   /// \param key the list's name in the file; empty where the file is the list
   CocoRecords(std::string_view text, std::string_view where, std::string_view key, const Json& file,
-              std::vector<std::string>& skipped)
-      : text_(text), where_(where), key_(key), skipped_(&skipped) {
+              std::vector<std::string>& skipped, double most_bad)
+      : where_(where), key_(key), skipped_(&skipped), most_bad_(most_bad) {
     const Json* list = key.empty() ? &file : file.find(key);
     if (list == nullptr)
       throw FormatError(transferlib::detail::text(where, ": there is no \"", key,
@@ -115,6 +118,7 @@ class CocoRecords {
                         "\"score\": …}, …]"
                       : ""));
     records_ = &list->elements();
+    lines_ = json_element_lines(text, key);
   }
 
   /// Reads each record: `read(record)` returns what is wrong with it, or nothing. \throws FormatError
@@ -130,12 +134,15 @@ class CocoRecords {
       skipped_->push_back(transferlib::detail::text(place(), ": ", problem));
       if (bad++ == 0) first = skipped_->back();
     }
-    if (bad * 100 > records_->size())
-      throw FormatError(
-          transferlib::detail::text(where_, ": ", bad, " of ", records_->size(), " records", key_.empty() ? "" : " of ",
-                                    key_, " can't be used, which is more than one in a hundred; the first: ", first,
-                                    "; correct the file or make it again"));
+    if (static_cast<double>(bad) > most_bad_ * static_cast<double>(records_->size()))
+      throw FormatError(transferlib::detail::text(where_, ": ", bad, " of ", records_->size(), " records",
+                                                  key_.empty() ? "" : " of ", key_,
+                                                  " can't be used, which is more than ", most_bad_ * 100.0,
+                                                  " %; the first: ", first, "; correct the file or make it again"));
   }
+
+  /// Where the record begins that is being read.
+  std::int64_t line() const { return index_ < lines_.size() ? lines_[index_] : 0; }
 
   std::int64_t id(const Json& record, std::string_view name) const {
     const Json& value = member(record, name);
@@ -192,14 +199,14 @@ class CocoRecords {
   }
   /// "annotations[3], line 17".
   std::string place() const {
-    const std::string_view before = text_.substr(0, find_json_element(text_, key_, index_));
-    return transferlib::detail::text(key_.empty() ? "detection " : key_, "[", index_, "], line ",
-                                     1 + std::count(before.begin(), before.end(), '\n'));
+    return transferlib::detail::text(key_.empty() ? "detection " : key_, "[", index_, "], line ", line());
   }
 
-  std::string_view text_, where_, key_;
+  std::string_view where_, key_;
   std::vector<std::string>* skipped_;
+  double most_bad_;
   const Json::Array* records_ = nullptr;
+  std::vector<std::int64_t> lines_;
   std::size_t index_ = 0;
 };
 
@@ -227,9 +234,11 @@ CocoIds ids_of(const Records& records) {
 /// Reads a COCO file of ground truth ("instances"): its images, categories, and annotations with their boxes;
 /// segmentations are left alone. Records with an id that was there before, annotations of an image or a category that
 /// is not there, with a side or an area below 0: skipped and told, up to one in a hundred. Boxes may have sides of 0
-/// and may lie outside their image. \param where the file's name, for the error's sentence \throws FormatError with
-/// line, for text that is no JSON or no ground truth, and above one bad record in a hundred
-inline CocoTruth parse_coco(std::string_view text, std::string_view where) {
+/// and may lie outside their image.
+/// \param where the file's name, for the error's sentence
+/// \param most_bad the part of each list that may be skipped
+/// \throws FormatError with line, for text that is no JSON or no ground truth, and where more would be skipped
+inline CocoTruth parse_coco(std::string_view text, std::string_view where, double most_bad = 0.01) {
   const Json file = parse_json(text, where);
   if (!file.is_object())
     throw FormatError(detail::text(where,
@@ -238,13 +247,13 @@ inline CocoTruth parse_coco(std::string_view text, std::string_view where) {
                                    Json::name_of(file.type())));
   CocoTruth out;
   detail::CocoIds images, categories, annotations;
-  detail::CocoRecords image_records(text, where, "images", file, out.skipped);
-  detail::CocoRecords category_records(text, where, "categories", file, out.skipped);
-  detail::CocoRecords annotation_records(text, where, "annotations", file, out.skipped);
+  detail::CocoRecords image_records(text, where, "images", file, out.skipped, most_bad);
+  detail::CocoRecords category_records(text, where, "categories", file, out.skipped, most_bad);
+  detail::CocoRecords annotation_records(text, where, "annotations", file, out.skipped, most_bad);
   const auto twice = [](std::int64_t id) { return detail::text("the id ", id, " was there before"); };
 
   image_records.each([&](const Json& record) -> std::string {
-    CocoImage image{.id = image_records.id(record, "id"), .file = {}};
+    CocoImage image{.id = image_records.id(record, "id"), .file = {}, .line = image_records.line()};
     if (record.contains("file_name")) image.file = image_records.string(record, "file_name");
     if (record.contains("width")) image.width = image_records.id(record, "width");
     if (record.contains("height")) image.height = image_records.id(record, "height");
@@ -265,7 +274,8 @@ inline CocoTruth parse_coco(std::string_view text, std::string_view where) {
                      .image = annotation_records.id(record, "image_id"),
                      .category = annotation_records.id(record, "category_id"),
                      .box = annotation_records.box(record),
-                     .crowd = annotation_records.truth(record, "iscrowd")};
+                     .crowd = annotation_records.truth(record, "iscrowd"),
+                     .line = annotation_records.line()};
     a.area = record.contains("area") ? annotation_records.number(record, "area") : a.box[2] * a.box[3];
     std::string problem = detail::coco_box_problem(a.image, a.category, a.box, images, categories);
     if (problem.empty() && a.area < 0.0) problem = detail::text("its area is ", a.area);
@@ -284,7 +294,7 @@ inline CocoDetections parse_coco_detections(std::string_view text, std::string_v
   const Json file = parse_json(text, where);
   CocoDetections out;
   const detail::CocoIds images = detail::ids_of(truth.images), categories = detail::ids_of(truth.categories);
-  detail::CocoRecords records(text, where, {}, file, out.skipped);
+  detail::CocoRecords records(text, where, {}, file, out.skipped, 0.01);
   records.each([&](const Json& record) -> std::string {
     const CocoDetection d{.image = records.id(record, "image_id"),
                           .category = records.id(record, "category_id"),

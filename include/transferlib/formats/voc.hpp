@@ -14,6 +14,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/text.hpp>
 #include <transferlib/formats/xml.hpp>
 
 namespace transferlib {
@@ -62,7 +63,7 @@ class VocReader {
   }
   std::string_view words(const XmlElement& e) const {
     if (!e.children.empty()) fail(e.line, text("<", e.name, "> should hold a text alone"));
-    return xml_trim(e.text);
+    return trimmed(e.text);
   }
   double number(const XmlElement& e) const {
     std::string_view s = words(e);

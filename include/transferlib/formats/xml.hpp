@@ -37,12 +37,6 @@ struct XmlElement {
 
 namespace detail {
 
-inline std::string_view xml_trim(std::string_view s) {
-  constexpr std::string_view blanks = " \t\r\n";
-  const std::size_t first = s.find_first_not_of(blanks);
-  return first == s.npos ? std::string_view() : s.substr(first, s.find_last_not_of(blanks) - first + 1);
-}
-
 /// Reads a document from its first byte to its last.
 class XmlReader {
  public:
