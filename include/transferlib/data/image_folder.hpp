@@ -128,6 +128,13 @@ inline bool is_folder(const std::filesystem::path& path) {
   return std::filesystem::is_directory(path, ignored);
 }
 
+/// The folder of pictures to validate with that lies beside `folder / "train"`; empty where one of the two lacks.
+inline std::string validation_folder(const std::filesystem::path& folder) {
+  for (const char* name : {"val", "valid", "validation", "test"})
+    if (is_folder(folder / "train") && is_folder(folder / name)) return name;
+  return {};
+}
+
 /// Lists the pictures of a folder, looks at each one's header, and notes what is no picture, if it is little.
 inline std::shared_ptr<const PictureTable> scan_pictures(const std::filesystem::path& folder,
                                                          const ImageFolderOptions& options) {
@@ -202,8 +209,7 @@ class ImageFolder {
   /// divided by chance, `val_fraction` of it for validation, drawn by `seed`.
   /// \throws DataError as `open`, and if the classes of the two differ; OptionError, FileError
   static Split<ImageFolder> split(const std::filesystem::path& folder, const Options& options = {}) {
-    for (const char* name : {"val", "valid", "validation", "test"}) {
-      if (!detail::is_folder(folder / "train") || !detail::is_folder(folder / name)) continue;
+    if (const std::string name = detail::validation_folder(folder); !name.empty()) {
       Split<ImageFolder> out{open(folder / "train", options), open(folder / name, options)};
       check_same_classes(out.train.labels(), out.test.labels(), folder, name);
       return out;
