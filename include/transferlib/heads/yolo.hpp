@@ -106,7 +106,7 @@ class Yolo : public Module {
       const Tensor classes = l.values.narrow(-1, 5, classes_);
       boxes.push_back(detail::to_corners(detail::decode_map(l.values, l.anchors, l.code)).flatten(1, 3));
       scores.push_back((l.values.narrow(-1, 4, 1).sigmoid() *
-                        (options_.classes == ClassScores::softmax ? classes.softmax(-1) : classes.sigmoid()))
+                        (options_.classes == ClassRelation::softmax ? classes.softmax(-1) : classes.sigmoid()))
                            .flatten(1, 3));
     }
     const Tensor box = at::cat(boxes, 1), score = at::cat(scores, 1);
@@ -144,8 +144,8 @@ class Yolo : public Module {
     detail::check_ratio(options_.anchor_ratio);
     if (!(options_.label_smoothing >= 0.0 && options_.label_smoothing < 1.0))
       throw OptionError(text("label_smoothing must be in [0, 1), not ", options_.label_smoothing));
-    if (options_.classes == ClassScores::softmax && options_.matching == Matching::simota)
-      throw OptionError("SimOTA weighs independent classes; set .classes = ClassScores::logistic");
+    if (options_.classes == ClassRelation::softmax && options_.matching == Matching::simota)
+      throw OptionError("SimOTA weighs independent classes; set .classes = ClassRelation::logistic");
     for (const double reach : {options_.cell_reach, options_.auxiliary_cell_reach})
       if (!(reach >= 0.0 && reach <= 1.0))
         throw OptionError(text("a reach into neighbouring cells must be in [0, 1], not ", reach));
@@ -159,7 +159,7 @@ class Yolo : public Module {
     const double places = (640.0 / stride) * (640.0 / stride);
     Tensor b = bias.zero_().view({anchors, 5 + classes_});
     b.select(1, 4).fill_(std::log(8.0 / places));
-    if (options_.classes == ClassScores::logistic)
+    if (options_.classes == ClassRelation::logistic)
       b.narrow(1, 5, classes_).fill_(std::log(0.6 / (static_cast<double>(classes_) - 0.99999)));
   }
 

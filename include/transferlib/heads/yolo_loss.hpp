@@ -177,7 +177,7 @@ inline YoloTerms yolo_level_loss(const YoloLevel& level, const Matches& matches,
   const Tensor box = yolo_box_loss(level, m, p, truth, overlap, o).sum();
   const Tensor logits = p.narrow(1, 5, classes);
   const Tensor off =
-      o.classes == ClassScores::softmax
+      o.classes == ClassRelation::softmax
           ? at::cross_entropy_loss(logits, objects.label.index_select(0, m.object), {}, at::Reduction::Sum)
           : logistic_loss(logits, wanted * (1.0 - o.label_smoothing) + o.label_smoothing / 2.0, o.focal_gamma).sum();
   const double pictures = static_cast<double>(std::max<Index>(level.size(0), 1));

@@ -23,7 +23,7 @@ enum class Matching {
 };
 
 /// What classes are to each other.
-enum class ClassScores {
+enum class ClassRelation {
   logistic,  ///< independent: an object may be of several (v3 on)
   softmax,   ///< they exclude each other (v2)
 };
@@ -47,7 +47,7 @@ struct YoloOptions {
       {{10, 13}, {16, 30}, {33, 23}}, {{30, 61}, {62, 45}, {59, 119}}, {{116, 90}, {156, 198}, {373, 326}}};
   BoxSizes sizes = BoxSizes::exponential;
   std::vector<double> grid_sensitivity{1.0};  ///< `scale_x_y`, at least 1: of each map, or one of all
-  ClassScores classes = ClassScores::logistic;
+  ClassRelation classes = ClassRelation::logistic;
 
   Matching matching = Matching::best;
   double anchor_threshold = 1.0;  ///< `best`: other anchors whose shapes overlap by more are matched too
@@ -81,7 +81,7 @@ inline YoloOptions yolo_v2() {
                        {106.829758, 175.178879},
                        {252.250244, 112.888962},
                        {312.656647, 293.384949}}},
-          .classes = ClassScores::softmax,
+          .classes = ClassRelation::softmax,
           .ignore_threshold = 0.6,
           .objectness = Objectness::overlap,
           .object_weight = 5.0};
