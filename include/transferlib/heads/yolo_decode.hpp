@@ -3,6 +3,7 @@
 #pragma once
 
 #include <transferlib/core/tensors.hpp>
+#include <transferlib/detect/boxes.hpp>
 
 namespace transferlib {
 
@@ -13,6 +14,9 @@ enum class BoxSizes {
 };
 
 namespace detail {
+
+/// Boxes (…, 4) of centre and size, by their corners.
+inline Tensor to_corners(const Tensor& boxes) { return convert_boxes(boxes, BoxForm::cxcywh, BoxForm::xyxy); }
 
 /// A map (N, A · values, h, w) as (N, A, h, w, values).
 inline Tensor by_place(const Tensor& map, Index anchors) {

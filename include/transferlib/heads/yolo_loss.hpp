@@ -28,8 +28,6 @@ inline Tensor logistic_loss(const Tensor& x, const Tensor& target, double gamma)
   return loss * (target * 0.25 + (1.0 - target) * 0.75) * (1.0 - right).pow(gamma);
 }
 
-inline Tensor to_corners(const Tensor& boxes) { return convert_boxes(boxes, BoxForm::cxcywh, BoxForm::xyxy); }
-
 /// A head's map while its loss is computed.
 struct YoloLevel {
   Tensor values;   ///< (N, A, h, w, 5 + classes)
