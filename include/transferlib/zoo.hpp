@@ -107,14 +107,15 @@ Head<AnyHead<typename H::Target>> any_head(const Head<H>& head) {
 
 /// A head by its description: "linear", "mlp:128". \throws OptionError
 template <class T = ClassIndex>
-Head<AnyHead<T>> any_head(std::string_view description, double dropout = 0.0, std::uint64_t seed = 0) {
-  if (description == "linear") return any_head(Head<LinearHead<T>>{{.dropout = dropout, .seed = seed}});
+Head<AnyHead<T>> any_head(std::string_view description, double dropout = 0.0, std::uint64_t seed = 0,
+                          const LossOf<T>& loss = {}) {
+  if (description == "linear") return any_head(Head<LinearHead<T>>{{.dropout = dropout, .seed = seed, .loss = loss}});
   if (description.starts_with("mlp:")) {
     Index width = 0;
     const auto digits = description.substr(4);
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), width);
     if (error == std::errc() && end == digits.data() + digits.size() && width >= 1 && width <= 65536)
-      return any_head(Head<MlpHead<T>>{{.width = width, .dropout = dropout, .seed = seed}});
+      return any_head(Head<MlpHead<T>>{{.width = width, .dropout = dropout, .seed = seed, .loss = loss}});
   }
   throw OptionError(detail::text("there is no head \"", description, "\"; write linear, or mlp:WIDTH as in mlp:128"));
 }

@@ -112,6 +112,22 @@ inline Crop random_crop(Random& random, Index height, Index width, const std::ar
   return {(height - h) / 2, (width - w) / 2, h, w};
 }
 
+/// torchvision's `RandomErasing.make_params`: up to ten draws of area and aspect ratio, else nothing.
+inline std::optional<Crop> random_erasure(Random& random, Index height, Index width, const std::array<double, 2>& scale,
+                                          const std::array<double, 2>& ratio) {
+  const double area = static_cast<double>(height) * static_cast<double>(width);
+  for (int attempt = 0; attempt < 10; ++attempt) {
+    const double target = area * random.uniform(scale[0], scale[1]);
+    const double aspect = std::exp(random.uniform(std::log(ratio[0]), std::log(ratio[1])));
+    const auto h = static_cast<Index>(std::nearbyint(std::sqrt(target * aspect)));
+    const auto w = static_cast<Index>(std::nearbyint(std::sqrt(target / aspect)));
+    if (h >= height || w >= width) continue;
+    const Index top = random.below(height - h + 1), left = random.below(width - w + 1);
+    return Crop{top, left, h, w};
+  }
+  return std::nullopt;
+}
+
 /// The middle `height` x `width` of pictures, with black borders where they are smaller: torchvision's `center_crop`.
 inline Tensor centre_crop(const Tensor& block, Index height, Index width) {
   const Index more_h = std::max<Index>(height - block.size(2), 0), more_w = std::max<Index>(width - block.size(3), 0);
@@ -300,6 +316,69 @@ struct ColourJitter {
       if (what == 2 && saturation > 0.0) detail::adjust_saturation(picture, factor[2]);
       if (what == 3 && hue > 0.0) detail::adjust_hue(picture, turn);
     }
+  }
+};
+
+/// Covers a random rectangle of some pictures (Zhong et al., "Random Erasing Data Augmentation", 2020), as
+/// torchvision's `RandomErasing`. Its views are continuous.
+struct RandomErasing {
+  double probability = 0.5;                 ///< of a picture being touched
+  std::array<double, 2> scale{0.02, 0.33};  ///< the part of the area that is covered
+  std::array<double, 2> ratio{0.3, 3.3};    ///< height / width of what is covered, log-uniform
+  /// What it is covered with, red, green and blue in [0, 1]: ImageNet's mean, torchvision's 0 behind its normalisation.
+  /// Pictures of other than 3 channels get the mean of the three.
+  std::array<double, 3> colour{0.485, 0.456, 0.406};
+  bool noise = false;  ///< a random number for each value instead, as the paper has it
+
+  std::optional<Index> views() const { return std::nullopt; }
+  std::string description() const {
+    std::string out = detail::text("random erasing ", probability, " scale ", scale[0], " ", scale[1], " ratio ",
+                                   ratio[0], " ", ratio[1]);
+    return out + (noise ? std::string(" noise") : detail::text(" ", colour[0], " ", colour[1], " ", colour[2]));
+  }
+
+  template <WholePicture Target>
+  void operator()(Batch& batch, std::span<const Draw> draws, Target) const {
+    apply(batch, draws);
+  }
+
+ private:
+  void apply(Batch& batch, std::span<const Draw> draws) const {
+    detail::check_draws(batch, draws);
+    if (!(probability >= 0.0 && probability <= 1.0))
+      throw OptionError(detail::text("the probability of erasing must be in [0, 1], not ", probability));
+    detail::check_interval("scale", scale, 0.0);
+    if (scale[1] > 1.0) throw OptionError(detail::text("scale is a part of the area, at most 1, not ", scale[1]));
+    detail::check_interval("ratio", ratio, 0.0);
+    for (double c : colour)
+      if (!(c >= 0.0 && c <= 1.0)) throw OptionError(detail::text("a colour must be in [0, 1]; one is ", c));
+    detail::guarded("erasing parts of pictures", [&] {
+      detail::for_each_block(batch, draws, [&](Tensor& block, std::span<const Draw> own) {
+        Tensor out = block.clone();
+        detail::for_each_in_parallel(block.size(0), [&](Index i) {
+          const at::AutoDispatchBelowADInplaceOrView below;
+          erase(out.select(0, i), detail::augmentation(own[static_cast<std::size_t>(i)]));
+        });
+        block = out;
+      });
+    });
+  }
+
+  /// \param picture (C, H, W)
+  void erase(const Tensor& picture, Random random) const {
+    if (random.uniform() >= probability) return;
+    const auto box = detail::random_erasure(random, picture.size(1), picture.size(2), scale, ratio);
+    if (!box) return;
+    const Index channels = picture.size(0);
+    Tensor cover = at::empty({channels, noise ? box->height : 1, noise ? box->width : 1}, at::kFloat);
+    float* p = cover.mutable_data_ptr<float>();
+    if (noise)
+      std::generate(p, p + cover.numel(), [&] { return static_cast<float>(random.uniform()); });
+    else
+      for (std::size_t c = 0; c < static_cast<std::size_t>(channels); ++c)
+        p[c] = static_cast<float>(channels == 3 ? colour[c] : (colour[0] + colour[1] + colour[2]) / 3.0);
+    if (picture.scalar_type() == at::kByte) cover = cover.mul(255.0).round();
+    picture.narrow(1, box->top, box->height).narrow(2, box->left, box->width).copy_(cover);
   }
 };
 

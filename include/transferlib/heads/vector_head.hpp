@@ -11,6 +11,7 @@
 #include <transferlib/core/concepts.hpp>
 #include <transferlib/core/random.hpp>
 #include <transferlib/metrics/classification.hpp>
+#include <transferlib/nn/losses.hpp>
 #include <transferlib/nn/modules.hpp>
 
 namespace transferlib {
@@ -23,33 +24,33 @@ struct Learns;
 template <>
 struct Learns<ClassIndex> {
   using Metric = Accuracy;
-  static constexpr const char* name = "class_index";
-  static Tensor loss(const Tensor& y, const Tensor& target) { return at::cross_entropy_loss(y, target); }
+  using Loss = ClassLoss;
   static Tensor predict(const Tensor& y) { return at::softmax(y, 1); }
 };
 
 template <>
 struct Learns<MultiLabel> {
   using Metric = MultiLabelAccuracy;
-  static constexpr const char* name = "multi_label";
-  static Tensor loss(const Tensor& y, const Tensor& target) {
-    return at::binary_cross_entropy_with_logits(y, target.to(y.dtype()));
-  }
+  using Loss = MultiLabelLoss;
   static Tensor predict(const Tensor& y) { return at::sigmoid(y); }
 };
 
 template <>
 struct Learns<Values> {
   using Metric = MeanAbsoluteError;
-  static constexpr const char* name = "values";
-  static Tensor loss(const Tensor& y, const Tensor& target) { return at::mse_loss(y, target.to(y.dtype())); }
+  using Loss = ValueLoss;
   static Tensor predict(const Tensor& y) { return y; }
 };
 
 }  // namespace detail
 
-/// A head that gives one vector a picture from its pooled features: logits for `ClassIndex` (cross entropy, softmax)
-/// and `MultiLabel` (binary cross entropy, sigmoid), the numbers themselves for `Values` (squared error).
+/// What a head of a `Target` minimises: `CrossEntropy` or `Focal` for `ClassIndex`, `BinaryCrossEntropy` or
+/// `SigmoidFocal` for `MultiLabel`, `SquaredError` for `Values`.
+template <class T>
+using LossOf = typename detail::Learns<T>::Loss;
+
+/// A head that gives one vector a picture from its pooled features: logits for `ClassIndex` (softmax) and `MultiLabel`
+/// (sigmoid), the numbers themselves for `Values`.
 template <class T>
 class VectorHead : public Module {
  public:
@@ -59,25 +60,30 @@ class VectorHead : public Module {
   using Prediction = Tensor;  ///< (N, classes): probabilities in [0, 1], or numbers
   using Metric = typename detail::Learns<T>::Metric;
 
-  using Module::Module;
+  /// \throws OptionError if the loss does not fit the number of classes
+  VectorHead(const std::string& name, LossOf<T> loss, Index classes) : Module(name), loss_(std::move(loss)) {
+    check_loss(loss_, classes);
+  }
 
   /// The head's kind and numbers, as `save` writes them: "linear", "mlp:128".
   virtual std::string description() const = 0;
-  /// From standardised features (N, width) float32 to (N, classes).
+  /// From standardised features (N, width) to (N, classes).
   virtual Tensor of_features(const Tensor& x, const Pass& pass) = 0;
   /// The first layer, which takes the standardisation up.
   virtual nn::Linear& first() = 0;
+  /// The last layer, whose output the predictions are made of.
+  virtual nn::Linear& last() = 0;
   /// Whether the trainer shall measure the features of the training set first.
   virtual bool wants_standardising() const = 0;
 
-  /// From pooled features (N, width) of any precision to (N, classes) float32.
+  /// From pooled features (N, width) of any precision to (N, classes) in the weights' precision, which is float32.
   Tensor forward(const Activations& features, const Pass& pass) {
-    Tensor x = features.at(0).to(at::kFloat);
+    Tensor x = features.at(0).to(first().weight.scalar_type());
     if (mean_.defined()) x = (x - mean_) * scale_;
     return of_features(x, pass);
   }
-  /// The loss, one term.
-  LossTerms loss(const Tensor& y, const Batch& batch) { return {{{"loss", detail::Learns<T>::loss(y, batch.target)}}}; }
+  /// The loss, one term. For `ClassIndex` the target may be soft too, (N, classes), as `MixUp` makes it.
+  LossTerms loss(const Tensor& y, const Batch& batch) { return {{{"loss", loss_of(loss_, y, batch.target)}}}; }
   /// Probabilities or numbers.
   Tensor predict(const Tensor& y) { return detail::Learns<T>::predict(y); }
 
@@ -100,6 +106,11 @@ class VectorHead : public Module {
     mean_ = scale_ = Tensor();
     trained_ = true;
   }
+  /// Divides the output by a temperature (above 0), for good: in the last layer's weights.
+  void temper(double temperature) {
+    const torch::NoGradGuard guard;
+    for (Tensor* t : {&last().weight, &last().bias}) t->div_(temperature);
+  }
   /// Whether the weights are of use for features as they are: folded, or read from a file. The trainer then leaves
   /// their scale alone, so that training goes on where it ended.
   bool is_trained() const { return trained_; }
@@ -107,6 +118,7 @@ class VectorHead : public Module {
   void set_trained(bool trained) { trained_ = trained; }
   /// Whether a standardisation is set and not folded.
   bool is_standardised() const { return mean_.defined(); }
+  using Module::to;
   /// Moves the standardisation too.
   void to(torch::Device device, bool non_blocking = false) override {
     Module::to(device, non_blocking);
@@ -118,6 +130,7 @@ class VectorHead : public Module {
   void set_standardisation(const std::pair<Tensor, Tensor>& s) { mean_ = s.first, scale_ = s.second; }
 
  private:
+  LossOf<T> loss_;
   Tensor mean_, scale_;
   bool trained_ = false;
 };
@@ -130,9 +143,12 @@ class LinearHead final : public VectorHead<T> {
     double dropout = 0.0;     ///< probability, in training, of each feature being dropped
     bool standardise = true;  ///< by the training set's mean and deviation; folded into the layer on save
     std::uint64_t seed = 0;   ///< what the start weights are drawn from
+    LossOf<T> loss{};         ///< `CrossEntropy{…}` or `Focal{…}` for class indices
   };
   LinearHead(const FeatureSpec& features, const Options& options)
-      : VectorHead<T>("LinearHead"), options_(options), layer_(features.width, features.classes) {
+      : VectorHead<T>("LinearHead", options.loss, features.classes),
+        options_(options),
+        layer_(features.width, features.classes) {
     detail::kaiming_uniform(layer_.weight, options.seed, 1);
     detail::uniform_bias(layer_.bias, features.width, options.seed, 2);
     this->register_parameter("weight", layer_.weight);
@@ -143,6 +159,7 @@ class LinearHead final : public VectorHead<T> {
     return layer_.forward(detail::dropout(x, options_.dropout, pass, 1 << 20));
   }
   nn::Linear& first() override { return layer_; }
+  nn::Linear& last() override { return layer_; }
   bool wants_standardising() const override { return options_.standardise; }
 
  private:
@@ -160,9 +177,10 @@ class MlpHead final : public VectorHead<T> {
     double dropout = 0.0;     ///< probability, in training, of each hidden value being dropped
     bool standardise = true;  ///< by the training set's mean and deviation; folded into the hidden layer on save
     std::uint64_t seed = 0;   ///< what the start weights are drawn from
+    LossOf<T> loss{};         ///< `CrossEntropy{…}` or `Focal{…}` for class indices
   };
   MlpHead(const FeatureSpec& features, const Options& options)
-      : VectorHead<T>("MlpHead"),
+      : VectorHead<T>("MlpHead", options.loss, features.classes),
         options_(options),
         hidden_(this->register_module("hidden", std::make_shared<nn::Linear>(features.width, options.width))),
         output_(this->register_module("output", std::make_shared<nn::Linear>(options.width, features.classes))) {
@@ -176,6 +194,7 @@ class MlpHead final : public VectorHead<T> {
     return output_->forward(detail::dropout(at::relu(hidden_->forward(x)), options_.dropout, pass, 1 << 20));
   }
   nn::Linear& first() override { return *hidden_; }
+  nn::Linear& last() override { return *output_; }
   bool wants_standardising() const override { return options_.standardise; }
 
  private:

@@ -15,14 +15,21 @@ namespace transferlib {
 /// The part of pictures whose most probable class is the right one, in [0, 1].
 class Accuracy {
  public:
-  /// \param probabilities (N, classes); \param batch its `target` (N) int64.
+  /// \param probabilities (N, classes); \param batch its `target` (N) int64, or soft labels (N, classes), as `MixUp`
+  /// makes them, whose largest part is the right one.
   void update(const Tensor& probabilities, const Batch& batch) {
-    right_ += probabilities.argmax(1).eq(batch.target).sum().item<Index>();
+    const Tensor right = batch.target.dim() == 2 ? batch.target.argmax(1) : batch.target;
+    right_ += probabilities.argmax(1).eq(right).sum().item<Index>();
     seen_ += batch.target.size(0);
   }
   /// `accuracy`; 0 where nothing was seen.
   NamedValues values() const {
     return {{"accuracy", seen_ == 0 ? 0.0 : static_cast<double>(right_) / static_cast<double>(seen_)}};
+  }
+  /// What it has seen, and back: for checkpoints within an epoch.
+  std::vector<double> state() const { return {static_cast<double>(right_), static_cast<double>(seen_)}; }
+  void set_state(const std::vector<double>& state) {
+    right_ = static_cast<Index>(state.at(0)), seen_ = static_cast<Index>(state.at(1));
   }
 
  private:
@@ -98,6 +105,11 @@ class MultiLabelAccuracy {
   NamedValues values() const {
     return {{"accuracy", seen_ == 0 ? 0.0 : static_cast<double>(right_) / static_cast<double>(seen_)}};
   }
+  /// What it has seen, and back: for checkpoints within an epoch.
+  std::vector<double> state() const { return {static_cast<double>(right_), static_cast<double>(seen_)}; }
+  void set_state(const std::vector<double>& state) {
+    right_ = static_cast<Index>(state.at(0)), seen_ = static_cast<Index>(state.at(1));
+  }
 
  private:
   Index right_ = 0, seen_ = 0;
@@ -113,6 +125,9 @@ class MeanAbsoluteError {
   }
   /// `mae`; 0 where nothing was seen.
   NamedValues values() const { return {{"mae", seen_ == 0 ? 0.0 : sum_ / static_cast<double>(seen_)}}; }
+  /// What it has seen, and back: for checkpoints within an epoch.
+  std::vector<double> state() const { return {sum_, static_cast<double>(seen_)}; }
+  void set_state(const std::vector<double>& state) { sum_ = state.at(0), seen_ = static_cast<Index>(state.at(1)); }
 
  private:
   double sum_ = 0.0;
