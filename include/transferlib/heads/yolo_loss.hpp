@@ -163,7 +163,7 @@ inline YoloTerms yolo_level_loss(const YoloLevel& level, const Matches& matches,
       paired_overlaps(to_corners(level.boxes(m, p)), to_corners(truth), o.box_loss.value_or(Overlap::iou));
 
   const Tensor sure = level.values.select(-1, 4);
-  Tensor target = at::zeros_like(sure).view({-1}), weight = at::ones_like(target);
+  Tensor target = at::zeros({sure.numel()}, sure.options()), weight = at::ones_like(target);
   if (o.matching == Matching::best && o.ignore_threshold < 1.0)
     weight = best_overlaps(level, objects).flatten().le(o.ignore_threshold).to(weight.options());
   const Tensor place = level.places(m);
