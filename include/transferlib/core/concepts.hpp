@@ -6,6 +6,7 @@
 #include <concepts>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
@@ -15,7 +16,7 @@ namespace transferlib {
 
 class Plan;         // nn/plan.hpp
 struct Epoch;       // train/history.hpp
-struct Progressed;  // train/trainer.hpp
+struct Progressed;  // train/loop.hpp
 struct Detections;  // detect/detections.hpp
 
 /// A user's own network: a LibTorch module that tells its parts by `Stages stages()`.
@@ -113,6 +114,7 @@ concept CallbackFor = requires(C& c, Model& m) {
 || requires(C& c, Model& m, const Epoch& e) { c.on_epoch_end(m, e); }
 || requires(C& c, const Epoch& e) { c.on_epoch_end(e); }
 || requires(C& c, const Progressed& p) { c.on_progress(p); }
+|| requires(C& c, std::string_view sentence) { c.on_note(sentence); }
 || requires(C& c, Model& m) { c.on_fit_end(m); };
 
 /// What `Trainer<Model>` takes.

@@ -233,6 +233,16 @@ inline void write_file(const std::filesystem::path& path, std::string_view bytes
   file.commit();
 }
 
+/// Removes a file; one that is not there is no error. \throws FileError
+inline void remove_file(const std::filesystem::path& path) {
+  std::error_code error;
+  if (detail::is_refused())
+    error = std::error_code(errno, std::generic_category());
+  else
+    std::filesystem::remove(path, error);
+  if (error) detail::throw_errno("remove", path, error.value());
+}
+
 /// A new file that grows piece by piece, for logs: a piece is in it whole or, where the disk is full, not at all.
 class GrowingFile {
  public:

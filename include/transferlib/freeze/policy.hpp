@@ -40,6 +40,18 @@ struct FreezeBatchNorm {
   bool operator()(const Layer& l) const { return l.kind == Kind::norm; }
 };
 
+/// Layer by layer: what is true is frozen. As long as the layer table.
+struct FreezeMask {
+  std::vector<bool> mask;
+  /// \throws OptionError if it is of another length than the network's layer table.
+  bool operator()(const Layer& l, const LayerTable& table) const {
+    if (mask.size() != table.rows.size())
+      throw OptionError(detail::text("FreezeMask: the mask has ", mask.size(), " entries and the network ",
+                                     table.rows.size(), " layers"));
+    return mask[static_cast<std::size_t>(l.index)];
+  }
+};
+
 /// Every layer whose dotted name matches a glob (`*`: any run of characters, `?`: one).
 struct FreezeByName {
   std::string pattern;

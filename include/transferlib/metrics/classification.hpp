@@ -28,6 +28,7 @@ class Accuracy {
   }
   /// What it has seen, and back: for checkpoints within an epoch.
   std::vector<double> state() const { return {static_cast<double>(right_), static_cast<double>(seen_)}; }
+  /// Goes on from what `state` gave.
   void set_state(const std::vector<double>& state) {
     right_ = static_cast<Index>(state.at(0)), seen_ = static_cast<Index>(state.at(1));
   }
@@ -107,6 +108,7 @@ class MultiLabelAccuracy {
   }
   /// What it has seen, and back: for checkpoints within an epoch.
   std::vector<double> state() const { return {static_cast<double>(right_), static_cast<double>(seen_)}; }
+  /// Goes on from what `state` gave.
   void set_state(const std::vector<double>& state) {
     right_ = static_cast<Index>(state.at(0)), seen_ = static_cast<Index>(state.at(1));
   }
@@ -127,6 +129,7 @@ class MeanAbsoluteError {
   NamedValues values() const { return {{"mae", seen_ == 0 ? 0.0 : sum_ / static_cast<double>(seen_)}}; }
   /// What it has seen, and back: for checkpoints within an epoch.
   std::vector<double> state() const { return {sum_, static_cast<double>(seen_)}; }
+  /// Goes on from what `state` gave.
   void set_state(const std::vector<double>& state) { sum_ = state.at(0), seen_ = static_cast<Index>(state.at(1)); }
 
  private:

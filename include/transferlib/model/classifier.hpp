@@ -53,7 +53,7 @@ class Classifier : public detail::ModelBase {
   H& head() { return *head_; }
   const H& head() const { return *head_; }
 
-  /// All that its answers depend on, by name: `backbone.…` under the original's names, `head.…`. The tensors are the
+  /// All that its answers depend on, by name: under "backbone." the original's names, and "head."; the tensors are the
   /// model's own.
   StateDict state() const {
     StateDict out = state_of_backbone();

@@ -7,8 +7,7 @@
 #include <utility>
 
 #include <transferlib/core/error.hpp>
-#include <transferlib/model/classifier.hpp>
-#include <transferlib/model/head.hpp>
+#include <transferlib/train/checkpoint.hpp>
 #include <transferlib/train/history.hpp>
 #include <transferlib/weights/state_dict.hpp>
 
@@ -40,6 +39,14 @@ class EarlyStopping {
       ++waited_;
     }
     return waited_ < options_.patience;
+  }
+  /// What it has seen, for a run's checkpoint.
+  StateDict checkpoint() const { return {{"state", detail::tensor_of_numbers({best_, static_cast<double>(waited_)})}}; }
+  /// Goes on from what `checkpoint` gave.
+  void restore(const StateDict& state) {
+    const auto numbers = detail::numbers_of_tensor(state.at(0).second);
+    best_ = numbers.at(0);
+    waited_ = static_cast<Index>(numbers.at(1));
   }
 
  private:
@@ -74,9 +81,26 @@ class KeepBest {
   }
   template <class M>
   void on_fit_end(M& model) {
-    const torch::NoGradGuard guard;
-    auto now = model.state();
-    for (std::size_t i = 0; i < state_.size(); ++i) now[i].second.copy_(state_[i].second);
+    if (!state_.empty()) detail::copy_into(model.state(), state_, "best epoch");
+  }
+  /// What it has seen, for a run's checkpoint.
+  StateDict checkpoint() const {
+    StateDict out{{"state", detail::tensor_of_numbers({best_, static_cast<double>(epoch_)})}};
+    out.insert(out.end(), state_.begin(), state_.end());
+    return out;
+  }
+  /// Goes on from what `checkpoint` gave.
+  void restore(const StateDict& state) {
+    state_.clear();
+    for (const auto& item : state) {
+      if (item.first != "state") {
+        state_.push_back(item);
+        continue;
+      }
+      const auto numbers = detail::numbers_of_tensor(item.second);
+      best_ = numbers.at(0);
+      epoch_ = static_cast<Index>(numbers.at(1));
+    }
   }
   /// The epoch whose weights are kept; 0 before the first.
   Index epoch() const { return epoch_; }

@@ -33,7 +33,8 @@ class FeatureSource {
     const Index input[3] = {core.options.in_channels, core.size(), core.size()};
     engine_ = std::make_shared<const Engine>(core.graph, cut_.live, input,
                                              EngineOptions{.precision = precision, .piece = piece});
-    if (!cache.enabled || !source_.views.has_value()) return;
+    // What is mixed is another picture at each step.
+    if (!cache.enabled || !source_.views.has_value() || source_.mix) return;
     std::vector<CachedTensor> layout;
     for (Index step : cut_.live)
       layout.push_back({core.measure.shapes[Graph::at(step)],
@@ -84,10 +85,10 @@ class FeatureSource {
 
   /// Calls `use` for each batch of `size` of the pictures in `order`, the last one smaller: which pictures they are,
   /// what crosses the cut for them in this epoch, on the model's device, and their targets. Tensors that go on into the
-  /// network are float32. \throws Stopped
-  void for_each_batch(
-      std::span<const Index> order, Index size, Index epoch, const std::stop_token& stop,
-      const std::function<void(std::span<const Index> ids, const Activations&, const Batch&)>& use) const {
+  /// network are float32. \param first the number of the first batch, which mixing is drawn from \throws Stopped
+  void for_each_batch(std::span<const Index> order, Index size, Index epoch, const std::stop_token& stop,
+                      const std::function<void(std::span<const Index> ids, const Activations&, const Batch&)>& use,
+                      Index first = 0) const {
     const Index all = static_cast<Index>(order.size());
     const auto ids = [&](Index i) {
       return order.subspan(static_cast<std::size_t>(i * size),
@@ -96,7 +97,10 @@ class FeatureSource {
     // Without pictures where the cache has all that is asked for.
     const auto prepared = [&](Index i) {
       const auto rows = rows_of(ids(i), epoch);
-      return is_cached(rows) ? prepared_targets(rows) : prepare(rows);
+      if (is_cached(rows)) return prepared_targets(rows);
+      Batch batch = prepare(rows);
+      if (source_.mix) source_.mix(batch, first + i);
+      return batch;
     };
     const bool complete = cache_ != nullptr && cache_->count() == cache_->rows();
     Loader loader((all + size - 1) / size, prepared, {.workers = complete ? 0 : workers_, .stop = stop});

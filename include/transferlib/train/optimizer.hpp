@@ -181,9 +181,14 @@ class OptimizerState {
     }
   }
 
-  const std::vector<Tensor> parameters() const {
+  std::vector<Tensor> parameters() const {
     std::vector<Tensor> out;
     for (const Slot& slot : slots_) out.push_back(slot.parameter.value);
+    return out;
+  }
+  std::vector<TrainedParameter> trained() const {
+    std::vector<TrainedParameter> out;
+    for (const Slot& slot : slots_) out.push_back(slot.parameter);
     return out;
   }
 

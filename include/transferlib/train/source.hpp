@@ -77,6 +77,8 @@ struct Source {
   std::function<void(Batch&, std::span<const Draw>)> augment;  ///< none where nothing is drawn
   /// What `augment` does, with all its numbers; empty where the transform can't tell: its views are then in no file.
   std::string augmentation = "none";
+  /// Mixes the prepared pictures of a batch, given its number in the training; none where nothing is mixed.
+  std::function<void(Batch&, Index)> mix{};
   bool boxes = false;  ///< whether the targets are `Boxes`, in the pictures' pixels
 };
 
