@@ -47,7 +47,7 @@ namespace transferlib {
 
 /// How pictures with boxes are read, and divided where they are not divided already.
 struct BoxDataOptions {
-  Labels labels;                ///< the classes by index; empty: the data set's own list, else those found, sorted
+  Labels labels = {};           ///< the classes by index; empty: the data set's own list, else those found, sorted
   double val_fraction = 0.2;    ///< of the pictures, for `split` where the data set has no sets of its own
   std::uint64_t seed = 0;       ///< what `split` draws from
   double most_bad = 0.01;       ///< the part of the pictures, and of the boxes, that may be left out or cut
