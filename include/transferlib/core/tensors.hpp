@@ -99,11 +99,21 @@ struct Card {
   double top1 = 0.0;         ///< accuracy on ImageNet in percent, as published with the file; 0: unknown
 };
 
+/// From where in a network its pooled features come, each map averaged over its places, and all side by side. Early
+/// layers see what the last ones have thrown away for the sake of their own classes.
+enum class Depths {
+  last,    ///< the last map alone, or what the original's classifier takes
+  stages,  ///< the maps of the pyramid too
+  blocks   ///< the sums of residual blocks too
+};
+
 /// What a network can be built with other than as published.
 struct NetworkOptions {
-  Index size = 0;            ///< the side of its input in pixels; 0: the card's
-  Index in_channels = 3;     ///< channels of its input
-  Index output_stride = 32;  ///< input pixels a place of the last map
+  Index size = 0;                ///< the side of its input in pixels; 0: the card's
+  Index in_channels = 3;         ///< channels of its input
+  Index output_stride = 32;      ///< input pixels a place of the last map
+  Depths depths = Depths::last;  ///< where its pooled features come from
+  bool deviations = false;       ///< beside each map's mean its standard deviation; nothing where `depths` is `last`
 };
 
 /// What a head is built from: the backbone's measured feature shapes and the number of classes.

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -171,6 +172,52 @@ inline std::vector<Index> depths_of_rows(const BackboneCore& core) {
   return out;
 }
 
+/// The mean of a map (N, C, h, w) or of tokens (N, T, C) over its places, and their standard deviation behind it where
+/// asked for: (N, C) or (N, 2 C) float32, whatever the map's precision is.
+inline Tensor pooled_places(const Tensor& x, bool deviations) {
+  if (x.dim() == 2) return x.to(at::kFloat);
+  // Channels last, as the engine's maps are, this is no copy but for the precision.
+  const Tensor places = (x.dim() == 4 ? x.flatten(2).transpose(1, 2) : x).to(at::kFloat), mean = places.mean(1);
+  if (!deviations) return mean;
+  // The small number keeps the gradient of a channel that is constant finite.
+  return at::cat({mean, (places.square().mean(1) - mean.square()).clamp_min(0.0).add(1e-10).sqrt()}, 1);
+}
+
+/// Makes the pooled features those of several depths, the first ones first.
+inline void add_depths(Graph& graph, Depths depths, bool deviations) {
+  if (depths == Depths::last) return;
+  const Index pooled[] = {graph.pooled};
+  const auto need = graph.needed(pooled);
+  std::vector<std::vector<Index>> users(graph.steps.size());
+  for (std::size_t s = 0; s < graph.steps.size(); ++s)
+    if (need[s])
+      for (Index f : graph.steps[s].from) users[Graph::at(f)].push_back(static_cast<Index>(s));
+  std::set<Index> taps(graph.stages.begin(), graph.stages.end());
+  if (depths == Depths::blocks)
+    for (Index s = 1; s < graph.pooled; ++s) {
+      if (!need[Graph::at(s)] || graph.steps[Graph::at(s)].kind != Kind::add) continue;
+      // The activation that follows at once belongs to the block.
+      const auto& after = users[Graph::at(s)];
+      const bool activated = after.size() == 1 && graph.steps[Graph::at(after[0])].kind == Kind::activation;
+      taps.insert(activated ? after[0] : s);
+    }
+  // The last map is there as the original pools it: a transformer's token is no mean.
+  taps.erase(graph.map);
+  std::vector<Index> parts;
+  const auto add = [&](Kind kind, std::vector<Index> from, auto run) {
+    graph.steps.push_back({kind, {}, std::move(from), nullptr, Activation::identity, std::move(run)});
+    return graph.size() - 1;
+  };
+  for (Index tap : taps)
+    parts.push_back(add(Kind::pool, {tap}, [deviations](std::span<const Tensor> x, const Pass&) {
+      return pooled_places(x[0], deviations);
+    }));
+  parts.push_back(graph.pooled);
+  graph.pooled = add(Kind::concat, std::move(parts), [](std::span<const Tensor> x, const Pass&) {
+    return at::cat(at::TensorList(x.data(), x.size()), 1);
+  });
+}
+
 inline void finish(BackboneCore& core, const Card& card, const NetworkOptions& options) {
   core.name = card.name;
   core.aliases = card.aliases;
@@ -184,6 +231,7 @@ inline void finish(BackboneCore& core, const Card& card, const NetworkOptions& o
                            core.name.empty() ? "the network" : core.name, ": its smallest size is ", card.minimum_size,
                            "; set {.size = ", card.minimum_size, "} or more"));
   core.frozen.assign(core.graph.table.rows.size(), false);
+  add_depths(core.graph, options.depths, options.deviations);
   measure(core);
 }
 

@@ -3,8 +3,10 @@
 /// tensors as they are: `backbone.…` under the original's names, `head.…`.
 #pragma once
 
+#include <algorithm>
 #include <charconv>
 #include <filesystem>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <string>
@@ -45,6 +47,9 @@ inline Json to_json(const Preprocessing& p) {
           {"interpolation", std::string(to_string(p.interpolation))},
           {"crop_fraction", p.crop_fraction}};
 }
+
+/// As they are written in a file, by number.
+inline constexpr const char* depths_names[] = {"last", "stages", "blocks"};
 
 /// What `save` wrote, read back and checked.
 struct SavedModel {
@@ -88,6 +93,15 @@ struct SavedModel {
       const Json o = parse_json(text_of("network_options"), text(path, ": network_options"));
       out.options.in_channels = o["in_channels"].get<Index>();
       out.options.output_stride = o["output_stride"].get<Index>();
+      if (o.contains("depths")) {
+        const auto name = o["depths"].get<std::string>();
+        const auto found = std::find(std::begin(depths_names), std::end(depths_names), name);
+        if (found == std::end(depths_names))
+          throw WeightsError(text("the model in ", path, " has features of the depths ", in_quotes(name),
+                                  ", which this version does not know; use a newer transferlib"));
+        out.options.depths = static_cast<Depths>(found - std::begin(depths_names));
+        out.options.deviations = o["deviations"].get<bool>();
+      }
     } catch (const FormatError& e) {
       throw WeightsError(text("the metadata of ", path, " is not what transferlib writes: ", e.what(),
                               "; the file was changed by another program"));
@@ -138,7 +152,11 @@ void save(const Classifier<N, H>& model, const std::filesystem::path& path) {
       head = detail::inner_head(copy.head()).description();
     }
     const auto& core = copy.backbone_core();
-    const Json options{{"in_channels", core.options.in_channels}, {"output_stride", core.options.output_stride}};
+    Json options{{"in_channels", core.options.in_channels}, {"output_stride", core.options.output_stride}};
+    if (core.options.depths != Depths::last) {
+      options["depths"] = detail::depths_names[static_cast<std::size_t>(core.options.depths)];
+      options["deviations"] = core.options.deviations;
+    }
     write_state_dict(path, copy.state(),
                      {{"format", "pt"},
                       {"transferlib.format", "1"},

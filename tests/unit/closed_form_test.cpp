@@ -1,0 +1,296 @@
+// Heads without gradient descent: features of several depths, ridge and logistic heads, the ridge that learns inside an
+// application, and pictures that are of no known class.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <transferlib/backbones/mobilenet_v3.hpp>
+#include <transferlib/backbones/resnet.hpp>
+#include <transferlib/metrics/ranking.hpp>
+#include <transferlib/probe/online_ridge.hpp>
+
+#include "toys.hpp"
+
+#include <catch2/matchers/catch_matchers_floating_point.hpp>
+
+namespace tl = transferlib;
+
+using Catch::Matchers::ContainsSubstring;
+using Catch::Matchers::WithinAbs;
+using tl::Index;
+using toys::sentence_of;
+using toys::Tensor;
+
+namespace {
+
+Tensor picked(const Tensor& x, const std::vector<Index>& ids) { return x.index_select(0, at::tensor(ids)); }
+
+tl::Batch one_of(const Tensor& pictures, const std::vector<Index>& ids) { return {{picked(pictures, ids)}}; }
+
+/// The ridge of 0-1 targets by the equations as they are in a book: a column of ones, one solution in doubles.
+Tensor ridge_by_the_book(const Tensor& features, const std::vector<Index>& classes, Index count, double penalty) {
+  const Tensor x = at::cat({features.to(at::kDouble), at::ones({features.size(0), 1}, at::kDouble)}, 1);
+  const Tensor y = at::one_hot(at::tensor(classes), count).to(at::kDouble);
+  Tensor free = at::eye(x.size(1), at::kDouble) * penalty;
+  free[-1][-1] = 0.0;
+  return at::linalg_solve(at::mm(x.t(), x) + free, at::mm(x.t(), y));
+}
+
+double worst(const tl::OnlineRidge& learner, const Tensor& expected) {
+  const auto [weight, bias] = learner.weights();
+  const Tensor got = at::cat({weight.t(), bias.unsqueeze(0)});
+  return ((got - expected).abs().max() / expected.abs().max()).item<double>();
+}
+
+tl::OnlineRidge learner_of(const tl::Labels& labels, double penalty = 0.0) {
+  return {toys::lively<tl::ResNet18>(32), labels, {.penalty = penalty, .precision = tl::Precision::fp32}};
+}
+
+}  // namespace
+
+TEST_CASE("the area under a ROC curve is the part of pairs that are in order") {
+  std::mt19937 random(3);
+  for (int round = 0; round < 40; ++round) {
+    std::vector<double> above(1 + random() % 30), below(1 + random() % 30);
+    // Few values, so that many are equal; one of them infinite.
+    const auto draw = [&] {
+      const auto v = random() % 7;
+      return v == 6 ? std::numeric_limits<double>::infinity() : static_cast<double>(v) - 3.0;
+    };
+    for (double& s : above) s = draw() + (round % 2);
+    for (double& s : below) s = draw();
+    double won = 0.0;
+    for (double a : above)
+      for (double b : below) won += a > b ? 1.0 : a == b ? 0.5 : 0.0;
+    const double expected = won / static_cast<double>(above.size() * below.size());
+    CHECK_THAT(tl::roc_auc(above, below), WithinAbs(expected, 1e-12));
+    CHECK_THAT(tl::roc_auc(below, above), WithinAbs(1.0 - expected, 1e-12));
+  }
+  const std::vector<double> none, one{1.0}, broken{0.0, std::nan("")};
+  CHECK_THAT(sentence_of<tl::DataError>([&] { tl::roc_auc(one, none); }), ContainsSubstring("both kinds"));
+  CHECK_THAT(sentence_of<tl::DataError>([&] { tl::roc_auc(one, broken); }),
+             ContainsSubstring("score 1 of those that should be low"));
+}
+
+TEST_CASE("a threshold lets the wanted part of scores through") {
+  std::vector<double> scores;
+  for (int i = 0; i < 100; ++i) scores.push_back((i * 37) % 100);
+  for (double rate : {0.01, 0.5, 0.95, 1.0}) {
+    const double threshold = tl::threshold_at_rate(scores, rate);
+    const auto through = std::count_if(scores.begin(), scores.end(), [&](double s) { return s >= threshold; });
+    CHECK(through == std::lround(rate * 100.0));
+  }
+  CHECK_THAT(sentence_of<tl::OptionError>([&] { tl::threshold_at_rate(scores, 0.0); }), ContainsSubstring("above 0"));
+}
+
+TEST_CASE("pooled features of several depths are the maps' means and deviations side by side") {
+  const auto plain = toys::lively<tl::ResNet18>(64);
+  tl::detail::BackboneCore core = plain.core;
+  const Tensor x = toys::noise(3, 64);
+  const auto run = [&](const tl::Graph& graph, std::vector<Index> wanted) {
+    return graph.run({x}, tl::Cut{}, wanted, {}, std::vector<bool>(graph.table.rows.size(), true));
+  };
+  for (const bool deviations : {false, true}) {
+    tl::Graph graph = core.graph;
+    tl::detail::add_depths(graph, tl::Depths::stages, deviations);
+    std::vector<Tensor> expected;
+    for (Index stage : core.graph.stages) {
+      const Tensor map = run(core.graph, {stage})[0];
+      if (stage == core.graph.map) continue;
+      expected.push_back(map.mean({2, 3}));
+      if (deviations) expected.push_back(map.var({2, 3}, false).sqrt());
+    }
+    expected.push_back(run(core.graph, {core.graph.pooled})[0]);
+    const Tensor got = run(graph, {graph.pooled})[0];
+    REQUIRE(got.sizes() == at::cat(expected, 1).sizes());
+    CHECK(at::allclose(got, at::cat(expected, 1), 1e-4, 1e-4));
+  }
+}
+
+TEST_CASE("blocks add the sums of residual blocks, stages do not") {
+  const tl::NetworkOptions last{.size = 32}, stages{.size = 32, .depths = tl::Depths::stages},
+      blocks{.size = 32, .depths = tl::Depths::blocks},
+      both{.size = 32, .depths = tl::Depths::blocks, .deviations = true};
+  const auto width = [](const tl::NetworkOptions& o) { return tl::Backbone<tl::ResNet18>::random(o).features().width; };
+  CHECK(width(last) == 512);
+  // ResNet-18 has two blocks a stage, of 64, 128, 256 and 512 channels; the last one's map is what it pools.
+  CHECK(width(stages) == 64 + 128 + 256 + 512);
+  CHECK(width(blocks) == 2 * (64 + 128 + 256 + 512));
+  CHECK(width(both) == 4 * (64 + 128 + 256) + 3 * 512);
+  CHECK(tl::Backbone<tl::MobileNetV3Small>::random(blocks).features().width >
+        tl::Backbone<tl::MobileNetV3Small>::random(stages).features().width);
+}
+
+TEST_CASE("the online ridge is the ridge of a book, whatever was added and forgotten") {
+  auto learner = learner_of({"red", "green"}, 20.0);
+  const auto [pictures, target] = toys::coloured(60, 32, 4);
+  const auto colour = [&](Index i) { return target[i].item<Index>(); };
+  std::vector<Index> in, classes;
+  // Blue is a class that comes later.
+  for (Index i = 0; i < 60; ++i) {
+    learner.add(toys::colours[static_cast<std::size_t>(colour(i))], one_of(pictures, {i}));
+    in.push_back(i);
+    classes.push_back(colour(i));
+  }
+  CHECK(learner.labels() == toys::colours);
+  CHECK(learner.size() == 60);
+  const Tensor features = learner.features({{pictures}});
+  CHECK(worst(learner, ridge_by_the_book(features, classes, 3, 20.0)) < 1e-8);
+
+  std::mt19937 random(5);
+  for (int round = 0; round < 40; ++round) {
+    const auto at = static_cast<std::size_t>(random() % in.size());
+    learner.forget(one_of(pictures, {in[at]}));
+    in.erase(in.begin() + static_cast<std::ptrdiff_t>(at));
+    classes.erase(classes.begin() + static_cast<std::ptrdiff_t>(at));
+  }
+  CHECK(worst(learner, ridge_by_the_book(picked(features, in), classes, 3, 20.0)) < 1e-8);
+  CHECK(learner.size() == 20);
+
+  // Fitted from nothing to what is left, in another order and in one piece a class.
+  auto anew = learner_of(toys::colours, 20.0);
+  for (Index c = 2; c >= 0; --c) {
+    std::vector<Index> own;
+    for (Index i : in)
+      if (colour(i) == c) own.push_back(i);
+    anew.add(toys::colours[static_cast<std::size_t>(c)], one_of(pictures, own));
+  }
+  const auto [weight, bias] = learner.weights();
+  const auto [weight_anew, bias_anew] = anew.weights();
+  CHECK((weight - weight_anew).abs().max().item<double>() < 1e-8);
+  CHECK((bias - bias_anew).abs().max().item<double>() < 1e-8);
+
+  const auto answer = learner.predict({{pictures}});
+  const Tensor expected = features.to(at::kDouble).mm(weight.t()) + bias;
+  CHECK(at::allclose(answer.values.to(at::kDouble), expected, 1e-4, 1e-4));
+  CHECK(answer.best(0) == toys::colours[static_cast<std::size_t>(expected[0].argmax().item<Index>())]);
+
+  // All forgotten: nothing is left of anything.
+  learner.forget(one_of(pictures, in));
+  CHECK(learner.size() == 0);
+  CHECK(learner.weights().first.abs().max().item<double>() == 0.0);
+}
+
+TEST_CASE("a data set is added in one piece, and its penalty is told by its first pictures") {
+  auto learner = learner_of({});
+  CHECK(learner.penalty() == 0.0);
+  const auto data = toys::colour_data(30, 32);
+  learner.add(data);
+  CHECK(learner.labels() == toys::colours);
+  const auto batch = data.batch(toys::first_ids(30));
+  const Tensor features = learner.features(batch);
+  const Tensor red = features.index_select(0, batch.target.eq(0).nonzero().view({-1}));
+  CHECK_THAT(learner.penalty(), WithinAbs(red.to(at::kDouble).square().sum(1).mean().item<double>(), 1e-6));
+  std::vector<Index> classes;
+  for (Index i = 0; i < 30; ++i) classes.push_back(batch.target[i].item<Index>());
+  CHECK(worst(learner, ridge_by_the_book(features, classes, 3, learner.penalty())) < 1e-8);
+}
+
+TEST_CASE("what was not added is not forgotten") {
+  auto learner = learner_of({"red", "green"});
+  const auto [pictures, target] = toys::coloured(6, 32, 8);
+  learner.add("red", one_of(pictures, {0, 1}));
+  learner.add("green", one_of(pictures, {1}));
+  const auto before = learner.weights().first;
+  CHECK_THAT(sentence_of<tl::DataError>([&] {
+               learner.forget(one_of(pictures, {0, 2}));
+             }),
+             ContainsSubstring("picture 1 can't be forgotten: it was not added"));
+  CHECK_THAT(sentence_of<tl::DataError>([&] {
+               learner.forget(one_of(pictures, {0, 0}));
+             }),
+             ContainsSubstring("picture 1 can't be forgotten"));
+  CHECK_THAT(sentence_of<tl::DataError>([&] { learner.forget(one_of(pictures, {1})); }),
+             ContainsSubstring("was added as red and as green"));
+  CHECK(toys::same_bytes(before, learner.weights().first));
+  CHECK(learner.size() == 3);
+  learner.forget("green", one_of(pictures, {1}));
+  CHECK_THAT(sentence_of<tl::DataError>([&] { learner.forget("green", one_of(pictures, {1})); }),
+             ContainsSubstring("it was not added as \"green\""));
+  learner.forget(one_of(pictures, {1}));
+  CHECK(learner.size() == 1);
+  CHECK_THAT(sentence_of<tl::OptionError>([&] { learner_of({"a", "a"}); }), ContainsSubstring("two classes called"));
+  CHECK_THAT(sentence_of<tl::OptionError>([&] { learner_of({"a"}, -1.0); }), ContainsSubstring("penalty"));
+}
+
+TEST_CASE("an online ridge is kept in a file, and goes on learning from it") {
+  const toys::Folder folder;
+  auto learner = learner_of({"red"});
+  const auto [pictures, target] = toys::coloured(8, 32, 8);
+  learner.add("red", one_of(pictures, {0, 3}));
+  learner.add("a \"green\"", one_of(pictures, {1, 4}));
+  learner.save(folder / "learner.safetensors");
+  auto other = learner_of({"something"});
+  other.load(folder / "learner.safetensors");
+  CHECK(other.labels() == tl::Labels{"red", "a \"green\""});
+  CHECK(other.penalty() == learner.penalty());
+  CHECK((other.weights().first - learner.weights().first).abs().max().item<double>() < 1e-9);
+  other.forget(one_of(pictures, {3}));
+  learner.forget(one_of(pictures, {3}));
+  CHECK((other.weights().first - learner.weights().first).abs().max().item<double>() < 1e-9);
+
+  tl::OnlineRidge foreign{toys::lively<tl::ResNet18>(32, 9), {"red"}, {.precision = tl::Precision::fp32}};
+  CHECK_THAT(sentence_of<tl::WeightsError>([&] { foreign.load(folder / "learner.safetensors"); }),
+             ContainsSubstring("another backbone"));
+  CHECK(foreign.labels() == tl::Labels{"red"});
+  tl::write_state_dict(folder / "other.safetensors", {{"gram", at::zeros({2})}});
+  CHECK_THAT(sentence_of<tl::WeightsError>([&] { other.load(folder / "other.safetensors"); }),
+             ContainsSubstring("none that OnlineRidge wrote"));
+  // Sums of other pictures than the hashes tell.
+  tl::StateDict state = tl::read_state_dict(folder / "learner.safetensors");
+  const auto file = tl::open_checkpoint(folder / "learner.safetensors");
+  for (auto& [name, tensor] : state)
+    if (name == "gram") tensor = tensor * 2.0;
+  tl::write_state_dict(folder / "damaged.safetensors", state, file.metadata);
+  CHECK_THAT(sentence_of<tl::WeightsError>([&] { other.load(folder / "damaged.safetensors"); }),
+             ContainsSubstring("is damaged"));
+  CHECK(other.size() == 3);
+}
+
+TEST_CASE("an online ridge learns while others predict") {
+  auto learner = learner_of({"red", "green"}, 5.0);
+  const auto [pictures, target] = toys::coloured(24, 32, 8);
+  learner.add("red", one_of(pictures, {0}));
+  learner.add("green", one_of(pictures, {1}));
+  std::atomic<bool> done{false};
+  std::atomic<Index> answers{0}, torn{0};
+  std::vector<std::thread> readers;
+  for (int t = 0; t < 2; ++t)
+    readers.emplace_back([&] {
+      while (!done) {
+        const auto answer = learner.predict(one_of(pictures, {2}));
+        // The weights and the names are of the same moment.
+        if (answer.values.size(1) != static_cast<Index>(answer.labels.size())) ++torn;
+        ++answers;
+      }
+    });
+  std::thread second([&] {
+    for (Index i = 2; i < 12; ++i) learner.add("even", one_of(pictures, {2 * i}));
+  });
+  for (Index i = 2; i < 12; ++i) learner.add("odd", one_of(pictures, {2 * i - 1}));
+  second.join();
+  for (Index i = 2; i < 12; i += 2) learner.forget(one_of(pictures, {2 * i}));
+  while (answers == 0) std::this_thread::yield();
+  done = true;
+  for (auto& r : readers) r.join();
+  CHECK(torn == 0);
+  std::vector<Index> in{0, 1}, classes{0, 1};
+  const auto labels = learner.labels();
+  const auto number = [&](const char* name) { return std::find(labels.begin(), labels.end(), name) - labels.begin(); };
+  for (Index i = 2; i < 12; ++i) {
+    in.push_back(2 * i - 1);
+    classes.push_back(number("odd"));
+    if (i % 2 == 0) continue;
+    in.push_back(2 * i);
+    classes.push_back(number("even"));
+  }
+  CHECK(learner.size() == static_cast<Index>(in.size()));
+  CHECK(worst(learner, ridge_by_the_book(learner.features(one_of(pictures, in)), classes, 4, 5.0)) < 1e-8);
+}
