@@ -111,7 +111,7 @@ inline void append_record(std::string& out, std::string_view bytes) {
 }
 
 /// Valid UTF-8, as protobuf wants its strings; line breaks stay.
-inline std::string lines_of(std::string_view text) {
+inline std::string valid_lines(std::string_view text) {
   std::string out;
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t end = std::min(text.find('\n', at), text.size());
@@ -209,7 +209,7 @@ class EventFile {
     const detail::Message shape = detail::Message().message(2, detail::Message().number(1, 1));
     const detail::Message plugin = detail::Message().bytes(1, "text");
     detail::Message tensor;  // of one string
-    tensor.number(1, 7).message(2, shape).bytes(8, detail::lines_of(markdown));
+    tensor.number(1, 7).message(2, shape).bytes(8, detail::valid_lines(markdown));
     summary(step, named(tag).message(8, tensor).message(9, detail::Message().message(1, plugin)));
   }
 
