@@ -28,6 +28,7 @@
 #include <transferlib/heads/vector_head.hpp>
 #include <transferlib/model/classifier.hpp>
 
+#include "as_darknet.hpp"
 #include "formula.hpp"
 
 using namespace transferlib;
@@ -106,59 +107,6 @@ std::vector<Index> all_steps(const Darknet& network) {
 std::filesystem::path extra_data() {
   const char* folder = std::getenv("TRANSFERLIB_TEST_DATA_EXTRA");
   return folder == nullptr ? "" : folder;
-}
-
-/// A JPEG whose chroma has half of the rows, (1, 3, height, width) in [0, 1], as darknet's own reader has it: planes
-/// from libjpeg, but rows of chroma are interpolated with the rounding, and colours computed with the constants, of
-/// that reader. libjpeg's differ by up to 3 of 255, which is more than two programs' networks do.
-Tensor read_as_darknet(const std::string& file) {
-  jpeg_decompress_struct jpeg{};
-  jpeg_error_mgr errors{};
-  jpeg.err = jpeg_std_error(&errors);
-  jpeg_create_decompress(&jpeg);
-  jpeg_mem_src(&jpeg, reinterpret_cast<const unsigned char*>(file.data()), file.size());
-  REQUIRE(jpeg_read_header(&jpeg, TRUE) == JPEG_HEADER_OK);
-  jpeg.raw_data_out = TRUE;
-  jpeg.out_color_space = JCS_YCbCr;
-  jpeg_start_decompress(&jpeg);
-  REQUIRE(jpeg.num_components == 3);
-  REQUIRE(jpeg.max_v_samp_factor == 2);
-  REQUIRE(jpeg.max_h_samp_factor == 1);
-  Tensor planes[3];
-  for (int c = 0; c < 3; ++c) {
-    const jpeg_component_info& info = jpeg.comp_info[c];
-    planes[c] = at::zeros({(info.height_in_blocks + 2) * 8, info.width_in_blocks * 8}, at::kByte);
-  }
-  while (jpeg.output_scanline < jpeg.output_height) {
-    std::vector<JSAMPROW> rows[3];
-    JSAMPARRAY arrays[3];
-    for (int c = 0; c < 3; ++c) {
-      const int factor = jpeg.comp_info[c].v_samp_factor;
-      const Index first = jpeg.output_scanline / 2 * static_cast<Index>(factor);
-      for (Index r = 0; r < factor * 8; ++r) rows[c].push_back(planes[c][first + r].mutable_data_ptr<std::uint8_t>());
-      arrays[c] = rows[c].data();
-    }
-    jpeg_read_raw_data(&jpeg, arrays, 16);
-  }
-  const Index height = jpeg.output_height, width = jpeg.output_width, half = jpeg.comp_info[1].downsampled_height;
-  jpeg_destroy_decompress(&jpeg);
-  const auto plane = [&](int c) { return planes[c].narrow(1, 0, width).to(at::kInt); };
-  // Each row is three parts of the nearest row of chroma, and one of the next.
-  const auto chroma = [&](int c) {
-    const Tensor row = at::arange(height), near = row.div(2, "floor");
-    const Tensor far = (near + (row % 2) * 2 - 1).clamp(0, half - 1), p = plane(c);
-    return (p.index_select(0, near) * 3 + p.index_select(0, far) + 2).div(4, "floor") - 128;
-  };
-  const auto part = [](double x) { return static_cast<std::int64_t>(x * 4096.0 + 0.5) * 256; };
-  const Tensor y = plane(0).narrow(0, 0, height).to(at::kLong) * (1 << 20) + (1 << 19), blue = chroma(1),
-               red = chroma(2);
-  const Tensor green = (blue * -part(0.34414)).div(1 << 16, "floor") * (1 << 16);
-  return at::stack({y + red * part(1.402), y - red * part(0.71414) + green, y + blue * part(1.772)})
-             .div(1 << 20, "floor")
-             .clamp(0, 255)
-             .to(at::kFloat)
-             .unsqueeze(0) /
-         255.0;
 }
 
 void put(const std::filesystem::path& path, std::string_view bytes) { write_file(path, bytes); }
@@ -545,7 +493,7 @@ TEST_CASE("yolo-fastest 1.1 computes what darknet does, up to its detections") {
                                                                        {130, 2705.6912, 39.4920, 0.6070915}};
   std::vector<Index> wanted;
   for (const auto& row : darknet) wanted.push_back(network.step_of(std::get<0>(row)));
-  const Tensor picture = read_as_darknet(read_file(folder / "dog.jpg"));
+  const Tensor picture = toys::read_as_darknet(read_file(folder / "dog.jpg"));
   const auto values = run(backbone.core.graph, at::upsample_bilinear2d(picture, {320, 320}, true), wanted);
   for (std::size_t i = 0; i < darknet.size(); ++i) {
     const auto& [layer, sum, norm, first] = darknet[i];

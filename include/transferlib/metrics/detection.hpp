@@ -53,7 +53,7 @@ class BoxAveragePrecision {
 
   NamedValues values() const {
     if (pictures_ == 0) return {};
-    const CocoNumbers all = result().numbers;
+    const CocoNumbers all = result().mean;
     return {{"ap", all.ap}, {"ap50", all.ap50}};
   }
 

@@ -1,0 +1,219 @@
+/// \file
+/// A `.cfg` of darknet that finds objects, as parts of ours: all of its layers but the last convolutions are a
+/// backbone, whose pyramid is what these look at; they, with the anchors and rules of its `[yolo]` or `[region]`
+/// layers, are a head. Together they find what darknet finds.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <transferlib/backbones/darknet.hpp>
+#include <transferlib/core/error.hpp>
+#include <transferlib/core/files.hpp>
+#include <transferlib/darknet.hpp>
+#include <transferlib/formats/darknet.hpp>
+#include <transferlib/heads/yolo.hpp>
+#include <transferlib/model/detector.hpp>
+
+namespace transferlib {
+namespace detail {
+
+/// A layer that finds objects, and the convolution before it.
+struct DarknetFinder {
+  Index layer = 0;   ///< its number; the convolution's is one less
+  Index stride = 1;  ///< input pixels a place
+};
+
+inline DarknetReader darknet_reader(const DarknetConfig& config, const DarknetLayer& l, DarknetSection& section) {
+  section = {std::string(to_string(l.type)), l.line, l.options};
+  return {section, config.where};
+}
+
+/// The layers that find objects, those of the finest maps first. \throws FormatError where there are none, or they are
+/// not as darknet's published networks have them
+inline std::vector<DarknetFinder> darknet_finders(const DarknetConfig& config) {
+  const std::vector<DarknetShape> shapes = darknet_shapes(config, config.input);
+  std::vector<DarknetFinder> out;
+  for (Index n = 0; n < config.used; ++n) {
+    const DarknetLayer& l = config.layers[Graph::at(n)];
+    const auto refuse = [&](const auto&... why) { throw FormatError(text(darknet_place(config, l), ": ", why...)); };
+    if (l.type == DarknetType::detection)
+      refuse("the head of YOLO v1 is not one of maps; run such a network by `darknet_backbone`");
+    if (l.type == DarknetType::region && l.coordinates != 4) refuse("boxes of ", l.coordinates, " numbers, not 4");
+    if (l.type != DarknetType::yolo && l.type != DarknetType::region) continue;
+    const bool fed = n > 0 && config.layers[Graph::at(n - 1)].type == DarknetType::convolutional;
+    const Index values = l.boxes * (5 + l.classes);
+    if (!fed) refuse("a convolution is to stand before it");
+    const DarknetLayer& c = config.layers[Graph::at(n - 1)];
+    if (c.size != 1 || c.stride != 1 || c.groups != 1 || c.batch_normalize || c.filters != values ||
+        c.activation != (l.new_coordinates ? "logistic" : "linear"))
+      refuse("the convolution before it is to be of size=1, stride=1, filters=", values,
+             " and activation=", l.new_coordinates ? "logistic" : "linear", ", without batch_normalize");
+    if (!out.empty()) {
+      const DarknetLayer& first = config.layers[Graph::at(out.front().layer)];
+      if (first.type != l.type || first.classes != l.classes || first.new_coordinates != l.new_coordinates)
+        refuse("it has another type, classes or coordinates than layer ", out.front().layer);
+    }
+    out.push_back({n, std::max<Index>(1, config.input.height / shapes[Graph::at(n)].height)});
+  }
+  if (out.empty())
+    throw FormatError(text(config.where, ": no layer finds objects: there is no [yolo] and no [region]"));
+  std::stable_sort(out.begin(), out.end(),
+                   [](const DarknetFinder& a, const DarknetFinder& b) { return a.stride < b.stride; });
+  return out;
+}
+
+/// The options of the head that a `.cfg` describes.
+inline YoloOptions darknet_head_options(const DarknetConfig& config) {
+  const std::vector<DarknetFinder> finders = darknet_finders(config);
+  YoloOptions out = config.layers[Graph::at(finders[0].layer)].type == DarknetType::region ? yolo_v2() : yolo_v3();
+  out.anchors.clear();
+  out.grid_sensitivity.clear();
+  out.selection.score_threshold = 0.005;  // as darknet measures average precision
+  for (const DarknetFinder& finder : finders) {
+    const DarknetLayer& l = config.layers[Graph::at(finder.layer)];
+    DarknetSection section;
+    const DarknetReader read = darknet_reader(config, l, section);
+    Anchors anchors;
+    const bool region = l.type == DarknetType::region;
+    for (Index a = 0; a < l.boxes; ++a) {
+      const std::size_t pair = 2 * Graph::at(l.mask.empty() ? a : l.mask[Graph::at(a)]);
+      if (pair + 1 >= l.anchors.size())
+        throw FormatError(text(darknet_place(config, l), ": it has no anchors, or fewer than its mask names"));
+      const double scale = region ? static_cast<double>(finder.stride) : 1.0;
+      anchors.push_back({l.anchors[pair] * scale, l.anchors[pair + 1] * scale});
+    }
+    out.anchors.push_back(std::move(anchors));
+    out.grid_sensitivity.push_back(l.scale_x_y);
+    if (region) {
+      if (!l.softmax) out.classes = ClassRelation::logistic;
+      out.ignore_threshold = read.real("thresh", 0.5, 0.0, 1.0);
+      out.object_weight = read.real("object_scale", 1.0, 0.0, 1e6);
+      out.box_weight = read.real("coord_scale", 1.0, 0.0, 1e6);
+      out.class_weight = read.real("class_scale", 1.0, 0.0, 1e6);
+      out.objectness = read.flag("rescore") ? Objectness::overlap : Objectness::one;
+      continue;
+    }
+    if (l.new_coordinates) out.sizes = BoxSizes::squared;
+    out.ignore_threshold = read.real("ignore_thresh", 0.5, 0.0, 1.0);
+    out.anchor_threshold = read.real("iou_thresh", 1.0, 0.0, 1.0);
+    out.class_weight = read.real("cls_normalizer", 1.0, 0.0, 1e6);
+    out.box_weight = read.real("iou_normalizer", 0.75, 0.0, 1e6);
+    out.objectness_weight = read.real("obj_normalizer", read.real("cls_normalizer", 1.0, 0.0, 1e6), 0.0, 1e6);
+    out.label_smoothing = read.real("label_smooth_eps", 0.0, 0.0, 0.999);
+    const std::string loss = read.word("iou_loss", "mse");
+    if (loss == "mse")
+      out.box_loss.reset(), out.box_weight = 1.0;
+    else
+      out.box_loss = loss == "giou"   ? Overlap::giou
+                     : loss == "diou" ? Overlap::diou
+                     : loss == "ciou" ? Overlap::ciou
+                                      : Overlap::iou;
+    const std::string nms = read.word("nms_kind", "default");
+    out.selection.suppression = nms == "greedynms" || nms == "diounms" ? Suppression::diou : Suppression::greedy;
+    // darknet's `greedynms` has its exponent in the code.
+    out.selection.beta = nms == "diounms" ? read.real("beta_nms", 0.6, 1e-6, 1e6) : 0.6;
+  }
+  return out;
+}
+
+/// The backbone: `darknet_core`, and its pyramid is what the layers that find objects look at.
+inline BackboneCore darknet_pyramid_core(const DarknetConfig& config, const DarknetOptions& options) {
+  BackboneCore core = darknet_core(config, options);
+  const auto& network = dynamic_cast<const Darknet&>(*core.network);
+  core.graph.stages.clear();
+  core.graph.strides.clear();
+  for (const DarknetFinder& finder : darknet_finders(network.config())) {
+    // The step of the convolution takes what is looked at.
+    const Index convolution = core.graph.steps[Graph::at(network.step_of(finder.layer))].from.at(0);
+    Index x = convolution;
+    while (core.graph.steps[Graph::at(x)].kind != Kind::convolution) x = core.graph.steps[Graph::at(x)].from.at(0);
+    core.graph.stages.push_back(core.graph.steps[Graph::at(x)].from.at(0));
+    core.graph.strides.push_back(finder.stride);
+  }
+  measure(core);
+  // As darknet prepares pictures.
+  core.preprocessing.interpolation = Interpolation::corners;
+  core.preprocessing.crop_fraction = 1.0;
+  core.preprocessing.fit = Fit::stretch;
+  for (const DarknetOption& o : config.net)
+    if (o.key == "letter_box" && o.value != "0") core.preprocessing.fit = Fit::darknet;
+  core.rebuild = [config, options] { return darknet_pyramid_core(config, options); };
+  return core;
+}
+
+}  // namespace detail
+
+/// A detector that was darknet's.
+using DarknetDetector = Detector<AnyNetwork, NoNeck, Yolo>;
+
+/// The head that a `.cfg` describes: the anchors, losses and suppression of its `[yolo]` or `[region]` layers. For
+/// other classes than the `.cfg`'s it is the same recipe. \throws FileError, FormatError (with file and line)
+inline Head<Yolo> darknet_head(const std::filesystem::path& cfg) {
+  return {detail::darknet_head_options(read_darknet_cfg(cfg))};
+}
+
+/// All of a `.cfg` before its head, with random weights.
+/// \throws FileError, FormatError (with file and line), OptionError
+inline AnyBackbone darknet_pyramid(const std::filesystem::path& cfg, const DarknetOptions& options = {}) {
+  return AnyBackbone(detail::darknet_pyramid_core(read_darknet_cfg(cfg), options));
+}
+
+/// All of a `.cfg` before its head, with the weights of a file: the backbone of a detector of other classes.
+/// Layers have darknet's numbers, so `FreezeUntil{"109"}` freezes what stands before its layer 109.
+/// \throws FileError, FormatError, OptionError, WeightsError
+inline AnyBackbone darknet_pyramid(const std::filesystem::path& cfg, const std::filesystem::path& weights,
+                                   const DarknetOptions& options = {}) {
+  AnyBackbone out = darknet_pyramid(cfg, options);
+  detail::read_weights(out.core, weights);
+  return out;
+}
+
+/// The whole detector of a `.cfg` and a `.weights` file, which finds what darknet finds. Nothing is frozen.
+/// \param labels the names of its classes, as `read_names` reads them
+/// \throws FileError, FormatError, OptionError, WeightsError
+inline DarknetDetector darknet_detector(const std::filesystem::path& cfg, const std::filesystem::path& weights,
+                                        Labels labels, const DarknetOptions& options = {}) {
+  AnyBackbone backbone = darknet_pyramid(cfg, weights, options);
+  const auto network = std::dynamic_pointer_cast<Darknet>(backbone.core.network);
+  const auto finders = detail::darknet_finders(network->config());
+  const Index classes = network->config().layers[Graph::at(finders[0].layer)].classes;
+  if (static_cast<Index>(labels.size()) != classes)
+    throw OptionError(detail::text(cfg, " finds ", classes, " classes, and there are ", labels.size(),
+                                   " labels; for other classes give the backbone another head: "
+                                   "Detector{darknet_pyramid(cfg, weights), policy, darknet_head(cfg), labels}"));
+  DarknetDetector out(std::move(backbone), FreezePolicy<FreezeNone>{}, darknet_head(cfg), std::move(labels));
+  const StateDict theirs = state_dict(*network);
+  StateDict head;
+  for (std::size_t l = 0; l < finders.size(); ++l)
+    for (const char* what : {"weight", "bias"})
+      for (const auto& item : theirs)
+        if (item.first == detail::text(finders[l].layer - 1, ".conv.", what))
+          head.emplace_back(detail::text(l, ".", what), item.second);
+  load_state_dict(out.head(), head, {}, weights.string());
+  return out;
+}
+
+/// The names of classes in a text file, one a line, as darknet's `.names`. Empty lines at the end mean nothing.
+/// \throws FileError; FormatError for an empty line between others
+inline Labels read_names(const std::filesystem::path& path) {
+  Labels out;
+  const std::string all = read_file(path);
+  for (std::size_t from = 0; from < all.size();) {
+    const std::size_t end = std::min(all.find('\n', from), all.size());
+    std::string name = all.substr(from, end - from);
+    while (!name.empty() && (name.back() == '\r' || name.back() == ' ' || name.back() == '\t')) name.pop_back();
+    out.push_back(std::move(name));
+    from = end + 1;
+  }
+  while (!out.empty() && out.back().empty()) out.pop_back();
+  for (std::size_t i = 0; i < out.size(); ++i)
+    if (out[i].empty()) throw FormatError(detail::text(path, ":", i + 1, ": a class has no name: the line is empty"));
+  return out;
+}
+
+}  // namespace transferlib

@@ -1,0 +1,367 @@
+// Detectors: preprocessing with its boxes, training, measuring; darknet's own.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include <transferlib/core/files.hpp>
+#include <transferlib/core/random.hpp>
+#include <transferlib/darknet_detector.hpp>
+#include <transferlib/data/preprocess.hpp>
+#include <transferlib/heads/yolo.hpp>
+#include <transferlib/metrics/detection.hpp>
+#include <transferlib/model/detector.hpp>
+#include <transferlib/train/trainer.hpp>
+
+#include "as_darknet.hpp"
+#include "toys.hpp"
+
+namespace {
+
+namespace tl = transferlib;
+using Catch::Matchers::ContainsSubstring;
+using tl::Index;
+using tl::Tensor;
+using toys::sentence_of;
+
+/// Noisy pictures of several sizes, each with one or two rectangles in the colour of their class.
+class Rectangles {
+ public:
+  using Target = tl::Boxes;
+
+  explicit Rectangles(Index pictures, std::uint64_t seed = 1) : size_(pictures), seed_(seed) {}
+
+  Index size() const { return size_; }
+  tl::Labels labels() const { return toys::colours; }
+
+  tl::Batch batch(std::span<const Index> ids) const {
+    tl::Batch out;
+    std::vector<float> boxes;
+    std::vector<Index> offsets{0}, sizes;
+    for (const Index id : ids) {
+      tl::Random draw(seed_, tl::Purpose::test, static_cast<std::uint64_t>(id));
+      const Index height = 40 + draw.below(24), width = 48 + draw.below(16);
+      Tensor x = at::empty({1, 3, height, width}, at::kFloat)
+                     .uniform_(0.0, 60.0, tl::detail::generator(seed_, static_cast<std::uint64_t>(id), 96));
+      const Index count = 1 + draw.below(2);
+      for (Index b = 0; b < count; ++b) {
+        const Index label = draw.below(3), w = 10 + draw.below(11), h = 10 + draw.below(11);
+        // Side by side, so that none hides another.
+        const Index left = b * (width / 2) + draw.below(width / 2 - w), top = draw.below(height - h);
+        x[0][label].narrow(0, top, h).narrow(1, left, w).fill_(230.0);
+        for (const Index n : {label, left, top, w, h}) boxes.push_back(static_cast<float>(n));
+      }
+      offsets.push_back(static_cast<Index>(boxes.size()) / 5);
+      sizes.insert(sizes.end(), {height, width});
+      out.pictures.push_back(x.to(at::kByte));
+    }
+    out.target = at::tensor(boxes).view({-1, 5});
+    out.offsets = at::tensor(offsets, at::kLong);
+    out.sizes = at::tensor(sizes, at::kLong).view({-1, 2});
+    return out;
+  }
+
+ private:
+  Index size_;
+  std::uint64_t seed_;
+};
+
+tl::YoloOptions small_yolo() {
+  tl::YoloOptions o = tl::yolo_v5();
+  o.anchors = {{{12, 12}, {18, 18}}};
+  o.balance = {1.0};
+  return o;
+}
+
+/// A neck that makes one map of the coarsest: half as large, and so many channels.
+struct Squeeze : tl::Module {
+  struct Options {
+    Index channels = 16;
+  };
+  std::shared_ptr<tl::nn::Conv2d> first, second;
+  tl::FeatureSpec out;
+
+  Squeeze(const tl::FeatureSpec& in, const Options& o) : Module("Squeeze") {
+    const auto conv = [&](const char* name, const tl::nn::Conv2dOptions& options, std::uint64_t number) {
+      auto made = register_module(name, std::make_shared<tl::nn::Conv2d>(options));
+      tl::detail::kaiming_uniform(made->weight, 3, number);
+      made->bias.set_requires_grad(false).zero_().set_requires_grad(true);
+      return made;
+    };
+    first =
+        conv("first",
+             {.in = in.channels.back(), .out = o.channels, .kernel = 3, .stride = 2, .padding = 1, .bias = true}, 1);
+    second = conv("second", {.in = o.channels, .out = o.channels, .kernel = 3, .padding = 1, .bias = true}, 2);
+    out.channels = {o.channels};
+    out.strides = {2 * in.strides.back()};
+  }
+  tl::Activations forward(const tl::Activations& maps, const tl::Pass&) {
+    return {at::silu(second->forward(at::silu(first->forward(maps.back()))))};
+  }
+  const tl::FeatureSpec& features() const { return out; }
+};
+
+using Toy = tl::Detector<toys::SqueezeNet, Squeeze, tl::Yolo>;
+
+tl::Detections found_at(std::vector<double> boxes, std::vector<double> scores, std::vector<Index> labels) {
+  return {at::tensor(boxes).view({-1, 4}).to(at::kFloat), at::tensor(scores).to(at::kFloat), at::tensor(labels)};
+}
+
+std::filesystem::path extra_data() {
+  const char* folder = std::getenv("TRANSFERLIB_TEST_DATA_EXTRA");
+  return folder == nullptr ? "" : folder;
+}
+
+}  // namespace
+
+static_assert(tl::DetectorModel<Toy>);
+static_assert(tl::Trainable<Toy>);
+static_assert(!tl::DetectorModel<tl::Classifier<toys::SqueezeNet, tl::Linear>>);
+static_assert(tl::NeckNetwork<tl::NoNeck> && tl::NeckNetwork<Squeeze>);
+
+TEST_CASE("a picture lies on the canvas where its boxes do") {
+  // One bright pixel block, found again by its place: 20 x 10 pixels of a 100 x 50 picture.
+  const Tensor picture = at::zeros({1, 3, 50, 100}, at::kByte);
+  picture.narrow(2, 10, 10).narrow(3, 40, 20).fill_(255);
+  tl::Batch batch{{picture},
+                  at::tensor({0.0, 40.0, 10.0, 20.0, 10.0}).view({1, 5}),
+                  at::tensor({0, 1}, at::kLong),
+                  at::tensor({50, 100}, at::kLong).view({1, 2})};
+  const auto spans = [](const Tensor& lit) {  // x, y, width, height of what is brighter than half
+    const Tensor rows = lit.amax(1).gt(0.5).nonzero().flatten(), columns = lit.amax(0).gt(0.5).nonzero().flatten();
+    return std::vector<Index>{columns[0].item<Index>(), rows[0].item<Index>(), columns.numel(), rows.numel()};
+  };
+  struct Case {
+    tl::Fit fit;
+    std::vector<Index> box;
+    double beside;  // what the canvas has beside the picture; below 0: nothing
+  };
+  for (const Case& one :
+       {Case{tl::Fit::stretch, {80, 40, 40, 40}, -1.0}, Case{tl::Fit::letterbox, {80, 70, 40, 20}, 114.0 / 255},
+        Case{tl::Fit::darknet, {80, 70, 40, 20}, 0.5}, Case{tl::Fit::crop, {60, 40, 80, 40}, -1.0}}) {
+    CAPTURE(to_string(one.fit));
+    for (const auto how : {tl::Interpolation::bilinear, tl::Interpolation::nearest}) {
+      const tl::Preprocessing p{
+          .size = 200, .mean = {0, 0, 0}, .deviation = {1, 1, 1}, .interpolation = how, .fit = one.fit};
+      const Tensor x = tl::preprocess(batch, p);
+      if (one.beside >= 0.0) {
+        CHECK((x[0].narrow(1, 0, 50) - one.beside).abs().max().item<double>() < 1e-6);
+        CHECK((x[0].narrow(1, 150, 50) - one.beside).abs().max().item<double>() < 1e-6);
+        CHECK(spans(x[0][0].narrow(0, 50, 100)) ==
+              std::vector<Index>{one.box[0], one.box[1] - 50, one.box[2], one.box[3]});
+      } else {
+        CHECK(spans(x[0][0]) == one.box);
+      }
+      const Tensor moved = tl::detail::move_targets(batch, p);
+      for (Index i = 0; i < 4; ++i)
+        CHECK(moved[0][i + 1].item<float>() == static_cast<float>(one.box[static_cast<std::size_t>(i)]));
+      tl::Batch there = batch;
+      there.target = moved;
+      CHECK((tl::detail::move_targets(there, p, true) - batch.target).abs().max().item<double>() < 1e-4);
+      const auto back =
+          tl::detail::on_pictures({found_at({double(one.box[0]), double(one.box[1]), double(one.box[0] + one.box[2]),
+                                             double(one.box[1] + one.box[3])},
+                                            {0.5}, {0}),
+                                   {}},
+                                  batch.sizes, p);
+      CHECK((back[0].boxes - at::tensor({40.0, 10.0, 60.0, 20.0})).abs().max().item<double>() < 1e-4);
+    }
+  }
+  batch.offsets = at::tensor({0, 2}, at::kLong);
+  CHECK_THAT(sentence_of<tl::DataError>([&] { tl::detail::move_targets(batch, {.fit = tl::Fit::stretch}); }),
+             ContainsSubstring("from 0 to 1"));
+  batch.sizes = Tensor();
+  CHECK_THAT(sentence_of<tl::DataError>([&] { tl::detail::move_targets(batch, {}); }), ContainsSubstring("`sizes`"));
+}
+
+TEST_CASE("darknet's resize is bilinear between the corners") {
+  const Tensor x = at::arange(12, at::kFloat).view({1, 1, 3, 4}) / 255.0;
+  const tl::Preprocessing p{.size = 5,
+                            .mean = {0, 0, 0},
+                            .deviation = {1, 1, 1},
+                            .interpolation = tl::Interpolation::corners,
+                            .fit = tl::Fit::stretch};
+  const Tensor y = tl::preprocess({{(x * 255.0).to(at::kByte)}}, p, 1);
+  CHECK(std::abs(y[0][0][0][0].item<double>()) < 1e-7);
+  CHECK(std::abs(y[0][0][4][4].item<double>() * 255.0 - 11.0) < 1e-5);
+  CHECK(std::abs(y[0][0][1][1].item<double>() * 255.0 - (0.75 + 0.5 * 4.0)) < 1e-5);
+}
+
+TEST_CASE("the metric is COCO's, picture by picture") {
+  tl::BoxAveragePrecision metric;
+  CHECK(metric.values().empty());
+  const tl::Batch batch{{},
+                        at::tensor({0.0, 10.0, 10.0, 20.0, 20.0, 1.0, 0.0, 0.0, 10.0, 10.0}).view({2, 5}),
+                        at::tensor({0, 1, 2}, at::kLong),
+                        {}};
+  metric.update({found_at({10, 10, 30, 30}, {0.9}, {0}), found_at({50, 50, 60, 60, 0, 0, 10, 7}, {0.8, 0.4}, {1, 1})},
+                batch);
+  const auto values = metric.values();
+  REQUIRE(values.size() == 2);
+  CHECK(values[0].first == "ap");
+  // Class 0 is found at all thresholds; class 1 behind a wrong box (precision 1/2) at the five up to .7.
+  CHECK(std::abs(values[0].second - (1.0 + 0.5 * 0.5) / 2.0) < 1e-9);
+  CHECK(std::abs(values[1].second - 0.75) < 1e-9);
+  CHECK_THAT(sentence_of<tl::DataError>([&] { metric.update({{}}, batch); }), ContainsSubstring("2 pictures"));
+}
+
+TEST_CASE("a detector learns, is measured in the pictures' pixels, and is copied whole") {
+  const Rectangles train(48), test(16, 2);
+  auto backbone = toys::lively<toys::SqueezeNet>(64);
+  tl::Detector model{std::move(backbone), tl::FreezePolicy<tl::FreezeNone>{}, tl::Neck<Squeeze>{{.channels = 32}},
+                     tl::Head<tl::Yolo>{small_yolo()}, train.labels()};
+  static_assert(std::same_as<decltype(model), Toy>);
+  CHECK(model.preprocessing().fit == tl::Fit::letterbox);
+  tl::Trainer trainer{model,
+                      {.epochs = 25, .batch = 8, .optimizer = tl::Adam{.lr = 5e-3}, .cache = {.enabled = false}}};
+  const auto history = trainer.fit(train, test);
+  const auto& first = history.epochs.front();
+  const auto& last = history.epochs.back();
+  std::vector<std::string> columns;
+  for (const auto& value : last.values) columns.push_back(value.first);
+  CHECK(columns == std::vector<std::string>{"train_loss", "train_box", "train_objectness", "train_class", "val_loss",
+                                            "val_ap", "val_ap50", "seconds"});
+  CHECK(last["train_loss"] < 0.5 * first["train_loss"]);
+  CHECK(last["val_ap50"] > 0.8);
+
+  // `predict` finds the same in the pictures' own pixels.
+  tl::BoxAveragePrecision metric;
+  const auto batch = test.batch(toys::first_ids(16));
+  metric.update(model.predict(batch, tl::Precision::fp32), batch);
+  CHECK(std::abs(metric.values()[1].second - last["val_ap50"]) < 0.02);
+  CHECK(std::abs(tl::evaluate(model, test, {.batch = 5})[2].second - last["val_ap50"]) < 0.02);
+
+  const auto copy = tl::clone(model);
+  CHECK(toys::same_bytes(toys::snapshot(model.head()), toys::snapshot(copy.head())));
+  const auto a = model.predict(batch)[0], b = copy.predict(batch)[0];
+  CHECK(at::equal(a.boxes, b.boxes));
+  CHECK(at::equal(a.scores, b.scores));
+  const auto sure = tl::surer_than(a, 0.5);
+  REQUIRE(sure.size() > 0);
+  CHECK(sure.size() < a.size());
+  CHECK(sure.scores.min().item<double>() >= 0.5);
+}
+
+TEST_CASE("a frozen backbone is computed once, and its boxes still move") {
+  const Rectangles train(24), test(8, 2);
+  const auto run = [&](bool cached) {
+    tl::Detector model{toys::lively<toys::SqueezeNet>(64), tl::FreezePolicy<tl::FreezeAll>{},
+                       tl::Neck<Squeeze>{{.channels = 8}}, tl::Head<tl::Yolo>{small_yolo()}, train.labels()};
+
+    const auto frozen = toys::snapshot(*model.backbone_core().network);
+    CHECK(model.head_features().channels == std::vector<Index>{8});
+    CHECK(model.state().back().first.starts_with("head."));
+    tl::Trainer trainer{model,
+                        {.epochs = 3,
+                         .batch = 8,
+                         .optimizer = tl::Adam{.lr = 1e-2},
+                         .precision = tl::Precision::fp32,
+                         .cache = {.enabled = cached}}};
+    const auto history = trainer.fit(train, test);
+    CHECK(toys::same_bytes(frozen, toys::snapshot(*model.backbone_core().network)));
+    return history["train_loss"];
+  };
+  const auto with = run(true), without = run(false);
+  REQUIRE(with.size() == 3);
+  CHECK(with[2] < with[0]);
+  for (std::size_t i = 0; i < 3; ++i) CHECK(std::abs(with[i] / without[i] - 1.0) < 1e-5);
+}
+
+TEST_CASE("what a .cfg says is what the head does") {
+  const toys::Folder folder;
+  const std::string body =
+      "[convolutional]\nfilters=16\nsize=3\nstride=2\npad=1\nactivation=leaky\nbatch_normalize=1\n";
+  const auto cfg = [&](const std::string& rest) {
+    tl::write_file(folder / "x.cfg", "[net]\nwidth=64\nheight=64\nchannels=3\n" + body + body + rest);
+    return folder / "x.cfg";
+  };
+  const std::string conv = "[convolutional]\nfilters=16\nsize=1\nstride=1\npad=1\nactivation=linear\n";
+  const std::string yolo =
+      "[yolo]\nmask=1,2\nanchors=1,2, 3,4, 5,6\nclasses=3\nnum=3\nignore_thresh=.6\niou_thresh=.2\niou_normalizer=.07\n"
+      "iou_loss=ciou\nscale_x_y=1.1\nnms_kind=diounms\nbeta_nms=.7\n";
+  const auto head = tl::darknet_head(cfg(conv + yolo)).options;
+  CHECK((head.anchors == tl::LevelAnchors{{{3, 4}, {5, 6}}}));
+  CHECK(head.ignore_threshold == 0.6);
+  CHECK(head.anchor_threshold == 0.2);
+  CHECK(head.box_loss == tl::Overlap::ciou);
+  CHECK(head.box_weight == 0.07);
+  CHECK(head.grid_sensitivity == std::vector<double>{1.1});
+  CHECK(head.selection.suppression == tl::Suppression::diou);
+  CHECK(head.selection.beta == 0.7);
+
+  const auto refused = [&](const std::string& rest) {
+    return sentence_of<tl::FormatError>([&] { tl::darknet_pyramid(cfg(rest)); });
+  };
+  CHECK_THAT(refused(conv), ContainsSubstring("no [yolo]"));
+  CHECK_THAT(refused(conv + "[yolo]\nclasses=4\nnum=2\nanchors=1,1,2,2\nmask=0,1\n"),
+             ContainsSubstring("need 18; set the filters"));
+  CHECK_THAT(refused(body + "[maxpool]\nsize=1\nstride=1\n" + yolo),
+             ContainsSubstring("a convolution is to stand before it"));
+
+  // Frozen by the file's numbers; another head on the same backbone.
+  tl::Detector model{tl::darknet_pyramid(cfg(conv + yolo)),
+                     tl::FreezePolicy<tl::FreezeUntil>{{"1"}},
+                     tl::Head<tl::Yolo>{{.anchors = {{{8, 8}}}}},
+                     {"cell"}};
+  static_assert(std::same_as<decltype(model), tl::Detector<tl::AnyNetwork, tl::NoNeck, tl::Yolo>>);
+  CHECK(model.frozen()[model.layers().find("0.conv")]);
+  CHECK_FALSE(model.frozen()[model.layers().find("1.conv")]);
+  for (const auto& item : model.state()) CHECK_FALSE(item.first.starts_with("backbone.2."));
+  CHECK_THAT(refused(body + yolo), ContainsSubstring("x.cfg:26: [yolo]: the convolution before it is to be of size=1"));
+
+  // The file's last convolution is the head.
+  const auto whole = tl::darknet_pyramid(cfg(conv + yolo), {.seed = 4});
+  const auto& network = dynamic_cast<const tl::Darknet&>(*whole.core.network);
+  tl::write_darknet_weights(folder / "x.weights", network);
+  const auto read = tl::darknet_detector(folder / "x.cfg", folder / "x.weights", toys::colours);
+  const auto theirs = toys::snapshot(network), ours = toys::snapshot(read.head());
+  CHECK(toys::same_bytes(ours.at("0.weight"), theirs.at("2.conv.weight")));
+  CHECK(toys::same_bytes(ours.at("0.bias"), theirs.at("2.conv.bias")));
+  CHECK_THAT(sentence_of<tl::OptionError>([&] {
+               tl::darknet_detector(folder / "x.cfg", folder / "x.weights", {"a", "b"});
+             }),
+             ContainsSubstring("finds 3 classes, and there are 2 labels"));
+}
+
+TEST_CASE("yolo-fastest 1.1 finds what darknet finds") {
+  const auto folder = extra_data() / "yolo-fastest";
+  if (extra_data().empty() || !std::filesystem::exists(folder / "yolo-fastest-1.1.weights"))
+    SKIP(
+        "TRANSFERLIB_TEST_DATA_EXTRA names no folder that has yolo-fastest/yolo-fastest-1.1.{cfg,weights} and dog.jpg");
+  const auto labels = tl::read_names(folder / "coco.names");
+  const auto model = tl::darknet_detector(folder / "yolo-fastest-1.1.cfg", folder / "yolo-fastest-1.1.weights", labels);
+  const Tensor picture = toys::read_as_darknet(tl::read_file(folder / "dog.jpg"));
+  const auto found = tl::surer_than(model.predict({{picture}}, tl::Precision::fp32)[0], 0.25);
+  // darknet's own program: confidence, then the box's centre and sides, relative to the picture.
+  struct Found {
+    const char* label;
+    double score, x, y, width, height;
+  };
+  const std::vector<Found> darknet{{"car", .883129, .740976, .224210, .300037, .177241},
+                                   {"dog", .649254, .316827, .641744, .317097, .511708},
+                                   {"cat", .548225, .314123, .633317, .335989, .527409},
+                                   {"bicycle", .546469, .542037, .527602, .444948, .405320},
+                                   {"car", .438686, .923662, .234987, .050307, .065672},
+                                   {"car", .374783, .686551, .210464, .196508, .150168},
+                                   {"person", .328620, .112937, .166126, .063072, .079500},
+                                   {"bicycle", .286073, .344137, .578784, .478771, .548101}};
+  REQUIRE(found.size() == static_cast<Index>(darknet.size()));
+  for (Index i = 0; i < found.size(); ++i) {
+    const Found& want = darknet[static_cast<std::size_t>(i)];
+    CAPTURE(want.label, i);
+    CHECK(labels[static_cast<std::size_t>(found.labels[i].item<Index>())] == want.label);
+    CHECK(std::abs(found.scores[i].item<double>() - want.score) <= 1e-3);
+    const auto at = [&](Index c) {
+      return found.boxes[i][c].item<double>() / static_cast<double>(picture.size(c % 2 == 0 ? 3 : 2));
+    };
+    CHECK(std::abs((at(0) + at(2)) / 2.0 - want.x) <= 1e-3);
+    CHECK(std::abs((at(1) + at(3)) / 2.0 - want.y) <= 1e-3);
+    CHECK(std::abs(at(2) - at(0) - want.width) <= 1e-3);
+    CHECK(std::abs(at(3) - at(1) - want.height) <= 1e-3);
+  }
+}
