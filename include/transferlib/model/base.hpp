@@ -76,6 +76,35 @@ inline BackboneCore copied(const BackboneCore& core) {
   return out;
 }
 
+/// The backbone with these maps of its pyramid only.
+inline BackboneCore with_maps(BackboneCore core, const std::vector<Index>& which) {
+  std::vector<std::size_t> maps;  // a stage may end in features without places
+  for (std::size_t i = 0; i < core.graph.stages.size(); ++i)
+    if (core.measure.shapes[Graph::at(core.graph.stages[i])].size() == 3) maps.push_back(i);
+  std::vector<Index> stages, strides, channels, measured;
+  for (const Index number : which) {
+    const auto i = Graph::at(number);
+    stages.push_back(core.graph.stages.at(maps.at(i)));
+    strides.push_back(core.graph.strides.at(maps.at(i)));
+    channels.push_back(core.features.channels.at(i));
+    measured.push_back(core.features.strides.at(i));
+  }
+  core.graph.stages = stages, core.graph.strides = strides;
+  core.features.channels = channels, core.features.strides = measured;
+  core.rebuild = [rebuild = core.rebuild, which] { return with_maps(rebuild(), which); };
+  return core;
+}
+
+/// The maps of the backbone's pyramid that a neck takes: all, or those that it names.
+template <class K>
+BackboneCore for_neck(BackboneCore core, const typename K::Options& options) {
+  if constexpr (requires { K::takes(core.features, options); }) {
+    const std::vector<Index> which = K::takes(core.features, options);
+    if (which.size() != core.features.channels.size()) return with_maps(std::move(core), which);
+  }
+  return core;
+}
+
 /// The base of every model: what has nothing to do with the head's type.
 class ModelBase {
  public:

@@ -189,7 +189,9 @@ class Detector : public detail::ModelBase {
   using Input = std::conditional_t<std::same_as<K, NoNeck>, typename H::Input, Pyramid>;
 
   Detector(Backbone<N> backbone, const Neck<K>& neck, const Head<H>& head, Labels labels)
-      : ModelBase(std::move(backbone.core), std::move(labels), Input{}), neck_recipe_(neck), head_recipe_(head) {
+      : ModelBase(detail::for_neck<K>(std::move(backbone.core), neck.options), std::move(labels), Input{}),
+        neck_recipe_(neck),
+        head_recipe_(head) {
     core_.preprocessing.fit = detail::whole(core_.preprocessing.fit);
     FeatureSpec spec = core_.features;
     spec.classes = static_cast<Index>(labels_.size());

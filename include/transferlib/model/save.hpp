@@ -37,7 +37,8 @@ constexpr const char* target_name() {
 }
 
 inline std::string_view to_string(Interpolation i) {
-  return i == Interpolation::bilinear ? "bilinear" : i == Interpolation::bicubic ? "bicubic" : "nearest";
+  constexpr std::string_view names[] = {"bilinear", "bicubic", "nearest", "corners"};
+  return names[static_cast<int>(i)];
 }
 
 inline Json to_json(const Preprocessing& p) {
@@ -45,7 +46,16 @@ inline Json to_json(const Preprocessing& p) {
           {"mean", p.mean},
           {"deviation", p.deviation},
           {"interpolation", std::string(to_string(p.interpolation))},
-          {"crop_fraction", p.crop_fraction}};
+          {"crop_fraction", p.crop_fraction},
+          {"fit", std::string(to_string(p.fit))}};
+}
+
+/// The enumerator of this name among the first `count`. \throws FormatError
+template <class E>
+E enum_of(const std::string& name, int count) {
+  for (int i = 0; i < count; ++i)
+    if (to_string(static_cast<E>(i)) == name) return static_cast<E>(i);
+  throw FormatError(text(in_quotes(name), " is no word that is known here"));
 }
 
 /// As they are written in a file, by number.
@@ -57,13 +67,15 @@ struct SavedModel {
   Labels labels;
   Preprocessing preprocessing;
   NetworkOptions options;
-  StateDict backbone_state, head_state;
+  StateDict backbone_state, neck_state, head_state;
+  std::map<std::string, std::string> metadata;  ///< all of it
 
   /// \throws FormatError, WeightsError if the file is no model of this library
   static SavedModel read(const std::filesystem::path& path) {
     const Checkpoint file = open_checkpoint(path);
     SavedModel out;
     out.path = path.string();
+    out.metadata = file.metadata;
     const auto text_of = [&](const char* key) {
       const auto found = file.metadata.find(key);
       if (found == file.metadata.end())
@@ -85,10 +97,9 @@ struct SavedModel {
       out.preprocessing.size = p["size"].get<Index>();
       out.preprocessing.mean = p["mean"].get<std::array<double, 3>>();
       out.preprocessing.deviation = p["deviation"].get<std::array<double, 3>>();
-      const auto how = p["interpolation"].get<std::string>();
-      out.preprocessing.interpolation = how == "bicubic"   ? Interpolation::bicubic
-                                        : how == "nearest" ? Interpolation::nearest
-                                                           : Interpolation::bilinear;
+      out.preprocessing.interpolation = enum_of<Interpolation>(p["interpolation"].get<std::string>(), 4);
+      // Files of earlier versions have no other.
+      if (p.contains("fit")) out.preprocessing.fit = enum_of<Fit>(p["fit"].get<std::string>(), 4);
       out.preprocessing.crop_fraction = p["crop_fraction"].get<double>();
       const Json o = parse_json(text_of("network_options"), text(path, ": network_options"));
       out.options.in_channels = o["in_channels"].get<Index>();
@@ -116,6 +127,8 @@ struct SavedModel {
       Tensor tensor = to_tensor(view, file.owner);
       if (view.name.starts_with("backbone."))
         out.backbone_state.emplace_back(view.name.substr(9), std::move(tensor));
+      else if (view.name.starts_with("neck."))
+        out.neck_state.emplace_back(view.name.substr(5), std::move(tensor));
       else if (view.name.starts_with("head."))
         out.head_state.emplace_back(view.name.substr(5), std::move(tensor));
     }
