@@ -12,7 +12,6 @@
 
 #include <ATen/ATen.h>
 #include <Eigen/Core>
-#include <Eigen/Eigenvalues>
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/layers.hpp>
@@ -47,22 +46,35 @@ struct ProbeTask {
     return out;
   }
 
-  /// Subtracts from each feature its mean. \returns the means, (1, D)
-  Eigen::RowVectorXd centre() {
-    const Eigen::RowVectorXd mean = x.colwise().mean();
+  /// Subtracts from each feature its mean, which is weighted if told so. \returns the means, (1, D)
+  Eigen::RowVectorXd centre(const Eigen::VectorXd& weights = {}) {
+    const Eigen::RowVectorXd mean = weights.size() == 0 ? Eigen::RowVectorXd(x.colwise().mean())
+                                                        : Eigen::RowVectorXd(weights.transpose() * x / weights.sum());
     x.rowwise() -= mean;
     return mean;
   }
 
-  /// The part of pictures of which the highest value of a row is their class's; of equal ones the first counts.
-  double accuracy(const RowMatrix& values) const {
-    Index right = 0;
+  /// Weights by which every class that has pictures counts as much as another; their mean is 1.
+  Eigen::VectorXd balance() const {
+    const auto present =
+        static_cast<double>(std::count_if(counts.begin(), counts.end(), [](Index c) { return c > 0; }));
+    Eigen::VectorXd out(size());
+    for (Index i = 0; i < size(); ++i)
+      out[i] = static_cast<double>(size()) /
+               (present * static_cast<double>(counts[static_cast<std::size_t>(y[static_cast<std::size_t>(i)])]));
+    return out;
+  }
+
+  /// The part of pictures of which the highest value of a row is their class's; of equal ones the first counts. Where
+  /// there are weights, the weighted part.
+  double accuracy(const RowMatrix& values, const Eigen::VectorXd& weights = {}) const {
+    double right = 0.0;
     for (Index i = 0; i < size(); ++i) {
       Index best = 0;
       values.row(i).maxCoeff(&best);
-      right += best == y[static_cast<std::size_t>(i)] ? 1 : 0;
+      if (best == y[static_cast<std::size_t>(i)]) right += weights.size() == 0 ? 1.0 : weights[i];
     }
-    return static_cast<double>(right) / static_cast<double>(size());
+    return right / (weights.size() == 0 ? static_cast<double>(size()) : weights.sum());
   }
 };
 
@@ -114,26 +126,37 @@ inline ProbeTask probe_task(const Features& features) {
   return out;
 }
 
+/// A matrix's numbers as a tensor, which must not outlive them: LibTorch's products are many times as fast as those
+/// that Eigen compiles to without the processor's widest vectors.
+inline Tensor as_tensor(const RowMatrix& m) {
+  return at::from_blob(const_cast<double*>(m.data()), {m.rows(), m.cols()}, at::kDouble);
+}
+
+/// A matrix of a tensor's numbers.
+inline RowMatrix to_matrix(const Tensor& t) {
+  RowMatrix out(t.size(0), t.size(1));
+  as_tensor(out).copy_(t);
+  return out;
+}
+
 /// The singular vectors and values of a matrix X (N, D) = U S V', by the eigenvectors of the smaller of X'X and XX',
 /// without those that are nothing but rounding. O(N D min(N, D) + min(N, D)^3).
 class Spectrum {
  public:
-  /// \throws DataError if the numbers are too large to be squared
+  /// \param x must outlive the spectrum \throws DataError if the numbers are too large to be squared
   explicit Spectrum(const RowMatrix& x) : x_(&x), wide_(x.cols() > x.rows()) {
-    const Index side = std::min(x.rows(), x.cols());
-    Eigen::MatrixXd gram = Eigen::MatrixXd::Zero(side, side);
-    if (wide_)
-      gram.selfadjointView<Eigen::Lower>().rankUpdate(x);
-    else
-      gram.selfadjointView<Eigen::Lower>().rankUpdate(x.transpose());
-    const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(gram);
-    if (solver.info() != Eigen::Success || !solver.eigenvalues().allFinite())
+    const Tensor t = as_tensor(x), gram = wide_ ? at::mm(t, t.t()) : at::mm(t.t(), t);
+    if (!at::isfinite(gram).all().item<bool>())
       throw DataError("the features are too large to be squared: divide them by a constant first");
-    const Eigen::VectorXd& all = solver.eigenvalues();  // ascending
-    const double least = all[side - 1] * static_cast<double>(side) * std::numeric_limits<double>::epsilon();
+    const auto [values, vectors] = at::linalg_eigh(gram);  // ascending
+    const RowMatrix all = to_matrix(values.unsqueeze(0));
+    const Index side = all.cols();
+    const double least = all(0, side - 1) * static_cast<double>(side) * std::numeric_limits<double>::epsilon();
     const Index rank = (all.array() > std::max(least, 0.0)).count();
-    squares = all.tail(rank).array();
-    basis_ = solver.eigenvectors().rightCols(rank);
+    squares = all.row(0).tail(rank).array();
+    basis_ = to_matrix(vectors.narrow(1, side - rank, rank));
+    scaled_ = basis_;
+    if (!wide_) scaled_.array().rowwise() *= squares.rsqrt().transpose();
   }
 
   Index rank() const { return squares.size(); }
@@ -141,15 +164,21 @@ class Spectrum {
   /// U'Y (rank, K).
   Eigen::MatrixXd project(const RowMatrix& y) const {
     if (wide_) return basis_.transpose() * y;
-    const Eigen::MatrixXd crossed = x_->transpose() * y;
-    return squares.rsqrt().matrix().asDiagonal() * (basis_.transpose() * crossed);
+    const RowMatrix crossed = to_matrix(at::mm(as_tensor(*x_).t(), as_tensor(y)));
+    return scaled_.transpose() * crossed;
   }
 
-  /// U (N, rank).
-  RowMatrix left() const {
-    if (wide_) return basis_;
-    const Eigen::MatrixXd scaled = basis_ * squares.rsqrt().matrix().asDiagonal();
-    return *x_ * scaled;
+  /// The rows of U (N, rank) from one on.
+  RowMatrix left(Index from, Index count) const {
+    if (wide_) return basis_.middleRows(from, count);
+    return to_matrix(at::mm(as_tensor(*x_).narrow(0, from, count), as_tensor(scaled_)));
+  }
+
+  /// The weights X'X has for targets, of which this is `diag(scale) U'Y` (rank, K): V S^-1 of it; X' of U times it.
+  RowMatrix weights(const RowMatrix& scaled) const {
+    if (!wide_) return scaled_ * (squares.matrix().asDiagonal() * scaled);
+    const RowMatrix dual = basis_ * scaled;
+    return to_matrix(at::mm(as_tensor(*x_).t(), as_tensor(dual)));
   }
 
   Eigen::ArrayXd squares;  ///< S^2, ascending, all above 0
@@ -157,13 +186,11 @@ class Spectrum {
  private:
   const RowMatrix* x_;
   bool wide_;
-  Eigen::MatrixXd basis_;
+  RowMatrix basis_, scaled_;
 };
 
 /// A matrix as a float32 tensor of its own.
-inline Tensor float_tensor(const RowMatrix& m) {
-  return at::from_blob(const_cast<double*>(m.data()), {m.rows(), m.cols()}, at::kDouble).to(at::kFloat);
-}
+inline Tensor float_tensor(const RowMatrix& m) { return as_tensor(m).to(at::kFloat); }
 
 /// What the strength of a penalty is told in: the mean of the squared singular values of centred features.
 inline double penalty_unit(const RowMatrix& centred) {

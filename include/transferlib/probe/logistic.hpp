@@ -44,7 +44,7 @@ class LogisticLoss {
 
   /// The loss at `w` (classes, D + 1); leaves the probabilities for `gradient` and `curvature`.
   double operator()(const RowMatrix& w) {
-    p_.noalias() = task_->x * w.transpose();
+    p_ = times(w);
     double sum = 0.0;
     for (Index i = 0; i < p_.rows(); ++i) {
       const double top = p_.row(i).maxCoeff(), own = p_(i, task_->y[static_cast<std::size_t>(i)]);
@@ -59,21 +59,26 @@ class LogisticLoss {
   RowMatrix gradient(const RowMatrix& w) const {
     RowMatrix errors = p_;
     for (Index i = 0; i < p_.rows(); ++i) errors(i, task_->y[static_cast<std::size_t>(i)]) -= 1.0;
-    return errors.transpose() * task_->x / n_ + w * penalty_.asDiagonal();
+    return summed(errors) / n_ + w * penalty_.asDiagonal();
   }
 
   /// The Hessian times `v`.
   RowMatrix curvature(const RowMatrix& v) const {
-    RowMatrix r = task_->x * v.transpose();
+    RowMatrix r = times(v);
     const Eigen::VectorXd mean = r.cwiseProduct(p_).rowwise().sum();
     r.colwise() -= mean;
     r = r.cwiseProduct(p_);
-    return r.transpose() * task_->x / n_ + v * penalty_.asDiagonal();
+    return summed(r) / n_ + v * penalty_.asDiagonal();
   }
 
   const RowMatrix& probabilities() const { return p_; }
 
  private:
+  /// X w'
+  RowMatrix times(const RowMatrix& w) const { return to_matrix(at::mm(as_tensor(task_->x), as_tensor(w).t())); }
+  /// r'X
+  RowMatrix summed(const RowMatrix& r) const { return to_matrix(at::mm(as_tensor(r).t(), as_tensor(task_->x))); }
+
   const ProbeTask* task_;
   Eigen::RowVectorXd penalty_;
   double n_;
