@@ -170,6 +170,7 @@ class JpegDecoder {
     const auto width = static_cast<Index>(info_.image_width), height = static_cast<Index>(info_.image_height);
     const bool cmyk = info_.num_components == 4;
     info_.out_color_space = info_.num_components == 1 ? JCS_GRAYSCALE : cmyk ? JCS_CMYK : JCS_RGB;
+    const int turned = orientation();  // libjpeg forgets it when it is done
     progress_.progress_monitor = [](j_common_ptr info) {
       // A file of thousands of scans costs hours and shows what one shows.
       if (self(info).info_.input_scan_number > most_scans) {
@@ -195,7 +196,7 @@ class JpegDecoder {
       d.complete_ = true;
       jpeg_finish_decompress(&d.info_);
     });
-    return upright(std::move(out), orientation());
+    return upright(std::move(out), turned);
   }
 
   /// The size of the picture as it is to be seen.
