@@ -515,6 +515,15 @@ def v5_neck(net, p, out, depth, separable):
     return [h17, h20, net.c3("bottom.2", torch.cat([h21, h10], 1), out[2], depth, False, separable)]
 
 
+def v5n_backbone(net, x):
+    maps = []
+    x = net.act(net.norm("0.bn", F.conv2d(x, net.weight("0.conv.weight", 16, 3, 6, 6), None, 2, 2)))
+    for number, out, depth in ((1, 32, 1), (3, 64, 2), (5, 128, 3), (7, 256, 1)):
+        x = net.c3(str(number + 1), net.conv(str(number), x, out, 3, 2), out, depth, True)
+        maps.append(x)
+    return [*maps[:3], net.sppf("9", x, 256)]
+
+
 def v7_neck(net, p, out, parallel):
     half = [c // 2 for c in out]
 
@@ -561,6 +570,8 @@ def networks():
         shape = (2, channels, 24 >> l, 32 >> l)
         u = formula.uniform(f"pyramid.{l}", math.prod(shape))
         pyramid.append(torch.from_numpy(((u - 0.5) * 4).astype("float32")).reshape(shape))
+    picture = formula.uniform("picture", 3 * 96 * 64)
+    picture = torch.from_numpy(((picture - 0.5) * 4).astype("float32")).reshape(1, 3, 96, 64)
     out = (16, 24, 32)
     runs = {
         "v2": ("leaky", lambda net: v2_neck(net, pyramid, 24, 8)),
@@ -570,6 +581,7 @@ def networks():
         "v4_mish": ("mish", lambda net: v4_neck(net, pyramid, out)),
         "v5": ("silu", lambda net: v5_neck(net, pyramid, out, 2, False)),
         "v5_separable": ("silu", lambda net: v5_neck(net, pyramid, out, 1, True)),
+        "v5n_backbone": ("silu", lambda net: v5n_backbone(net, picture)),
         "v7": ("silu", lambda net: v7_neck(net, pyramid, out, 1)),
         "v7_extended": ("silu", lambda net: v7_neck(net, pyramid, out, 2)),
         "yolox": ("silu", lambda net: yolox_head(net, pyramid, 16, False)),

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <initializer_list>
 #include <map>
 #include <optional>
 #include <string>
@@ -12,6 +13,7 @@
 
 #include <torch/optim/adam.h>
 
+#include <transferlib/backbones/csp_darknet.hpp>
 #include <transferlib/core/random.hpp>
 #include <transferlib/detect/anchors.hpp>
 #include <transferlib/heads/yolo.hpp>
@@ -416,6 +418,12 @@ TEST_CASE("necks, blocks and YOLOX's branches are those of the formulas") {
     fill(head);
     check(separable ? "yolox_nano" : "yolox", head, head.forward(pyramid, {}));
   }
+  CspDarkNetN backbone({.size = 96});
+  fill(backbone);
+  const Tensor picture = values_of("picture", {1, 3, 96, 64}).detach().to(at::kFloat);
+  const Graph& graph = backbone.graph();
+  check("v5n_backbone", backbone,
+        graph.run({picture}, Cut{}, graph.stages, {}, std::vector<bool>(static_cast<std::size_t>(graph.table.size()))));
   nn::C3 c3({.in = 8, .out = 12, .depth = 2});
   fill(c3, "c3.");
   check("c3", c3, {c3.forward(pyramid[0], false)});
@@ -429,6 +437,25 @@ TEST_CASE("necks, blocks and YOLOX's branches are those of the formulas") {
   rep.merge();
   CHECK(rep.parameters().size() == 2);
   CHECK(((rep.forward(pyramid[0], false) - before).abs().max() / before.abs().max()).item<double>() < 1e-5);
+}
+
+TEST_CASE("v5n and v5s have the original's number of parameters") {
+  const auto count = [](const auto& backbone, double width) {
+    const FeatureSpec pyramid{{static_cast<Index>(128 * width), static_cast<Index>(256 * width),
+                               static_cast<Index>(512 * width), static_cast<Index>(1024 * width)},
+                              {4, 8, 16, 32},
+                              static_cast<Index>(1024 * width),
+                              80};
+    const C3PathAggregation neck(pyramid, {.width = width, .depth = 0.33, .sppf = false});
+    const Yolo head(neck.features(), yolo_v5());
+    Index out = 0;
+    for (const Module* m : std::initializer_list<const Module*>{&backbone, &neck, &head})
+      for (const Tensor& p : m->parameters()) out += p.numel();
+    return out;
+  };
+  CHECK(count(CspDarkNetN(), 0.25) == 1872157);
+  CHECK(count(CspDarkNetS(), 0.5) == 7235389);
+  CHECK_THAT(message([] { CspDarkNetN({.output_stride = 16}); }), ContainsSubstring("32, not 16"));
 }
 
 TEST_CASE("a head's weights come from its seed, begin with little found, and look at the coarsest maps") {
