@@ -21,6 +21,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/layers.hpp>
 #include <transferlib/core/text.hpp>
+#include <transferlib/formats/json.hpp>
 
 namespace tools {
 
@@ -88,13 +89,45 @@ class Arguments {
       if (found->value.empty()) {
         if (joined) throw Usage(text(name, " takes no value"));
         found->take({});
-      } else if (joined) {
-        found->take(word.substr(name.size() + 1));
+        values_.emplace_back(name.substr(2), "true");
       } else {
-        if (i + 1 == argc) throw Usage(text(name, " wants a value: ", name, " ", found->value));
-        found->take(argv[++i]);
+        if (!joined && i + 1 == argc) throw Usage(text(name, " wants a value: ", name, " ", found->value));
+        const std::string value(joined ? word.substr(name.size() + 1) : std::string_view(argv[++i]));
+        found->take(value);
+        values_.emplace_back(name.substr(2), value);
       }
     }
+    return out;
+  }
+
+  /// Takes what the command line does not say from the members of a JSON object, named as the options are without the
+  /// dashes in front, or with _ for -. \param where the object's file, for the error's sentence \throws Usage
+  void take(const tl::Json& config, const std::string& where) {
+    if (!config.is_object()) throw Usage(text(where, " holds no object of options"));
+    for (const auto& member : config.members()) {
+      std::string name = "--" + std::string(member.name);
+      std::replace(name.begin(), name.end(), '_', '-');
+      const auto found =
+          std::find_if(options_.begin(), options_.end(), [&](const Option& o) { return o.name == name; });
+      if (found == options_.end())
+        throw Usage(text(where, ": there is no option ", member.name, "; the nearest is ", nearest(name).substr(2)));
+      if (has(name) || member.value.is_null()) continue;
+      const std::string value = member.value.is_string() ? member.value.string() : member.value.dump();
+      if (found->value.empty()) {
+        if (value != "true" && value != "false")
+          throw Usage(text(where, ": ", member.name, " is true or false, not ", value));
+        if (value == "false") continue;
+      }
+      found->take(value);
+      given_.push_back(name);
+      values_.emplace_back(name.substr(2), value);
+    }
+  }
+
+  /// What was given, as `take` reads it.
+  tl::Json told() const {
+    tl::Json out = tl::Json::object();
+    for (const auto& [name, value] : values_) out[name] = value;
     return out;
   }
 
@@ -149,6 +182,7 @@ class Arguments {
   std::string usage_, what_, footer_;
   std::vector<Option> options_;
   std::vector<std::string> given_;
+  std::vector<std::pair<std::string, std::string>> values_;  ///< of what was given, without the dashes
 };
 
 /// One of some words. \throws Usage

@@ -2,6 +2,7 @@
 /// Trains a classifier on pictures in class folders (or on CIFAR): `train --data DIR`. What it isn't told it chooses,
 /// and says so.
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <filesystem>
 #include <set>
@@ -15,8 +16,11 @@
 #include <transferlib/data/cifar.hpp>
 #include <transferlib/data/image_folder.hpp>
 #include <transferlib/data/transforms.hpp>
+#include <transferlib/formats/json.hpp>
+#include <transferlib/nn/losses.hpp>
 #include <transferlib/report/console.hpp>
 #include <transferlib/report/run_folder.hpp>
+#include <transferlib/train/callbacks.hpp>
 #include <transferlib/train/trainer.hpp>
 #include <transferlib/zoo.hpp>
 
@@ -32,11 +36,16 @@ namespace {
 /// What the command line says; -1, 0 or empty where it says nothing.
 struct Told {
   std::string data, backbone, weights, freeze, head, optimizer, flip, precision = "auto", out, device = "cpu";
-  double lr = 0.0;
-  tl::Index size = 0, batch = 0, epochs = 0;
+  std::string schedule = "constant", unfreeze = "none", mix = "none", autocast = "fp32", checkpoint_every = "0", resume,
+              config;
+  double lr = 0.0, weight_decay = -1.0, warmup = 0.0, backbone_rate = 1.0, stage_decay = 1.0, ema = 0.0,
+         clip_norm = 0.0, l2_sp = 0.0, label_smoothing = 0.0;
+  tl::Index size = 0, batch = 0, epochs = 0, head_epochs = 1, accumulate = 1, workers = 1, early_stopping = 0;
   int threads = 0;
   std::uint64_t seed = 0;
-  bool random = false;
+  bool random = false, balanced = false, fine_tune = false, keep_best = false, decay_all = false, allow = false,
+       no_preflight = false;
+  tl::Json told;  ///< the options that were given, by name
 };
 
 /// Prints "name: value", and whether it was chosen here and why.
@@ -77,10 +86,66 @@ tl::Flip flip_of(const std::string& given) {
   return out;
 }
 
-tl::Optimizer optimizer_of(const std::string& name, double lr) {
-  if (name == "sgd") return tl::Sgd{.lr = lr, .momentum = 0.9};
-  if (name == "adamw") return tl::AdamW{.lr = lr};
-  return tl::Adam{.lr = lr};
+tl::Optimizer optimizer_of(const Told& told) {
+  const double decay = told.weight_decay;
+  if (told.optimizer == "sgd") return tl::Sgd{.lr = told.lr, .momentum = 0.9, .weight_decay = std::max(decay, 0.0)};
+  if (told.optimizer == "adamw") return tl::AdamW{.lr = told.lr, .weight_decay = decay < 0.0 ? 1e-2 : decay};
+  return tl::Adam{.lr = told.lr, .weight_decay = std::max(decay, 0.0)};
+}
+
+/// "step:10" as ("step", 10); a word without a number has `otherwise`. \throws Usage
+std::pair<std::string, double> word_and_number(std::string_view option, const std::string& given, double otherwise) {
+  const std::size_t colon = given.find(':');
+  if (colon == std::string::npos) return {given, otherwise};
+  double number = 0.0;
+  const char* const end = given.data() + given.size();
+  if (const auto r = std::from_chars(given.data() + colon + 1, end, number); r.ec != std::errc() || r.ptr != end)
+    throw tools::Usage(text(option, " wants a number behind the colon, not \"", given, "\""));
+  return {given.substr(0, colon), number};
+}
+
+tl::Schedule schedule_of(const Told& told) {
+  const auto [word, number] = word_and_number("--schedule", told.schedule, -1.0);
+  tools::check_word("--schedule", word,
+                    {"constant", "step", "exponential", "cosine", "one-cycle", "polynomial", "plateau"});
+  if (word == "step") return tl::StepRate{.every = number < 0.0 ? 10 : static_cast<tl::Index>(number)};
+  if (word == "exponential") return tl::ExponentialRate{.gamma = number < 0.0 ? 0.9 : number};
+  if (word == "cosine") return tl::CosineRate{.warmup = told.warmup};
+  if (word == "one-cycle") return tl::OneCycle{};
+  if (word == "polynomial") return tl::PolynomialRate{.power = number < 0.0 ? 1.0 : number};
+  if (word == "plateau") return tl::ReduceOnPlateau{.patience = number < 0.0 ? 2 : static_cast<tl::Index>(number)};
+  return tl::ConstantRate{};
+}
+
+tl::Unfreezing unfreezing_of(const Told& told) {
+  const auto [word, number] = word_and_number("--unfreeze", told.unfreeze, 1.0);
+  tools::check_word("--unfreeze", word, {"none", "gradual", "stall"});
+  if (word == "gradual") return tl::GradualUnfreezing{.every = static_cast<tl::Index>(number)};
+  if (word == "stall") return tl::UnfreezeOnStall{.patience = static_cast<tl::Index>(number)};
+  return {};
+}
+
+tl::Mix mix_of(const Told& told) {
+  const auto [word, alpha] = word_and_number("--mix", told.mix, -1.0);
+  tools::check_word("--mix", word, {"none", "mixup", "cutmix", "both"});
+  if (word == "mixup") return tl::MixUp{.alpha = alpha < 0.0 ? 0.2 : alpha};
+  if (word == "cutmix") return tl::CutMix{.alpha = alpha < 0.0 ? 1.0 : alpha};
+  if (word == "both") return tl::MixOrCut{};
+  return {};
+}
+
+/// "200" steps or "60s" seconds. \throws Usage
+void set_every(tl::Checkpoints& checkpoints, const std::string& given) {
+  const bool seconds = given.ends_with('s');
+  double number = 0.0;
+  const char* const end = given.data() + given.size() - (seconds ? 1 : 0);
+  const auto r = std::from_chars(given.data(), end, number);
+  if (r.ec != std::errc() || r.ptr != end || !(number >= 0.0))
+    throw tools::Usage(text("--checkpoint-every is a number of steps, or of seconds with an s, not \"", given, "\""));
+  if (seconds)
+    checkpoints.every_seconds = number;
+  else
+    checkpoints.every_steps = static_cast<tl::Index>(number);
 }
 
 /// What the command line can be told to be wrong before any file is touched. \throws Usage
@@ -107,6 +172,17 @@ void check(const Told& told, const tools::Arguments& arguments) {
     }
   if (!told.optimizer.empty()) tools::check_word("--optimizer", told.optimizer, {"sgd", "adam", "adamw"});
   tools::check_word("--precision", told.precision, {"auto", "fp32", "bf16"});
+  tools::check_word("--autocast", told.autocast, {"auto", "fp32", "bf16", "fp16"});
+  schedule_of(told);
+  unfreezing_of(told);
+  mix_of(told);
+  tl::Checkpoints checkpoints;
+  set_every(checkpoints, told.checkpoint_every);
+  at_least("--head-epochs", told.head_epochs, tl::Index{1});
+  at_least("--early-stopping", told.early_stopping, tl::Index{1});
+  at_least("--workers", told.workers, tl::Index{0});
+  if (told.fine_tune && (arguments.has("--schedule") || arguments.has("--unfreeze")))
+    throw tools::Usage("--fine-tune has a schedule and an unfreezing of its own; leave --schedule and --unfreeze away");
   tools::check_word("--device", told.device, {"cpu", "cuda"});
 }
 
@@ -128,10 +204,11 @@ void choose(Told& told, tl::Index pictures, bool small) {
     say("size", text(told.size, " pixels"));
   }
   if (told.freeze.empty()) {
-    told.freeze = told.random ? "none" : "all";
+    told.freeze = told.random || told.fine_tune ? "none" : "all";
     say("freeze", told.freeze,
-        told.random ? "chosen: random weights have to be trained; --freeze"
-                    : "chosen: the features are computed once and only the head is trained; --freeze");
+        told.fine_tune ? "chosen: the head alone first, then all; --freeze"
+        : told.random  ? "chosen: random weights have to be trained; --freeze"
+                       : "chosen: the features are computed once and only the head is trained; --freeze");
   } else {
     say("freeze", told.freeze);
   }
@@ -170,7 +247,7 @@ void choose(Told& told, tl::Index pictures, bool small) {
   if (lr_chosen) {
     const bool sgd = told.optimizer == "sgd";
     // What is trained already is moved by smaller steps.
-    told.lr = frozen || told.random ? (sgd ? 1e-2 : 1e-3) : (sgd ? 1e-3 : 1e-4);
+    told.lr = frozen || told.random || told.fine_tune ? (sgd ? 1e-2 : 1e-3) : (sgd ? 1e-3 : 1e-4);
   }
   say("optimizer", told.optimizer == "sgd" ? "sgd, momentum 0.9" : told.optimizer,
       optimizer_chosen ? "chosen: --optimizer" : "");
@@ -191,43 +268,74 @@ int train(Told& told, const D& training, const D& validation, bool small) {
   say("weights", told.random ? std::string("random") : backbone.core.source,
       backbone.core.licence.empty() ? "" : text("licence ", backbone.core.licence));
 
-  tl::AnyClassifier<> model(std::move(backbone), tl::FreezePolicy{rule_of(told.freeze)},
-                            tl::any_head(told.head, 0.0, told.seed), training.labels());
+  // The two-phase recipe begins with the head alone.
+  const tl::AnyRule rule = rule_of(told.freeze), first = told.fine_tune ? tl::AnyRule(tl::FreezeAll{}) : rule;
+  tl::AnyClassifier<> model(
+      std::move(backbone), tl::FreezePolicy{first},
+      tl::any_head(told.head, 0.0, told.seed, tl::CrossEntropy{.label_smoothing = told.label_smoothing}),
+      training.labels());
   model.to(torch::Device(told.device));
-  const tl::TrainerOptions options{.epochs = told.epochs,
-                                   .batch = told.batch,
-                                   .optimizer = optimizer_of(told.optimizer, told.lr),
-                                   .seed = told.seed,
-                                   .precision = tools::precision_of(told.precision),
-                                   .cache = {.folder = tl::cache_folder() / "activations"},
-                                   .stop = tools::stop_on_interrupt("stopping after this step")};
+  const std::filesystem::path out = told.out.empty() ? tl::default_run_folder() : std::filesystem::path(told.out);
+  tl::TrainerOptions options{
+      .epochs = told.epochs,
+      .batch = told.batch,
+      .optimizer = optimizer_of(told),
+      .schedule = schedule_of(told),
+      .groups = {.backbone = told.backbone_rate,
+                 .stage_decay = told.stage_decay,
+                 .decay_norms_and_biases = told.decay_all},
+      .unfreezing = unfreezing_of(told),
+      .mix = mix_of(told),
+      .balanced = told.balanced,
+      .clip_norm = told.clip_norm,
+      .accumulate = told.accumulate,
+      .autocast = told.autocast == "fp16" ? tl::Precision::fp16 : tools::precision_of(told.autocast),
+      .l2_sp = {.backbone = told.l2_sp, .head = told.l2_sp / 10.0},
+      .seed = told.seed,
+      .precision = tools::precision_of(told.precision),
+      .cache = {.folder = tl::cache_folder() / "activations"},
+      .workers = told.workers,
+      .checkpoints = {.folder = out / "checkpoints", .resume = !told.resume.empty(), .allow = told.allow},
+      .stop = tools::stop_on_interrupt("stopping after this step")};
+  if (told.ema > 0.0) options.ema = tl::Ema{.decay = told.ema};
+  set_every(options.checkpoints, told.checkpoint_every);
+  tl::detail::check(options);
   tl::Trainer trainer{model, options};
   const tl::Flip flip = flip_of(told.flip);
   const auto augmented = tl::augment(training, flip.left_right || flip.up_down ? tl::AnyTransform<tl::ClassIndex>(flip)
                                                                                : tl::AnyTransform<tl::ClassIndex>());
-  const std::filesystem::path out = told.out.empty() ? tl::default_run_folder() : std::filesystem::path(told.out);
-  tl::RunFolder folder{out,
-                       trainer,
-                       augmented,
-                       validation,
-                       {{"data", told.data},
-                        {"backbone", told.backbone},
-                        {"freeze", told.freeze},
-                        {"head", told.head},
-                        {"size", told.size},
-                        {"flip", told.flip},
-                        {"random", told.random}}};
+  // What was chosen is told too, so that the same run can be made from the folder alone.
+  tl::Json all = told.told;
+  for (const auto& [name, value] : std::vector<std::pair<std::string, std::string>>{{"data", told.data},
+                                                                                    {"backbone", told.backbone},
+                                                                                    {"freeze", told.freeze},
+                                                                                    {"head", told.head},
+                                                                                    {"flip", told.flip},
+                                                                                    {"optimizer", told.optimizer},
+                                                                                    {"lr", text(told.lr)},
+                                                                                    {"size", text(told.size)},
+                                                                                    {"batch", text(told.batch)},
+                                                                                    {"epochs", text(told.epochs)}})
+    all[name] = value;
+  tl::RunFolder folder{out, trainer, augmented, validation, std::move(all)};
   if (told.random)
     std::fputs("warning: random weights, as asked: what the network learnt from other pictures is not used\n", stderr);
-  try {
-    trainer.fit(augmented, validation, tl::Console{}, folder);
-  } catch (const tl::Stopped&) {
-    // What was complete is in the folder.
-  }
+  tl::EarlyStopping early{{.patience = told.early_stopping > 0 ? told.early_stopping : told.epochs + told.head_epochs}};
+  const auto fit = [&](auto&&... callbacks) {
+    if (told.fine_tune)
+      trainer.fine_tune(augmented, validation, {.head_epochs = told.head_epochs, .freeze = rule}, callbacks...);
+    else
+      trainer.fit(augmented, validation, callbacks...);
+  };
+  tl::Console console;
+  tl::KeepBest best;
+  if (told.keep_best)
+    fit(console, early, best, folder);
+  else
+    fit(console, early, folder);
   if (options.stop.stop_requested()) {
-    std::printf("stopped after %lld of %lld epochs; the run's folder: %s\n",
-                static_cast<long long>(folder.history().epochs.size()), static_cast<long long>(told.epochs),
-                out.c_str());
+    std::printf("stopped after %lld complete epochs; go on by: train --resume %s\n",
+                static_cast<long long>(folder.history().epochs.size()), out.c_str());
     return 130;
   }
   std::printf("the run's folder: %s\n", out.c_str());
@@ -284,14 +392,63 @@ int main(int argc, char** argv) {
       .option("--precision", "P", "of the frozen part: auto, fp32 or bf16 (auto)", told.precision)
       .option("--threads", "N", "(one a core)", told.threads)
       .option("--seed", "N", "what order, weights and a drawn split depend on (0)", told.seed)
+      .flag("--fine-tune", "the head alone first, then the network too: half the rate, one-cycle, low stages slowly",
+            told.fine_tune)
+      .option("--head-epochs", "N", "of the head alone, with --fine-tune (1)", told.head_epochs)
+      .option("--schedule", "S",
+              "constant, step:N, exponential:G, cosine, one-cycle, polynomial:P or plateau:N (constant)", told.schedule)
+      .option("--warmup", "X", "of cosine: a part of all steps, or steps (0)", told.warmup)
+      .option("--unfreeze", "HOW", "gradual:N: a stage every N epochs; stall:N: when val_loss stalls for N (none)",
+              told.unfreeze)
+      .option("--backbone-rate", "X", "the backbone's rate by the head's (1)", told.backbone_rate)
+      .option("--stage-decay", "X", "a stage's rate by that of the one above it (1)", told.stage_decay)
+      .option("--weight-decay", "X", "(0; of adamw 0.01)", told.weight_decay)
+      .flag("--decay-all", "the weight decay pulls at norms and biases too", told.decay_all)
+      .option("--label-smoothing", "X", "the part of each label that goes to all classes (0)", told.label_smoothing)
+      .option("--mix", "HOW", "mixup:ALPHA, cutmix:ALPHA or both (none)", told.mix)
+      .flag("--balanced", "each class is seen as often as any other", told.balanced)
+      .option("--ema", "DECAY", "keeps a running average of the weights, as 0.999 (none)", told.ema)
+      .option("--clip-norm", "X", "the greatest length of the whole gradient (any)", told.clip_norm)
+      .option("--accumulate", "N", "batches whose gradients make one step (1)", told.accumulate)
+      .option("--autocast", "P", "of what is trained: fp32, bf16, fp16 or auto (fp32)", told.autocast)
+      .option("--l2-sp", "X", "pulls the backbone to its first weights, the head to zero by a tenth of it (0)",
+              told.l2_sp)
+      .option("--early-stopping", "N", "ends when val_loss has not improved for N epochs (never)", told.early_stopping)
+      .flag("--keep-best", "model.safetensors is of the epoch with the best val_accuracy, not of the last",
+            told.keep_best)
+      .option("--workers", "N", "threads that prepare pictures (1)", told.workers)
+      .option("--checkpoint-every", "N", "steps, or seconds: 60s; besides the end of each epoch (0)",
+              told.checkpoint_every)
+      .option("--resume", "DIR", "goes on with a run that was stopped or killed, with its options", told.resume)
+      .flag("--allow", "goes on even if data, options or machine are not what they were", told.allow)
+      .flag("--no-preflight", "does not look at data and set-up first", told.no_preflight)
+      .option("--config", "FILE", "takes what is not told from a JSON file, such as a run's config.json", told.config)
       .option("--out", "DIR", "the run's folder (runs/<date-time>)", told.out)
       .option("--device", "cpu|cuda", "(cpu)", told.device)
       .footer(
           "The run's folder holds model.safetensors (for predict), metrics.csv, accuracy.svg, confusion.svg, "
-          "config.json, log.txt.\nCtrl-C stops it; what was complete by then is kept.");
-  return tools::run(argc, argv, arguments, [&](const std::vector<std::string>& given) {
-    if (!given.empty()) throw tools::Usage(text("\"", given[0], "\" is no option; the folder goes behind --data"));
+          "config.json, report.html, events for\nTensorBoard, checkpoints/ and log.txt. Ctrl-C stops it where it can "
+          "go on: train --resume DIR.");
+  return tools::run(argc, argv, arguments, [&](const std::vector<std::string>& words) {
+    if (!words.empty()) throw tools::Usage(text("\"", words[0], "\" is no option; the folder goes behind --data"));
+    const auto take = [&](const std::filesystem::path& file) {
+      const tl::Json config = tl::parse_json(tl::read_file(file), file.string());
+      // A run's config.json holds more; what the program was told is under "options".
+      const bool whole = config.is_object() && config.contains("options");
+      arguments.take(whole ? config["options"] : config, file.string());
+    };
+    if (!told.resume.empty()) {
+      if (!told.out.empty()) throw tools::Usage("--resume goes on in its own folder; leave --out away");
+      take(std::filesystem::path(told.resume) / "config.json");
+      told.out = told.resume;
+    }
+    if (!told.config.empty()) take(told.config);
     check(told, arguments);
+    told.told = tl::Json::object();
+    const tl::Json given = arguments.told();
+    for (const auto& member : given.members())
+      if (member.name != "resume" && member.name != "config" && member.name != "out" && member.name != "allow")
+        told.told[member.name] = member.value;
     tools::settle_threads(told.threads);
     switch (tools::data_kind(told.data)) {
       case tools::DataKind::cifar10:

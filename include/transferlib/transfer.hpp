@@ -48,6 +48,7 @@
 #include <transferlib/formats/idx.hpp>
 #include <transferlib/formats/json.hpp>
 #include <transferlib/formats/pickle.hpp>
+#include <transferlib/formats/png_writer.hpp>
 #include <transferlib/formats/pth.hpp>
 #include <transferlib/formats/safetensors.hpp>
 #include <transferlib/formats/tensor_view.hpp>
@@ -65,6 +66,9 @@
 #include <transferlib/nn/plan.hpp>
 #include <transferlib/report/console.hpp>
 #include <transferlib/report/csv.hpp>
+#include <transferlib/report/evaluation.hpp>
+#include <transferlib/report/events.hpp>
+#include <transferlib/report/html.hpp>
 #include <transferlib/report/progress.hpp>
 #include <transferlib/report/run_folder.hpp>
 #include <transferlib/report/shown.hpp>

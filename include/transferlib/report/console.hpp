@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/report/progress.hpp>
@@ -34,6 +35,12 @@ class Console {
       values += detail::text(values.empty() ? "" : "  ", name, " ", rounded(value));
     bar_->update(p.done, values);
     if (p.done == p.total && p.phase == "features") finish();
+  }
+
+  void on_note(std::string_view sentence) {
+    finish();
+    std::fprintf(out_, "%.*s\n", static_cast<int>(sentence.size()), sentence.data());
+    std::fflush(out_);
   }
 
   void on_epoch_end(const Epoch& epoch) {

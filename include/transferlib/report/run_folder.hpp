@@ -5,8 +5,12 @@
 /// | --- | --- |
 /// | `config.json` | options, versions, threads, CPU capability, device, hashes of weights and data |
 /// | `metrics.csv` | a row an epoch: `epoch,train_loss,train_accuracy,val_loss,val_accuracy,seconds` |
+/// | `events.out.tfevents.…` | the same for TensorBoard |
 /// | `accuracy.svg`, `confusion.svg` | the curves; the confusion matrix of the validation data |
+/// | `report.html` | all of it on one page, with calibration and the worst mistakes |
 /// | `model.safetensors` | the trained model |
+/// | `best.safetensors` | the model as it was after the best epoch, by accuracy, average precision or loss |
+/// | `checkpoints/` | where a run goes on from, if the trainer's options say so |
 /// | `log.txt` | a line for each thing that happened |
 #pragma once
 
@@ -14,16 +18,21 @@
 #include <ctime>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <string>
+#include <string_view>
+#include <system_error>
 #include <utility>
 
 #include <transferlib/core/environment.hpp>
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
 #include <transferlib/formats/json.hpp>
-#include <transferlib/metrics/classification.hpp>
 #include <transferlib/model/save.hpp>
 #include <transferlib/report/csv.hpp>
+#include <transferlib/report/evaluation.hpp>
+#include <transferlib/report/events.hpp>
+#include <transferlib/report/html.hpp>
 #include <transferlib/report/svg.hpp>
 #include <transferlib/train/history.hpp>
 #include <transferlib/train/trainer.hpp>
@@ -40,21 +49,6 @@ inline std::string time_text(const char* pattern) {
   return {buffer, std::strftime(buffer, sizeof buffer, pattern, &parts)};
 }
 
-inline Json to_json(const Optimizer& optimizer) {
-  if (const auto* o = std::get_if<Sgd>(&optimizer))
-    return {{"name", "sgd"},
-            {"lr", o->lr},
-            {"momentum", o->momentum},
-            {"weight_decay", o->weight_decay},
-            {"nesterov", o->nesterov}};
-  const auto adam = [](const auto& o, const char* name) -> Json {
-    return {{"name", name},     {"lr", o.lr},           {"beta1", o.beta1},
-            {"beta2", o.beta2}, {"epsilon", o.epsilon}, {"weight_decay", o.weight_decay}};
-  };
-  if (const auto* o = std::get_if<Adam>(&optimizer)) return adam(*o, "adam");
-  return adam(std::get<AdamW>(optimizer), "adamw");
-}
-
 }  // namespace detail
 
 /// The name of a run's folder where the user gave none: `runs/<date-time>`.
@@ -66,32 +60,38 @@ inline std::filesystem::path default_run_folder() {
 /// returns.
 class RunFolder {
  public:
-  /// \param path made if it is not there; what an earlier run left in it is replaced
+  /// \param path made if it is not there; what an earlier run left in it is replaced, unless the trainer's options say
+  /// that it goes on
   /// \param options what the program was told besides, for `config.json`
-  /// \throws FileError if the folder can't be written
+  /// \throws FileError if the folder can't be written; TrainingError where another run has it
   template <class M, class D, class E>
   RunFolder(std::filesystem::path path, Trainer<M>& trainer, const D& train, const E& validation, Json options = {})
       : path_(std::move(path)) {
     make_folders(path_);
-    // Found out now, not after the training.
-    write_file(path_ / "log.txt", "");
+    lock_ = std::make_unique<FileLock>(path_ / "lock", false);
+    if (!lock_->held())
+      throw TrainingError(detail::text("another run is writing to ", path_,
+                                       " at this moment; wait for its end, or give this one another folder"));
     const TrainerOptions& o = trainer.options();
-    config_ = {{"options", options.is_null() ? Json::object() : std::move(options)},
-               {"epochs", o.epochs},
-               {"batch", o.batch},
-               {"optimizer", detail::to_json(o.optimizer)},
-               {"seed", o.seed},
-               {"precision", std::string(to_string(o.precision))},
-               {"data",
-                {{"train", train.size()},
-                 {"validation", validation.size()},
-                 {"train_sha256", detail::source(train).fingerprint()},
-                 {"validation_sha256", detail::source(validation).fingerprint()}}}};
+    // Found out now, not after the training, whether the folder can be written.
+    std::error_code ignored;
+    goes_on_ = o.checkpoints.resume && std::filesystem::exists(path_ / "log.txt", ignored);
+    if (goes_on_)
+      log_ = read_file(path_ / "log.txt");
+    else
+      write_file(path_ / "log.txt", "");
+    config_ = {{"options", options.is_null() ? Json::object() : std::move(options)}};
+    config_["training"] = Json::object();
+    for (const auto& [name, value] : detail::describe(o)) config_["training"][name] = value;
+    config_["data"] = {{"train", train.size()},
+                       {"validation", validation.size()},
+                       {"train_sha256", detail::source(train).fingerprint()},
+                       {"validation_sha256", detail::source(validation).fingerprint()}};
     if constexpr (std::same_as<typename D::Target, ClassIndex>)
-      confusion_ = [&trainer, &validation] {
-        ConfusionMatrix matrix;
-        trainer.evaluate(validation, matrix);
-        return matrix.counts();
+      evaluate_ = [&trainer, &validation] {
+        Evaluation all;
+        trainer.evaluate(validation, all);
+        return all.report(validation);
       };
   }
 
@@ -126,16 +126,29 @@ class RunFolder {
                               {"cpu_capability", environment.cpu_capability},
                               {"device", environment.device}};
     write_file(path_ / "config.json", config_.dump(2) + "\n");
-    log(detail::text("training begins: ", core.name.empty() ? "a network" : core.name, ", ", frozen, " of ",
-                     model.layers().size(), " layers frozen"));
+    log(detail::text("training ", goes_on_ ? "goes on" : "begins", ": ", core.name.empty() ? "a network" : core.name,
+                     ", ", frozen, " of ", model.layers().size(), " layers frozen"));
+    if (!goes_on_) events_ = std::make_unique<EventFile>(path_);
   }
 
-  void on_epoch_end(const Epoch& epoch) {
+  void on_note(std::string_view sentence) { log(sentence); }
+
+  /// What was measured before the run was stopped; TensorBoard passes over what came after it.
+  void on_resume(const History& history) {
+    history_ = history;
+    if (!history_.epochs.empty()) write_csv(history_, path_ / "metrics.csv");
+  }
+
+  template <class M>
+  void on_epoch_end(M& model, const Epoch& epoch) {
     history_.epochs.push_back(epoch);
     write_csv(history_, path_ / "metrics.csv");
+    if (events_ == nullptr) events_ = std::make_unique<EventFile>(path_, EventOptions{.purge_step = epoch.number});
+    events_->on_epoch_end(epoch);
     std::string line = detail::text("epoch ", epoch.number);
     for (const auto& [name, value] : epoch.values) line += detail::text(", ", name, " ", value);
     log(line);
+    if (&detail::best_epoch(history_) == &history_.epochs.back()) save(model, path_ / "best.safetensors");
   }
 
   template <class M>
@@ -146,14 +159,26 @@ class RunFolder {
     }
     save(model, path_ / "model.safetensors");
     if (history_.epochs.front().has("train_accuracy")) plot_accuracy(history_, path_ / "accuracy.svg");
-    if (confusion_) plot_confusion(confusion_(), model.labels(), path_ / "confusion.svg");
+    Report report;
+    if (evaluate_) {
+      report = evaluate_();
+      plot_confusion(report.confusion, model.labels(), path_ / "confusion.svg");
+    }
+    report.title = detail::text("Run ", std::filesystem::absolute(path_).lexically_normal().filename().string());
+    report.history = history_;
+    for (const char* part : {"options", "training", "network", "data", "environment"})
+      report.tables.push_back({part, report_rows(config_[part])});
+    write_report(report, path_ / "report.html");
     log("training ended; the model is in model.safetensors");
   }
 
  private:
   std::filesystem::path path_;
+  std::unique_ptr<FileLock> lock_;
+  bool goes_on_ = false;
   Json config_;
-  std::function<std::vector<Index>()> confusion_;
+  std::function<Report()> evaluate_;
+  std::unique_ptr<EventFile> events_;
   History history_;
   std::string log_;
 };

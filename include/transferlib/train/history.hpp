@@ -62,4 +62,14 @@ struct History {
   }
 };
 
+namespace detail {
+
+/// The best epoch: by accuracy or average precision on the validation data where there is one, else by the loss.
+inline const Epoch& best_epoch(const History& history) {
+  for (const char* column : {"val_accuracy", "val_ap"})
+    if (!history.epochs.empty() && history.epochs.front().has(column)) return history.best(column, true);
+  return history.best("val_loss", false);
+}
+
+}  // namespace detail
 }  // namespace transferlib

@@ -395,7 +395,7 @@ class Loop {
       if (const auto* stall = std::get_if<UnfreezeOnStall>(&o.unfreezing)) watch(*stall, result);
       goes_on = hooks_.epoch_end(result);
     }
-    if (is_best(result)) best_step_ = steps_;
+    if (&best_epoch(history_) == &history_.epochs.back()) best_step_ = steps_;
     ended_ = !goes_on;
     ++epoch_;
     batch_ = 0;
@@ -511,13 +511,6 @@ class Loop {
       ++opened_;
       stall_.waited = 0;
     }
-  }
-
-  /// Whether no epoch before was as good: by accuracy or average precision where there is one, else by the loss.
-  bool is_best(const Epoch& epoch) const {
-    for (const char* column : {"val_accuracy", "val_ap"})
-      if (epoch.has(column)) return &history_.best(column, true) == &history_.epochs.back();
-    return &history_.best("val_loss", false) == &history_.epochs.back();
   }
 
   /// The averages stand in for the weights as long as it lives.
