@@ -70,6 +70,7 @@ SCHEDULES = {
             base_momentum=0.8, max_momentum=0.9),
         False),
     "polynomial": (lambda o: schedulers.PolynomialLR(o, total_iters=STEPS, power=1.0), False),
+    "rising": (lambda o: schedulers.LambdaLR(o, lambda step: 1e4 ** (step / (STEPS - 1))), False),
     "polynomial_09": (lambda o: schedulers.PolynomialLR(o, total_iters=STEPS, power=0.9), False),
 }
 

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <set>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <utility>
 #include <variant>
@@ -23,7 +24,10 @@
 #include <transferlib/metrics/temperature.hpp>
 #include <transferlib/model/flips.hpp>
 #include <transferlib/nn/losses.hpp>
+#include <transferlib/report/rate_plot.hpp>
 #include <transferlib/train/calibrate.hpp>
+#include <transferlib/train/rate_finder.hpp>
+#include <transferlib/train/rate_range.hpp>
 #include <transferlib/train/schedule.hpp>
 #include <transferlib/train/trainer.hpp>
 #include <transferlib/zoo.hpp>
@@ -113,6 +117,7 @@ TEST_CASE("schedules are PyTorch's") {
        OneCycle{.rise = 0.123, .divisor = 10, .last_divisor = 100, .least_momentum = 0.8, .greatest_momentum = 0.9}},
       {"polynomial", PolynomialRate{}},
       {"polynomial_09", PolynomialRate{.power = 0.9}},
+      {"rising", RisingRate{.to = 1e4}},
   };
   const auto steps = craft()["steps"].get<std::vector<Index>>();
   CHECK(craft()["schedules"].size() == schedules.size());
@@ -136,7 +141,8 @@ TEST_CASE("a schedule holds at its ends") {
   // Nothing divides by nothing, and a step past the end is the end.
   for (const Schedule& schedule :
        {Schedule(CosineRate{.warmup = 5}), Schedule(CosineRate{.warmup = 1}), Schedule(OneCycle{}),
-        Schedule(OneCycle{.rise = 0.0}), Schedule(OneCycle{.rise = 1.0}), Schedule(PolynomialRate{})})
+        Schedule(OneCycle{.rise = 0.0}), Schedule(OneCycle{.rise = 1.0}), Schedule(PolynomialRate{}),
+        Schedule(RisingRate{.to = 0.5})})
     for (const Index total : {1, 2, 3, 5, 30})
       for (Index step = 0; step < total + 3; ++step) {
         const double rate = factors_at(schedule, {.step = step, .steps_total = total, .steps_per_epoch = 2}).rate;
@@ -156,9 +162,10 @@ TEST_CASE("a schedule holds at its ends") {
   std::set<std::string> names;
   for (const Schedule& schedule :
        {Schedule(ConstantRate{}), Schedule(StepRate{}), Schedule(MultiStepRate{.at = {1, 2}}),
-        Schedule(ExponentialRate{}), Schedule(OneCycle{}), Schedule(PolynomialRate{}), Schedule(ReduceOnPlateau{})})
+        Schedule(ExponentialRate{}), Schedule(OneCycle{}), Schedule(PolynomialRate{}), Schedule(RisingRate{}),
+        Schedule(ReduceOnPlateau{})})
     names.insert(to_string(schedule));
-  CHECK(names.size() == 7);
+  CHECK(names.size() == 8);
 }
 
 TEST_CASE("a plateau is PyTorch's, and goes on from its state") {
@@ -225,6 +232,7 @@ TEST_CASE("a schedule that can't be meant is refused") {
   CHECK_THAT(refused(OneCycle{.greatest_momentum = 1.0}), ContainsSubstring("momentum must be in [0, 1)"));
   CHECK_THAT(refused(OneCycle{.least_momentum = 0.96}), ContainsSubstring("above greatest_momentum"));
   CHECK_THAT(refused(PolynomialRate{.power = 0.0}), ContainsSubstring("power must be above 0"));
+  CHECK_THAT(refused(RisingRate{.to = 0.0}), ContainsSubstring("to must be above 0"));
   CHECK_THAT(refused(ReduceOnPlateau{.monitor = ""}), ContainsSubstring("monitor is empty"));
   CHECK_THAT(refused(ReduceOnPlateau{.factor = 1.0}), ContainsSubstring("factor must be in (0, 1)"));
   CHECK_THAT(refused(ReduceOnPlateau{.patience = -1}), ContainsSubstring("patience"));
@@ -767,4 +775,104 @@ TEST_CASE("flips at test time are averaged") {
   CHECK(largest_difference(got, four) < 1e-6);
   CHECK(largest_difference(got, own) > 1e-6);
   CHECK(largest_difference(got.sum(1), at::ones({10})) < 1e-5);
+}
+
+// ----------------------------------------------------------------------------------------------------------------
+// rates
+
+TEST_CASE("a range of rates tells where the loss falls fastest") {
+  // A fall around 1e-3, a rise from 1e-1 on; noise that is larger from step to step than the fall is.
+  RateRange range;
+  const Tensor noise = uniforms("rates", {100});
+  for (Index i = 0; i < 100; ++i) {
+    const double exponent = -6.0 + 0.06 * static_cast<double>(i);
+    range.rates.push_back(std::pow(10.0, exponent));
+    range.losses.push_back(2.0 - std::tanh(1.5 * (exponent + 3.0)) + std::exp(4.0 * (exponent + 1.0)) +
+                           0.1 * noise[i].item<double>());
+  }
+  REQUIRE(range.steepest().has_value());
+  CHECK(std::abs(std::log10(*range.steepest()) + 3.0) < 0.3);
+  REQUIRE(range.least().has_value());
+  CHECK((*range.least() > 1e-2 && *range.least() < 1e-1));
+  const auto smoothed = range.smoothed();
+  CHECK(smoothed.front() == range.losses.front());
+  CHECK(smoothed.back() == range.losses.back());
+  const History history = range.history();
+  CHECK(history["rate"] == range.rates);
+  CHECK(history["loss"] == range.losses);
+  CHECK(history["smoothed_loss"] == smoothed);
+  const std::string svg = rates_svg(range);
+  CHECK_THAT(svg, ContainsSubstring("Loss by learning rate, steepest at 0.00"));
+  CHECK_THAT(svg, ContainsSubstring("rate, as a power of ten"));
+  // What never falls has no such rate.
+  RateRange rising{{1, 2, 3, 4, 5, 6}, {1, 2, 3, 4, 5, 6}};
+  CHECK(rising.steepest() == std::nullopt);
+  CHECK(RateRange{}.steepest() == std::nullopt);
+  CHECK(RateRange{}.least() == std::nullopt);
+  CHECK_THAT(sentence_of<OptionError>([] { rates_svg({}); }), ContainsSubstring("without a step"));
+}
+
+TEST_CASE("a rate is found on a copy, as the training itself would go") {
+  Classifier model(Backbone<toys::SqueezeNet>::random({.size = 16}), FreezePolicy<FreezeUntil>{{"tail"}},
+                   Head<Linear>{}, colours);
+  // A third of the labels are wrong, so that a rate can be too high.
+  auto [pictures, target] = toys::coloured(90, 16, 1);
+  target.narrow(0, 0, 30).copy_(target.narrow(0, 1, 30).clone());
+  const TensorData<ClassIndex> data(pictures, target, colours);
+  const TrainerOptions options{.batch = 16, .optimizer = Sgd{.momentum = 0.9}, .seed = 3};
+  const RateFinder finder{.from = 1e-5, .to = 1e3, .steps = 40};
+  std::map<std::string, Tensor> before;
+  for (const auto& [name, tensor] : model.state()) before[name] = tensor.detach().clone();
+  const RateRange range = find_rate(model, data, options, finder);
+  for (const auto& [name, tensor] : model.state()) CHECK(same_bytes(before.at(name), tensor));
+  CHECK(!transferlib::detail::inner_head(model.head()).is_standardised());
+
+  // It ends where the loss grows without bounds.
+  REQUIRE(range.losses.size() == range.rates.size());
+  CHECK((range.losses.size() > 20 && range.losses.size() < 40));
+  CHECK(range.rates[0] == 1e-5);
+  for (std::size_t i = 1; i < range.rates.size(); ++i)
+    CHECK(std::abs(range.rates[i] / range.rates[i - 1] / std::pow(1e8, 1.0 / 39.0) - 1.0) < 1e-9);
+  const RateRange again = find_rate(model, data, options, finder);
+  CHECK(again.losses == range.losses);
+
+  // The first losses are those of the model as it is; the suggested rate learns, the first one does not.
+  const auto suggested = range.steepest();
+  REQUIRE(suggested.has_value());
+  CHECK((*suggested > 1e-4 && *suggested < 10.0));
+  const auto loss_with = [&](double rate) {
+    auto copy = clone(model);
+    TrainerOptions o = options;
+    o.epochs = 6;
+    o.optimizer = Sgd{.lr = rate, .momentum = 0.9};
+    return Trainer(copy, o).fit(data, data).epochs.back()["val_loss"];
+  };
+  CHECK(loss_with(*suggested) < 0.95 * loss_with(1e-5));
+  CHECK(std::abs(range.losses.front() / loss_with(1e-5) - 1.0) < 0.5);
+
+  // Batches that make a step together, augmented data, callbacks, a rule that can't be told apart from training's.
+  Index told = 0;
+  struct Count {
+    Index* n;
+    void on_progress(const Progressed& p) { *n += p.phase == "train" ? 1 : 0; }
+  };
+  TrainerOptions grouped = options;
+  grouped.accumulate = 3;
+  grouped.ema = Ema{};
+  const RateRange other = find_rate(model, augment(data, Flip{}), grouped,
+                                    {.from = 1e-6, .to = 1e-4, .steps = 12, .diverged = 1e9}, Count{&told});
+  CHECK(other.losses.size() == 12);
+  CHECK(told == 36);
+
+  const auto refused = [&](const RateFinder& wrong) {
+    return sentence_of<OptionError>([&] { find_rate(model, data, options, wrong); });
+  };
+  CHECK(refused({.from = 1.0, .to = 0.1}) == "find_rate: rates must rise from above 0, not from 1 to 0.1");
+  CHECK_THAT(refused({.steps = 3}), ContainsSubstring("at least 10 steps"));
+  CHECK_THAT(refused({.diverged = 0.5}), ContainsSubstring("diverged must be above 1"));
+  std::stop_source stop;
+  stop.request_stop();
+  TrainerOptions stopped = options;
+  stopped.stop = stop.get_token();
+  CHECK_THAT(sentence_of<Stopped>([&] { find_rate(model, data, stopped, finder); }), ContainsSubstring("as asked"));
 }

@@ -66,6 +66,12 @@ struct PolynomialRate {
   double power = 1.0;  ///< above 0; 1: a straight line
 };
 
+/// From the rate up to `to` times the rate, by the same factor each step: a range test of rates (see `find_rate`).
+/// Counts steps; PyTorch's `LambdaLR` of to^(step / (steps - 1)).
+struct RisingRate {
+  double to = 10.0;  ///< above 0; the last step's rate by the first one's
+};
+
 /// Multiplies the rate by `factor` when a column of the history has not got better for more than `patience` epochs:
 /// PyTorch's `ReduceLROnPlateau` with a relative threshold (and `eps` = 0). What it has seen is kept by `Plateau`.
 struct ReduceOnPlateau {
@@ -80,7 +86,7 @@ struct ReduceOnPlateau {
 
 /// Any of them.
 using Schedule = std::variant<ConstantRate, StepRate, MultiStepRate, ExponentialRate, CosineRate, OneCycle,
-                              PolynomialRate, ReduceOnPlateau>;
+                              PolynomialRate, RisingRate, ReduceOnPlateau>;
 
 /// How far a training is: before step `step` of `steps_total`.
 struct SchedulePoint {
@@ -149,6 +155,10 @@ inline void check(const PolynomialRate& s) {
   require(s.power > 0.0 && std::isfinite(s.power), "PolynomialRate: power", "above 0", s.power);
 }
 
+inline void check(const RisingRate& s) {
+  require(s.to > 0.0 && std::isfinite(s.to), "RisingRate: to", "above 0", s.to);
+}
+
 inline void check(const ReduceOnPlateau& s) {
   if (s.monitor.empty()) throw OptionError("ReduceOnPlateau: monitor is empty; name a column, as val_loss");
   require(s.factor > 0.0 && s.factor < 1.0, "ReduceOnPlateau: factor", "in (0, 1)", s.factor);
@@ -211,6 +221,12 @@ inline ScheduleFactors factors(const PolynomialRate& s, const SchedulePoint& p) 
   return {std::pow(1.0 - static_cast<double>(p.step) / static_cast<double>(p.steps_total), s.power)};
 }
 
+inline ScheduleFactors factors(const RisingRate& s, const SchedulePoint& p) {
+  const Index last = p.steps_total - 1;
+  const double part = last > 0 ? static_cast<double>(p.step) / static_cast<double>(last) : 0.0;
+  return {std::pow(s.to, std::min(part, 1.0))};
+}
+
 inline std::string words(const ConstantRate&) { return "constant"; }
 inline std::string words(const StepRate& s) { return text("step every ", s.every, " gamma ", s.gamma); }
 inline std::string words(const MultiStepRate& s) {
@@ -228,6 +244,7 @@ inline std::string words(const OneCycle& s) {
   return out;
 }
 inline std::string words(const PolynomialRate& s) { return text("polynomial power ", s.power); }
+inline std::string words(const RisingRate& s) { return text("rising to ", s.to); }
 inline std::string words(const ReduceOnPlateau& s) {
   return text("plateau of ", s.monitor, s.higher ? " (higher is better)" : "", " factor ", s.factor, " patience ",
               s.patience, " threshold ", s.threshold, " cooldown ", s.cooldown, " least ", s.least);
