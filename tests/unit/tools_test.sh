@@ -89,7 +89,7 @@ printf 'not a picture\n' > text.png
 head -c 200 red.png > cut.png
 
 # -------------------------------------------------------------------------------------------------------- every program
-for program in weights_tool train predict rank; do
+for program in weights_tool train predict rank evaluate compare; do
   expect 0 '' "$bin/$program" --help
   has "^usage: $program "
   has '^  --help '
@@ -475,6 +475,108 @@ assert scores("first.json") == scores("rank.json")'
 expect 0 'warning: no weights for squeezenet1_1: random ones' "$rank" --data data --backbones squeezenet1_1 --size 64 \
   --threads 1 --random --limit 12
 has '12 of 24 pictures'
+
+# ------------------------------------------------------------------------------------------------------------- evaluate
+evaluate=$bin/evaluate
+expect 2 'one model is wanted' "$evaluate"
+expect 2 'one model is wanted' "$evaluate" "$model" data
+expect 2 '--data DIR is wanted' "$evaluate" "$model"
+expect 2 '--batch must be at least 1, not 0' "$evaluate" "$model" --data data --batch 0
+expect 2 '--threads must be from 1 to 1024, not -1' "$evaluate" "$model" --data data --threads -1
+expect 2 '--part is all, train or val, not "test"' "$evaluate" "$model" --data data --part test
+expect 2 '--flip is none or lr, not "ud"' "$evaluate" "$model" --data data --flip ud
+expect 1 'absent.safetensors' "$evaluate" absent.safetensors --data data
+expect 1 'is no model that transferlib saved' "$evaluate" "$files/small.safetensors" --data data
+expect 1 'nowhere is not a folder' "$evaluate" "$model" --data nowhere
+mkdir -p two parts
+cp -r data/red data/blue two
+cp -r data parts/train && cp -r data parts/val
+expect 1 "the classes of the evaluated data are not the model's: it lacks green" "$evaluate" "$model" --data two
+expect 2 'say --part train or val' "$evaluate" "$model" --data parts --part all
+# A frozen network of random weights, whose head has learnt: it takes no answer for all pictures.
+expect 0 'warning: random weights' "$train" --data data --backbone squeezenet1_1 --random --freeze all --size 64 \
+  --epochs 5 --precision fp32 --seed 3 --out frozen
+random=frozen/model.safetensors
+expect 0 '' "$evaluate" "$random" --data data --part val --seed 3 --precision fp32 --json --html report.html
+cp out evaluated.json
+check 'what training measured at its end is measured again; the numbers fit one another' \
+  "${TRANSFERLIB_PYTHON:-python3}" -c '
+import csv, json
+got, (*_, last) = json.load(open("evaluated.json")), list(csv.DictReader(open("frozen/metrics.csv")))
+assert abs(got["loss"] - float(last["val_loss"])) < 1e-3 * max(1, got["loss"]), got["loss"]
+assert abs(got["accuracy"] - float(last["val_accuracy"])) < 1e-9 and got["pictures"] == 6 and got["part"] == "val"
+counts, classes = got["confusion"], got["classes"]
+assert [c["label"] for c in classes] == ["blue", "green", "red"] and [c["support"] for c in classes] == [2, 2, 2]
+assert sum(counts[i][i] for i in range(3)) == round(got["accuracy"] * 6)
+assert [c["predicted"] for c in classes] == [sum(row[i] for row in counts) for i in range(3)]
+assert all(abs(c["recall"] - counts[i][i] / 2) < 1e-12 for i, c in enumerate(classes))
+bins = got["calibration"]["bins"]
+assert len(bins) == 15 and sum(b["count"] for b in bins) == 6
+gap = sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / 6
+assert abs(gap - got["calibration"]["ece"]) < 1e-12
+wrong = got["worst_mistakes"]
+assert len(wrong) == 6 - sum(counts[i][i] for i in range(3))
+assert all(w["picture"].startswith("data/" + w["truth"] + "/") and w["predicted"] != w["truth"] for w in wrong)'
+check 'the report has its pictures' test "$(grep -c '<img' report.html)" = \
+  "$(grep -c '"truth_confidence"' evaluated.json)"
+expect 0 '' "$evaluate" "$model" --data data --batch 7
+has '^data: data, 30 pictures of 3 classes$'
+has '^accuracy: [0-9.]+ %$'
+has '^red +10  +[0-9.]+ %  +[0-9.]+ %  +[0-9.]+ %$'
+has '^2 red +[0-9]+  +[0-9]+  +[0-9]+$'
+expect 0 '' "$evaluate" "$model" --data parts --threads 1
+has '^data: parts, val, 30 pictures of 3 classes$'
+# Mirrored pictures change the answers to all but symmetrical ones.
+"${TRANSFERLIB_PYTHON:-python3}" - << 'PYTHON'
+import os, struct, zlib
+chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+for folder, row in (("same", bytes(range(0, 240, 10)) + bytes(range(230, -1, -10))), ("other", bytes(range(0, 240, 5)))):
+    for i, name in enumerate(("blue", "green", "red")):
+        os.makedirs(f"{folder}/{name}")
+        line = b"\0" + bytes(c for v in row for c in (v if i == 2 else 9, v if i == 1 else 9, v if i == 0 else 9))
+        with open(f"{folder}/{name}/0.png", "wb") as f:
+            f.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 48, 40, 8, 2, 0, 0, 0)) +
+                    chunk(b"IDAT", zlib.compress(line * 40)) + chunk(b"IEND", b""))
+PYTHON
+for folder in same other; do
+  for flip in none lr; do
+    expect 0 '' "$evaluate" "$random" --data $folder --flip $flip --precision fp32 --threads 1 --json
+    mv out $folder.$flip
+  done
+done
+check 'the mean over a picture and its mirror image' "${TRANSFERLIB_PYTHON:-python3}" -c '
+import json
+loss = lambda name: json.load(open(name))["loss"]
+assert abs(loss("same.none") - loss("same.lr")) < 1e-4 < abs(loss("other.none") - loss("other.lr"))'
+expect 1 'no/folder' "$evaluate" "$random" --data same --html no/folder/x.html
+
+# -------------------------------------------------------------------------------------------------------------- compare
+compare=$bin/compare
+expect 2 'two folders of runs or more are wanted' "$compare" random
+expect 1 'absent/metrics.csv' "$compare" random absent
+mkdir -p runs/by_hand runs/begun
+printf 'epoch,val_loss,val_accuracy,seconds\n1,0.5,0.75,30\n2,0.25,1,31\n3,0.5,0.875,31\n' > runs/by_hand/metrics.csv
+sed '1s/{/{"drawn": "by hand",/' random/config.json > runs/by_hand/config.json
+printf 'epoch\n' > runs/begun/metrics.csv
+expect 2 '--by: no run has a column "val_los" in each epoch; the nearest is val_loss' "$compare" random runs/by_hand --by val_los
+expect 0 '' "$compare" random runs/by_hand/ runs/begun --out curves.svg
+has '^by_hand +3 +2 +100\.00 % +0\.5 +87\.50 % +1 min 32 s$'
+has '^begun +0 +– +– '
+has '^option +random +by_hand +begun$'
+has '^drawn +– +by hand +–$'
+has '^the curves: curves\.svg$'
+check 'what is the same is not shown, the best run is first' test "$(grep -nE '^(by_hand|random|epochs|batch) ' out | cut -d: -f1 | head -3 | tr '\n' ' ')" = '2 3 '
+check 'the curves are XML with two plots' "${TRANSFERLIB_PYTHON:-python3}" -c '
+import xml.etree.ElementTree as tree
+root = tree.parse("curves.svg").getroot()
+svg = "{http://www.w3.org/2000/svg}svg"
+assert root.tag == svg and len(root.findall(svg)) == 2'
+expect 0 '' "$compare" random random --by train_loss
+has '^no option differs$'
+check 'the curves lie where no place was told' test -s compare.svg
+cp random/metrics.csv runs/begun/metrics.csv
+printf 'broken' > runs/begun/config.json
+expect 1 'runs/begun/config.json' "$compare" random runs/begun
 
 echo "$((checks - failures)) of $checks checks passed"
 [ "$failures" = 0 ]

@@ -302,7 +302,7 @@ class Page {
       inside += text("<li><figure><img", width <= 64 ? " class=\"small\"" : "", " alt=\"",
                      xml(text(p.name.empty() ? "a picture" : p.name, ": ", p.truth, ", taken for ", p.predicted)),
                      "\" src=\"data:image/", png ? "png" : "jpeg", ";base64,", base64(p.bytes), "\"><figcaption><b>",
-                     xml(p.predicted), "</b> ", fixed(100.0 * p.confidence, 1), " %, is ", xml(p.truth),
+                     xml(p.predicted), "</b> ", percentage(p.confidence, 1.0), ", is ", xml(p.truth),
                      p.name.empty() ? "" : text("<span>", xml(p.name), "</span>"), "</figcaption></figure></li>\n");
     }
     if (!inside.empty())
