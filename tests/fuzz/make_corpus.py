@@ -378,6 +378,50 @@ def darknet_seeds():
         put("darknet_weights", name, seed)
 
 
+def voc_seeds():
+    size = "<size><width>640</width><height>480</height><depth>3</depth></size>"
+    box = "<bndbox><xmin>1</xmin><ymin>2.5</ymin><xmax>+30</xmax><ymax>4e1</ymax></bndbox>"
+    thing = f"<object><name>RBC</name><pose/><truncated>0</truncated><difficult>True</difficult>{box}</object>"
+    seeds = {
+        "whole": f'<?xml version="1.0" encoding="utf-8"?>\n<!DOCTYPE annotation>\n<annotation verified="yes">\n'
+                 f"<filename>a.jpg</filename>{size}\n{thing}\n{thing}</annotation>\n",
+        "xml": "\ufeff<?p q?><!-- c --><a b='1 &lt; 2' c = \"'\"><![CDATA[<&]]]]>&amp;&#65;&#x20AC;&gt;&quot;&apos;\r\n<b/><?r?>"
+               "<!-- d --></a ><!-- e --><?f?>",
+        "deep": "<a>" * 70, "part": f"<annotation><object><part><name>x</name></part><name>y</name>{box}</object></annotation>",
+        "none": "", "text": "a", "utf16": "\ufeff<a/>".encode("utf-16"), "latin": "<a>\u00e9</a>".encode("latin-1"),
+        "encoding": '<?xml version="1.0" encoding="GBK"?><a/>', "encoding_none": "<?xml encoding?><a/>", "control": "<a>\x01</a>",
+        "rules": '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "type_open": "<!DOCTYPE a", "late": " <?xml version='1.0'?><a/>",
+        "comment": "<a><!-- b -- c --></a>", "comment_open": "<a><!-- b", "cdata_open": "<a><![CDATA[ b", "instruction": "<a><?b",
+        "entity": "<a>&nbsp;</a>", "ampersand": "<a>& b</a>", "character": "<a>&#xD800;</a>", "end": "<a>]]></a>",
+        "no_name": "<a>< b/></a>", "no_equals": "<a b></a>", "no_quotes": "<a b=1/>", "twice": "<a b='1' b='2'/>", "blank": "<a b='1'c='2'/>",
+        "less": "<a b='<'/>", "value_open": "<a b='", "tag_open": "<a ", "wrong": "<a></b>", "open": "<a>", "close_open": "<a></a b>",
+        "more": "<a/><b/>", "html": "<html></html>", "second": "<annotation><size/><size/></annotation>",
+        "children": "<annotation><filename><a/></filename></annotation>", "number": "<annotation><size><width>x</width></size></annotation>",
+        "side": "<annotation><size><width>1.5</width></size></annotation>", "no_box": "<annotation><object><name>a</name></object></annotation>",
+        "empty_name": f"<annotation><object><name> </name>{box}</object></annotation>",
+        "truth": f"<annotation><object><name>a</name><difficult>2</difficult>{box}</object></annotation>",
+    }
+    for name, seed in seeds.items():
+        put("voc", name, seed if isinstance(seed, bytes) else seed.encode())
+
+
+def yolo_text_seeds():
+    seeds = {
+        "boxes": "0 0.5 0.5 0.25 0.25\r\n1.0 1.0005 .1\t0 1\n\n2 40 .5 .5 -1\n", "few": "0 .5 .5", "many": "0 .5 .5 .5 .5 .5",
+        "outline": "0 .1 .1 .2 .2 .3 .3", "word": "cat .5 .5 .5 .5", "not_number": "0 x .5 .5 .5", "inf": "0 inf .5 .5 .5",
+        "yaml": "# c\npath: ../a # d\ntrain: [images/train, 'b # c']\nval: images/val\ntest:\nnc: 2\nnames:\n  0: a\n  1: it's\ndownload: |\n  x: 'y\n",
+        "yaml_list": "---\ntrain:\n- a\n- b\nnames: ['a', \"b\\\"\",\n  'it''s',\n]\n", "yaml_map": "names: {0: a, 1: b}\n",
+        "yaml_open": "names: [a", "yaml_comma": "names: [a,,b]", "yaml_no_comma": "names: ['a' 'b']", "yaml_behind": "names: [a] b",
+        "yaml_order": "names:\n  1: a", "yaml_nc": "nc: x", "yaml_count": "nc: 2\nnames: [a]", "yaml_empty": "names:", "yaml_twice": "a: 1\na: 2",
+        "yaml_indent": " a: 1", "yaml_tab": "names:\n\t- a", "yaml_escape": 'path: "a\\x"', "yaml_anchor": "path: &a b", "yaml_mixed": "names:\n- a\n  0: b",
+        "yaml_both": "train: a\n  - b", "yaml_key": "a", "yaml_quoted_key": "'na''mes': 1\n\"nc\": 1",
+        "data": "classes= 80\ntrain  = data/train.txt\n# c\nvalid = data/val.txt\nnames = obj.names\nbackup = x\n", "data_classes": "classes = x",
+        "data_line": "classes 3",
+    }
+    for name, seed in seeds.items():
+        put("yolo_text", name, seed.encode())
+
+
 safetensors_seeds()
 pickle_seeds()
 pth_seeds()
@@ -386,3 +430,5 @@ coco_seeds()
 idx_seeds()
 cifar_seeds()
 darknet_seeds()
+voc_seeds()
+yolo_text_seeds()

@@ -210,6 +210,7 @@ class XmlReader {
       skip_blanks();
       if (at_ >= text_.size() || (text_[at_] != '"' && text_[at_] != '\''))
         fail(text("the value of the attribute ", key, " is not in quotes"));
+      if (to.attributes.size() == 256) fail(text("<", to.name, "> has more than 256 attributes"));
       for (const auto& other : to.attributes)
         if (other.first == key) fail(text("<", to.name, "> has the attribute ", key, " twice"));
       const char quote = text_[at_++];

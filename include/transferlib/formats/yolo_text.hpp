@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstddef>
 #include <map>
+#include <set>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -127,15 +128,13 @@ class YoloYaml {
 
   YoloConfig read() {
     YoloConfig out;
-    std::vector<std::string> seen;
+    std::set<std::string> seen;
     Index names_line = 0;
     while (at_ < lines_.size()) {
       const Line& line = lines_[at_++];
       if (line.indent != 0) fail(line.number, text("\"", line.words.substr(0, 40), "\" is indented, but below no key"));
       const auto [key, value] = pair(line.words, line.number);
-      if (std::find(seen.begin(), seen.end(), key) != seen.end())
-        fail(line.number, text("the key ", key, " was there before"));
-      seen.push_back(key);
+      if (!seen.insert(key).second) fail(line.number, text("the key ", key, " was there before"));
       const std::size_t begin = at_;
       // Lists may begin as far left as their key.
       while (at_ < lines_.size() && (lines_[at_].indent > 0 || is_item(lines_[at_].words))) ++at_;
