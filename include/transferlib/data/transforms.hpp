@@ -431,8 +431,8 @@ struct Resize {
 };
 
 /// A transform of any type, for what is chosen at run time.
-template <WholePicture Target>
-class AnyTransform {
+template <class Target>
+requires(WholePicture<Target> || std::same_as<Target, Boxes>) class AnyTransform {
  public:
   AnyTransform() : AnyTransform(NoTransform{}) {}
 
