@@ -383,6 +383,9 @@ TEST_CASE("a head's loss is the one it was told, whatever wraps it") {
     const double wanted = loss_of(loss, out, target).item<double>();
     CHECK(plain.loss(out, batch).total().item<double>() == wanted);
     CHECK(wrapped.loss(wrapped.forward({x}, {}), batch).total().item<double>() == wanted);
+    const Tensor rough = out.to(at::kBFloat16), terms = plain.loss(rough, batch).total();
+    CHECK(terms.scalar_type() == at::kFloat);
+    CHECK(same_bytes(terms, loss_of(loss, rough.to(at::kFloat), target)));
     Linear without(spec, {});
     CHECK(without.loss(out, batch).total().item<double>() == loss_of(CrossEntropy{}, out, target).item<double>());
   }

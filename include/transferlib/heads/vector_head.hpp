@@ -82,8 +82,12 @@ class VectorHead : public Module {
     if (mean_.defined()) x = (x - mean_) * scale_;
     return of_features(x, pass);
   }
-  /// The loss, one term. For `ClassIndex` the target may be soft too, (N, classes), as `MixUp` makes it.
-  LossTerms loss(const Tensor& y, const Batch& batch) { return {{{"loss", loss_of(loss_, y, batch.target)}}}; }
+  /// The loss, one term, in float32 where autocast computes in less. For `ClassIndex` the target may be soft too,
+  /// (N, classes), as `MixUp` makes it.
+  LossTerms loss(const Tensor& y, const Batch& batch) {
+    const Tensor exact = y.to(at::promote_types(y.scalar_type(), at::kFloat));
+    return {{{"loss", loss_of(loss_, exact, batch.target)}}};
+  }
   /// Probabilities or numbers.
   Tensor predict(const Tensor& y) { return detail::Learns<T>::predict(y); }
 
