@@ -41,8 +41,8 @@ inline Tensor match_boxes(const Tensor& truth, const Tensor& boxes, const MatchO
   const auto whole = boxes.options().dtype(at::kLong);
   Tensor match = at::full({count}, background, whole);
   if (true_boxes == 0 || count == 0) return match;
-  // True boxes in pieces of about 16 million overlaps.
-  const Index piece = std::max<Index>(1, (Index{1} << 24) / count);
+  // True boxes in pieces of about 4 million overlaps.
+  const Index piece = std::max<Index>(1, (Index{1} << 22) / count);
   Tensor best, which;
   std::vector<Tensor> highest;
   const auto overlaps = [&](Index from) {
