@@ -206,7 +206,7 @@ def png(data):
 # ----------------------------------------------------------------------------------------------------------------- HTML
 class Page(html.parser.HTMLParser):
     """Collects what is in the page, and whether its elements are closed in order."""
-    VOID = {"meta", "img", "link", "br", "hr", "input"}
+    VOID = {"meta", "img", "link", "br", "hr", "input", "wbr"}
 
     def __init__(self):
         super().__init__()

@@ -164,8 +164,9 @@ class Page {
       "tbody th { font-weight: 400 } tfoot th { font-weight: 600 } .n { text-align: right; white-space: nowrap }\n"
       "th.n { text-align: right } td.bar { background: linear-gradient(var(--bar), var(--bar)) right 100% / "
       "var(--part) 4px no-repeat }\n"
-      ".told { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 4px 36px }\n"
-      ".told > div { min-width: 0 } .told th { color: var(--soft); width: 42% } .told td, .told th { overflow-wrap: "
+      ".told { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 4px 36px }\n"
+      ".told > div { min-width: 0 } .told caption { padding-top: 12px } .told th { color: var(--soft); width: 42% } "
+      ".told td, .told th { overflow-wrap: "
       "anywhere }\n"
       ".pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(138px, 1fr)); gap: 18px 14px;\n"
       "  margin: 0; padding: 0; list-style: none }\n"
@@ -312,6 +313,15 @@ class Page {
                    inside, "</ul>\n"));
   }
 
+  /// A name whose parts may stand on lines of their own.
+  static std::string breakable(std::string_view escaped) {
+    std::string out;
+    for (const char c : escaped) {
+      out += c;
+      if (c == '.' || c == '_') out += "<wbr>";
+    }
+    return out;
+  }
   static std::string folded(bool fold, std::string_view what, const std::string& inside) {
     return fold ? text("<details><summary>", xml(what), "</summary>\n", inside, "</details>\n") : inside;
   }
@@ -347,7 +357,8 @@ class Page {
     for (const ReportTable& table : report_->tables) {
       std::string rows;
       for (const auto& [name, value] : table.rows)
-        rows += text("<tr>", named(name), "<td>", xml(value), "</td></tr>\n");
+        rows += text("<tr><th scope=\"row\">", breakable(xml(name)), "</th><td>", value.empty() ? "–" : xml(value),
+                     "</td></tr>\n");
       if (!rows.empty())
         inside += text("<div><table>\n<caption>", xml(table.title), "</caption>\n<tbody>\n", rows,
                        "</tbody>\n</table></div>\n");
