@@ -725,9 +725,9 @@ std::vector<Draw> draws_of(std::span<const Index> ids, Index view, std::uint64_t
   return out;
 }
 
-/// Each box is full of its colour up to a pixel inside of its sides, and no such colour lies more than a pixel outside
-/// of all boxes. Returns the number of boxes.
-Index check_painted(const Batch& batch) {
+/// Each box is full of its colour up to `pixels` inside of its sides, and no such colour lies more than that outside of
+/// all boxes. Returns the number of boxes.
+Index check_painted(const Batch& batch, double pixels) {
   Index boxes = 0;
   const auto pictures = transferlib::detail::take_apart(batch);
   REQUIRE(batch.sizes.size(0) == static_cast<Index>(pictures.size()));
@@ -752,8 +752,8 @@ Index check_painted(const Batch& batch) {
             .narrow(0, std::min(y, p.height()), std::max<Index>(h, 0))
             .narrow(1, std::min(x, p.width()), std::max<Index>(w, 0));
       };
-      missing += part(painted, -1.0).logical_not().sum().item<Index>();
-      part(near, 1.0).fill_(true);
+      missing += part(painted, -pixels).logical_not().sum().item<Index>();
+      part(near, pixels).fill_(true);
     }
     CHECK(missing == 0);
     CHECK(painted.logical_and(near.logical_not()).sum().item<Index>() == 0);
@@ -762,14 +762,14 @@ Index check_painted(const Batch& batch) {
 }
 
 template <class T>
-Index check_follows(const T& transform, const Painted& data) {
+Index check_follows(const T& transform, const Painted& data, double pixels) {
   Index boxes = 0;
   const auto ids = first(data.size());
   for (Index view = 0; view < 8; ++view) {
     CAPTURE(view, transform.description());
     Batch batch = data.batch(ids);
     transform(batch, draws_of(ids, view), Boxes{});
-    boxes += check_painted(batch);
+    boxes += check_painted(batch, pixels);
     // Alone it is as in company.
     const std::vector<Index> one{7};
     Batch alone = data.batch(one);
@@ -787,41 +787,30 @@ Index check_follows(const T& transform, const Painted& data) {
 TEST_CASE("boxes follow their pictures: painted, moved, and looked for") {
   const Painted data;
   const KeepBoxes all{.visible = 0.0, .side = 0.0};
-  CHECK(check_painted(data.batch(first(12))) == 36);
-  CHECK(check_follows(BoxFlip{true, false}, data) == 8 * 36);
-  CHECK(check_follows(BoxFlip{false, true}, data) == 8 * 36);
-  CHECK(check_follows(BoxFlip{true, true}, data) == 8 * 36);
-  CHECK(check_follows(BoxCrop{.jitter = 0.3, .keep = all}, data) > 200);
-  CHECK(check_follows(BoxAffine{.keep = all}, data) > 200);
-  CHECK(check_follows(BoxAffine{.size = 50, .keep = all}, data) > 150);
-  const Mosaic mosaic(data, {.size = 160, .keep = all});
-  CHECK(check_follows(mosaic, data) > 8 * 12 * 9);
-  CHECK(check_follows(compose(mosaic, BoxFlip{true, true}, BoxCrop{.keep = all}), data) > 600);
+  CHECK(check_painted(data.batch(first(12)), 0.0) == 36);
+  CHECK(check_follows(BoxFlip{true, false}, data, 0.0) == 8 * 36);
+  CHECK(check_follows(BoxFlip{false, true}, data, 0.0) == 8 * 36);
+  CHECK(check_follows(BoxFlip{true, true}, data, 0.0) == 8 * 36);
+  CHECK(check_follows(BoxCrop{.jitter = 0.3, .fill = 0, .keep = all}, data, 0.0) > 200);
+  // Resampled once, a side is half a pixel uncertain.
+  CHECK(check_follows(BoxAffine{.fill = 0, .keep = all}, data, 0.55) > 200);
+  CHECK(check_follows(BoxAffine{.size = 50, .fill = 0, .keep = all}, data, 0.55) > 150);
+  const Mosaic mosaic(data, {.size = 160, .fill = 0, .keep = all});
+  CHECK(check_follows(mosaic, data, 0.55) > 8 * 12 * 9);
+  CHECK(check_follows(compose(mosaic, BoxFlip{true, true}, BoxCrop{.keep = all}), data, 0.55) > 600);
   CHECK(check_follows(
-            compose(Mosaic(data, {.size = 240, .keep = all}), BoxAffine{.scale = 0.3, .size = 120, .keep = all}),
-            data) > 500);
-  // Each of the four places holds something, and a picture that is not drawn stays.
+            compose(Mosaic(data, {.size = 240, .keep = all}), BoxAffine{.scale = 0.3, .size = 120, .keep = all}), data,
+            1.0) > 500);
+  // A picture that is not drawn stays.
   Batch batch = data.batch(first(12));
   Mosaic(data, {.probability = 0.0})(batch, draws_of(first(12), 0), Boxes{});
   CHECK(batch.pictures[3].equal(data.batch(first(4)).pictures[3]));
-
-  // A check that can fail.
-  batch = data.batch(first(12));
-  BoxFlip{}(batch, draws_of(first(12), 1), Boxes{});
-  batch.target.select(1, 1).add_(3.0);
-  Index wrong = 0;
-  const auto pictures = transferlib::detail::take_apart(batch);
-  for (const auto& p : pictures)
-    for (const auto& b : p.boxes)
-      wrong += p.pixels[static_cast<Index>(b.box[1]) + 2][std::min(static_cast<Index>(b.box[2]) - 2, p.width() - 1)]
-                       [static_cast<Index>(b.label)]
-                           .item<int>() < 128;
-  CHECK(wrong > 20);
 }
 
 TEST_CASE("turned, sheared and tilted boxes are those around their pixels") {
   const Painted data{.count = 12, .central = true};
-  const BoxAffine affine{.degrees = 40.0, .translate = 0.05, .scale = 0.2, .shear = 10.0, .perspective = 0.2};
+  const BoxAffine affine{
+      .degrees = 40.0, .translate = 0.05, .scale = 0.2, .shear = 10.0, .perspective = 0.2, .fill = 0};
   const auto ids = first(12);
   Index compared = 0;
   for (Index view = 0; view < 10; ++view) {
@@ -831,13 +820,13 @@ TEST_CASE("turned, sheared and tilted boxes are those around their pixels") {
       for (const auto& b : p.boxes) {
         const auto w = static_cast<double>(p.width()), h = static_cast<double>(p.height());
         if (b.box[0] < 1 || b.box[1] < 1 || b.box[2] > w - 1 || b.box[3] > h - 1) continue;
-        // The picture's own black ends where the grey outside begins, which is as bright as a corner of a box.
-        const Tensor painted = p.pixels.select(2, static_cast<Index>(b.label)).gt(120);
+        // The tip of a corner covers little of its pixel.
+        const Tensor painted = p.pixels.select(2, static_cast<Index>(b.label)).gt(64);
         const Tensor columns = painted.any(0).nonzero(), rows = painted.any(1).nonzero();
         REQUIRE(columns.numel() > 0);
         const std::array<double, 4> got{columns.min().item<double>(), rows.min().item<double>(),
                                         columns.max().item<double>() + 1, rows.max().item<double>() + 1};
-        for (std::size_t i = 0; i < 4; ++i) CHECK(std::abs(got[i] - b.box[i]) <= 1.25);
+        for (std::size_t i = 0; i < 4; ++i) CHECK(std::abs(got[i] - b.box[i]) <= 1.0);
         ++compared;
       }
   }
@@ -959,8 +948,9 @@ TEST_CASE("options and batches that can't be meant are refused in a sentence") {
   CHECK_THAT(sentence_of([&] { Mosaic(data, {.probability = -1.0}); }), ContainsSubstring("probability"));
   CHECK_THAT(sentence_of([&] { Mosaic(data, {.centre = {0.7, 0.2}}); }), ContainsSubstring("centre"));
   CHECK_THAT(sentence_of([&] { BoxMixUp(data, {.alpha = 0.0}); }), ContainsSubstring("alpha"));
-  CHECK_THAT(sentence_of([&] { Mosaic(Painted{}.count == 0 ? data : data, {.size = 0}); }),
-             ContainsSubstring("mosaic"));
+  const Painted none{.count = 0};
+  CHECK_THAT(sentence_of([&] { Mosaic mosaic(none); }), ContainsSubstring("needs pictures"));
+  CHECK_THAT(sentence_of([&] { BoxMixUp mix(none); }), ContainsSubstring("needs some"));
 
   Batch batch = data.batch(ids);
   CHECK_THAT(sentence_of([&] { BoxFlip{}(batch, draws_of(first(1), 0), Boxes{}); }),
