@@ -121,28 +121,36 @@ inline YoloOptions darknet_head_options(const DarknetConfig& config) {
   return out;
 }
 
+/// `darknet_core` with the values of these steps as its pyramid.
+inline BackboneCore darknet_core_with(const DarknetConfig& config, const DarknetOptions& options,
+                                      const std::vector<Index>& stages, const std::vector<Index>& strides) {
+  BackboneCore core = darknet_core(config, options);
+  core.graph.stages = stages;
+  core.graph.strides = strides;
+  measure(core);
+  core.rebuild = [config, options, stages, strides] { return darknet_core_with(config, options, stages, strides); };
+  return core;
+}
+
 /// The backbone: `darknet_core`, and its pyramid is what the layers that find objects look at.
 inline BackboneCore darknet_pyramid_core(const DarknetConfig& config, const DarknetOptions& options) {
   BackboneCore core = darknet_core(config, options);
   const auto& network = dynamic_cast<const Darknet&>(*core.network);
-  core.graph.stages.clear();
-  core.graph.strides.clear();
+  std::vector<Index> stages, strides;
   for (const DarknetFinder& finder : darknet_finders(network.config())) {
-    // The step of the convolution takes what is looked at.
-    const Index convolution = core.graph.steps[Graph::at(network.step_of(finder.layer))].from.at(0);
-    Index x = convolution;
+    Index x = network.step_of(finder.layer - 1);
+    // Its activation is the head's too.
     while (core.graph.steps[Graph::at(x)].kind != Kind::convolution) x = core.graph.steps[Graph::at(x)].from.at(0);
-    core.graph.stages.push_back(core.graph.steps[Graph::at(x)].from.at(0));
-    core.graph.strides.push_back(finder.stride);
+    stages.push_back(core.graph.steps[Graph::at(x)].from.at(0));
+    strides.push_back(finder.stride);
   }
-  measure(core);
+  core = darknet_core_with(config, options, stages, strides);
   // As darknet prepares pictures.
   core.preprocessing.interpolation = Interpolation::corners;
   core.preprocessing.crop_fraction = 1.0;
   core.preprocessing.fit = Fit::stretch;
   for (const DarknetOption& o : config.net)
     if (o.key == "letter_box" && o.value != "0") core.preprocessing.fit = Fit::darknet;
-  core.rebuild = [config, options] { return darknet_pyramid_core(config, options); };
   return core;
 }
 

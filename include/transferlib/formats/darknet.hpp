@@ -629,6 +629,20 @@ inline DarknetConfig read_darknet_cfg(const std::filesystem::path& path) {
   return parse_darknet_cfg(read_file(path), path.string());
 }
 
+/// A `.cfg` that reads as this one does: all of its lines but comments.
+inline std::string darknet_text(const DarknetConfig& config) {
+  std::string out = "[net]\n";
+  const auto lines = [&](const std::vector<DarknetOption>& options) {
+    for (const DarknetOption& o : options) out += detail::text(o.key, "=", o.value, "\n");
+  };
+  lines(config.net);
+  for (const DarknetLayer& l : config.layers) {
+    out += detail::text("\n[", to_string(l.type), "]\n");
+    lines(l.options);
+  }
+  return out;
+}
+
 /// The network cut behind its first `layers` layers.
 /// \throws OptionError if it has not so many
 inline DarknetConfig cut_darknet(DarknetConfig config, Index layers) {

@@ -5,6 +5,8 @@
 
 #include <concepts>
 #include <memory>
+#include <numeric>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -104,15 +106,17 @@ class Detector : public detail::ModelBase {
   /// How pictures are brought to the network's input from now on; part of the model, as its weights are.
   void set_fit(Fit fit) { core_.preprocessing.fit = fit; }
 
+  /// The neck.
   K& neck() { return *neck_; }
   const K& neck() const { return *neck_; }
+  /// The head.
   H& head() { return *head_; }
   const H& head() const { return *head_; }
   /// The shapes that the head is built for.
   const FeatureSpec& head_features() const { return head_features_; }
 
-  /// All that its answers depend on, by name: `backbone.…` under the original's names, `neck.…`, `head.…`. The tensors
-  /// are the model's own.
+  /// All that its answers depend on, by name: the backbone's under the original's names behind "backbone.", then those
+  /// of "neck." and "head.". The tensors are the model's own.
   StateDict state() const {
     StateDict out = state_of_backbone();
     for (auto& item : state_dict(detail::inner_head(*neck_))) out.emplace_back("neck." + item.first, item.second);
@@ -231,6 +235,20 @@ template <class N, class R, class H>
 Detector(Backbone<N>, FreezePolicy<R>, Head<H>, Labels) -> Detector<N, NoNeck, H>;
 template <class... A>
 Detector(A...) -> Detector<detail::NotASentence<A...>, void, void>;
+
+/// Widths and heights (N, 2) of all of a data set's boxes as they lie on a network's input: what anchors are found
+/// from.
+template <class D>
+Tensor box_sizes(const D& data, const Preprocessing& p) {
+  std::vector<Index> all(static_cast<std::size_t>(data.size()));
+  std::iota(all.begin(), all.end(), Index{0});
+  return detail::move_targets(data.targets(all), p).narrow(1, 3, 2);
+}
+/// The same for a letter box of this side.
+template <class D>
+Tensor box_sizes(const D& data, Index size) {
+  return box_sizes(data, Preprocessing{.size = size, .fit = Fit::letterbox});
+}
 
 /// An independent copy of a model: weights, frozen layers, labels.
 template <class N, class K, class H>

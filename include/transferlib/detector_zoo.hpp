@@ -1,0 +1,67 @@
+/// \file
+/// Detectors by what a file says they are: any that `save` wrote, whatever its parts.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <transferlib/core/error.hpp>
+#include <transferlib/core/guard.hpp>
+#include <transferlib/darknet_detector.hpp>
+#include <transferlib/detector_parts.hpp>
+#include <transferlib/formats/json.hpp>
+#include <transferlib/model/save.hpp>
+#include <transferlib/zoo.hpp>
+
+namespace transferlib {
+namespace detail {
+
+/// The backbone that a file's metadata describes, with weights of no meaning. \throws FormatError, OptionError
+inline AnyBackbone backbone_of_file(const SavedModel& saved) {
+  const auto found = saved.metadata.find("cfg");
+  if (found == saved.metadata.end()) return zoo_entry(saved.backbone).random(saved.options, 0);
+  const Json cfg = parse_json(found->second, text(saved.path, ": cfg"));
+  const DarknetConfig config = parse_darknet_cfg(cfg["text"].string(), text(saved.path, ": ", cfg["name"].string()));
+  const DarknetOptions options{
+      .layers = cfg["layers"].get<Index>(), .size = saved.options.size, .in_channels = saved.options.in_channels};
+  const auto stages = cfg["stages"].get<std::vector<Index>>(), strides = cfg["strides"].get<std::vector<Index>>();
+  const Index steps = darknet_core(config, options).graph.size();
+  bool good = stages.size() == strides.size() && !stages.empty();
+  for (const Index s : stages) good = good && s > 0 && s < steps;
+  if (!good)
+    throw WeightsError(text("the metadata of ", saved.path,
+                            " names maps that its network has not; the file was changed ", "by another program"));
+  return AnyBackbone(darknet_core_with(config, options, stages, strides));
+}
+
+inline Json json_of(const SavedModel& saved, const char* key) {
+  const auto found = saved.metadata.find(key);
+  if (found == saved.metadata.end())
+    throw WeightsError(
+        text("the file ", saved.path, " is no detector that transferlib saved: its metadata has no \"", key, "\""));
+  return parse_json(found->second, text(saved.path, ": ", key));
+}
+
+}  // namespace detail
+
+/// Reads any detector that `save` wrote, of the library's own parts. Nothing is frozen.
+/// \throws FileError, FormatError, OptionError, WeightsError
+inline AnyDetector load_detector(const std::filesystem::path& path) {
+  return detail::guarded(detail::text("loading ", path), [&] {
+    const auto saved = detail::SavedModel::read(path);
+    if (saved.target != "boxes")
+      throw WeightsError(detail::text("the model in ", path, " predicts ", saved.target, ", not boxes; use load_any"));
+    AnyDetector model(detail::backbone_of_file(saved), FreezePolicy<FreezeNone>{},
+                      any_neck(saved.metadata.count("neck") != 0 ? saved.metadata.at("neck") : "none",
+                               detail::json_of(saved, "neck_options")),
+                      any_box_head(saved.head, detail::json_of(saved, "head_options")), saved.labels);
+    saved.fill(model.backbone_core(), model.wanted());
+    load_state_dict(*model.neck().pointer(), saved.neck_state, {}, path.string());
+    load_state_dict(*model.head().pointer(), saved.head_state, {}, path.string());
+    return model;
+  });
+}
+
+}  // namespace transferlib
