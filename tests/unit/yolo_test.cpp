@@ -338,6 +338,32 @@ TEST_CASE("pictures without objects, and with thousands") {
   check(grid, YoloGrid{values, picture_width, picture_height}, {values});
 }
 
+TEST_CASE("losses of half precision are computed in float32") {
+  const auto check = [](auto& head, const auto& half, const auto& single) {
+    const Tensor a = head.loss(half, objects()).total(), b = head.loss(single, objects()).total();
+    CHECK(a.scalar_type() == at::kFloat);
+    CHECK(std::abs(a.template item<double>() / b.template item<double>() - 1.0) < 1e-6);
+  };
+  const auto as = [](std::vector<Tensor> maps, at::ScalarType type) {
+    for (Tensor& m : maps) m = m.detach().to(at::kBFloat16).to(type);
+    return maps;
+  };
+  for (const auto& [name, version] : versions()) {
+    if (version.strides.size() == 1 || version.options.auxiliary) continue;
+    INFO(name);
+    Yolo head(three_maps, version.options);
+    const auto maps = maps_of("lead", version.strides, {16, 16, 16});
+    check(head, as(maps, at::kBFloat16), as(maps, at::kFloat));
+  }
+  YoloX x(three_maps, {.width = 16});
+  const auto maps = maps_of("yolox", {8, 16, 32}, {8, 8, 8});
+  check(x, as(maps, at::kBFloat16), as(maps, at::kFloat));
+  YoloV1 grid(three_maps, {.side = 4});
+  const auto values = std::vector<Tensor>{values_of("v1", {pictures_used, 16 * (classes + 10)}, 1.0, 0.0)};
+  check(grid, YoloGrid{as(values, at::kBFloat16)[0], picture_width, picture_height},
+        YoloGrid{as(values, at::kFloat)[0], picture_width, picture_height});
+}
+
 TEST_CASE("what SimOTA takes does not depend on how many objects are computed with at once") {
   // 400 objects and 8,000 predictions: pieces of 262 objects; beside it, all at once and by the definition.
   const Tensor corner = values_of("ota.corner", {400, 2}, 500.0, 0.0).detach();
@@ -480,6 +506,13 @@ TEST_CASE("a head's weights come from its seed, begin with little found, and loo
   // A neck may give the auxiliary head maps of its own.
   Yolo six({{8, 12, 16, 10, 14, 18}, {8, 16, 32, 8, 16, 32}, 16, classes}, o);
   CHECK(six.named_parameters()["auxiliary.0.weight"].size(1) == 10);
+  ElanPathAggregation neck(four, {.channels = {16, 24, 32}, .auxiliary = true});
+  Yolo behind(neck.features(), o);
+  const Pass training{.training = true};
+  const Activations wide{at::zeros({2, 4, 16, 16}), at::rand({2, 8, 8, 8}), at::rand({2, 12, 4, 4}),
+                         at::rand({2, 16, 2, 2})};
+  CHECK(behind.forward(neck.forward(wide, training), training).size() == 6);
+  CHECK(behind.forward(neck.forward(wide, {}), {}).size() == 3);
   // Maps of half precision.
   CHECK(a.forward({pyramid[0], pyramid[1].to(at::kBFloat16), pyramid[2], pyramid[3]}, {})[0].scalar_type() ==
         at::kFloat);

@@ -83,7 +83,7 @@ class Yolo : public Module {
   /// The terms "box", "objectness" and "class". \throws DataError for a target that is not of `Boxes`
   LossTerms loss(const Output& maps, const Batch& batch) {
     const auto levels = levels_of(maps, 0);
-    const Objects objects = objects_of(batch, classes_, maps.at(0));
+    const Objects objects = objects_of(batch, classes_, levels.front().values);
     if (objects.pictures != maps[0].size(0))
       throw DataError(
           detail::text("the target is of ", objects.pictures, " pictures, the output of ", maps[0].size(0)));
@@ -101,17 +101,24 @@ class Yolo : public Module {
   /// The objects of each picture: a score is objectness times the class's.
   Prediction predict(const Output& maps) {
     const torch::NoGradGuard guard;
-    std::vector<Tensor> boxes, scores;
+    std::vector<Tensor> pictures, boxes, scores;
     for (const detail::YoloLevel& l : levels_of(maps, 0)) {
-      const Tensor classes = l.values.narrow(-1, 5, classes_);
-      boxes.push_back(detail::to_corners(detail::decode_map(l.values, l.anchors, l.code)).flatten(1, 3));
-      scores.push_back((l.values.narrow(-1, 4, 1).sigmoid() *
-                        (options_.classes == ClassRelation::softmax ? classes.softmax(-1) : classes.sigmoid()))
-                           .flatten(1, 3));
+      // No score is above objectness: most places are left out before anything else is computed.
+      const Tensor sure = l.values.select(-1, 4).sigmoid();
+      const Tensor where = sure.gt(options_.selection.score_threshold).nonzero();
+      const Matches m{where.select(1, 0), where.select(1, 1), where.select(1, 2), where.select(1, 3), {}};
+      const Tensor p = l.at_matches(m), classes = p.narrow(1, 5, classes_);
+      pictures.push_back(m.picture);
+      boxes.push_back(detail::to_corners(l.boxes(m, p)));
+      scores.push_back(p.narrow(1, 4, 1).sigmoid() *
+                       (options_.classes == ClassRelation::softmax ? classes.softmax(1) : classes.sigmoid()));
     }
-    const Tensor box = at::cat(boxes, 1), score = at::cat(scores, 1);
+    const Tensor picture = at::cat(pictures), box = at::cat(boxes), score = at::cat(scores);
     Prediction out;
-    for (Index n = 0; n < box.size(0); ++n) out.push_back(select_detections(box[n], score[n], options_.selection));
+    for (Index n = 0; n < maps.at(0).size(0); ++n) {
+      const Tensor mine = picture.eq(n).nonzero().select(1, 0);
+      out.push_back(select_detections(box.index_select(0, mine), score.index_select(0, mine), options_.selection));
+    }
     return out;
   }
 
@@ -166,7 +173,7 @@ class Yolo : public Module {
   std::vector<detail::YoloLevel> levels_of(const Output& maps, std::size_t first) const {
     std::vector<detail::YoloLevel> out;
     for (std::size_t l = 0; l < anchors_.size(); ++l) {
-      const Tensor& map = maps.at(first + l);
+      const Tensor map = detail::exact(maps.at(first + l));
       out.push_back({detail::by_place(map, anchors_[l].size(0)), anchors_[l].to(map.options()), codes_[l]});
     }
     return out;

@@ -82,7 +82,7 @@ class YoloV1 : public Module {
   LossTerms loss(const Output& output, const Batch& batch) {
     const Options& o = options_;
     const Parts v = parts(output.values);
-    const Objects objects = objects_of(batch, classes_, output.values);
+    const Objects objects = objects_of(batch, classes_, v.boxes);
     const Index n = v.classes.size(0), cells = o.side * o.side;
     if (objects.pictures != n)
       throw DataError(detail::text("the target is of ", objects.pictures, " pictures, the output of ", n));
@@ -140,7 +140,7 @@ class YoloV1 : public Module {
   };
   Parts parts(const Tensor& values) const {
     const Index n = values.size(0), cells = options_.side * options_.side, b = options_.boxes;
-    const Tensor flat = values.flatten(1);
+    const Tensor flat = detail::exact(values).flatten(1);
     return {flat.narrow(1, 0, cells * classes_).view({n, cells, classes_}),
             flat.narrow(1, cells * classes_, cells * b).view({n, cells, b}),
             flat.narrow(1, cells * (classes_ + b), cells * b * 4).view({n, cells, b, 4})};
@@ -150,7 +150,7 @@ class YoloV1 : public Module {
     return at::cat({(boxes.narrow(-1, 0, 2) + cell) / options_.side, boxes.narrow(-1, 2, 2).square()}, -1);
   }
   static Tensor picture_size(const Output& y) {
-    return at::tensor({y.width, y.height, y.width, y.height}, at::kDouble).to(y.values.options());
+    return at::tensor({y.width, y.height, y.width, y.height}, at::kDouble).to(detail::exact(y.values).options());
   }
   std::shared_ptr<nn::Linear> layer(const char* name, Index in, Index out, std::uint64_t number) {
     auto made = register_module(name, std::make_shared<nn::Linear>(in, out));

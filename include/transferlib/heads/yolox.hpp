@@ -146,10 +146,14 @@ class YoloX : public Module {
   Prediction predict(const Output& maps) {
     const torch::NoGradGuard guard;
     const Decoded d = decode(maps);
-    const Tensor scores = d.values.narrow(2, 4, 1).sigmoid() * d.values.narrow(2, 5, classes_).sigmoid();
     Prediction out;
-    for (Index n = 0; n < scores.size(0); ++n)
-      out.push_back(select_detections(d.boxes[n], scores[n], options_.selection));
+    for (Index n = 0; n < d.values.size(0); ++n) {
+      const Tensor sure = d.values[n].select(1, 4).sigmoid();
+      const Tensor which = sure.gt(options_.selection.score_threshold).nonzero().select(1, 0);
+      const Tensor classes = d.values[n].narrow(1, 5, classes_).index_select(0, which).sigmoid();
+      out.push_back(select_detections(d.boxes[n].index_select(0, which),
+                                      sure.index_select(0, which).unsqueeze(1) * classes, options_.selection));
+    }
     return out;
   }
 
@@ -173,7 +177,7 @@ class YoloX : public Module {
     std::vector<Tensor> values, boxes, centres, reach;
     for (std::size_t i = 0; i < levels_.size(); ++i) {
       const double stride = levels_[i].stride;
-      const Tensor v = maps.at(i).permute({0, 2, 3, 1});
+      const Tensor v = detail::exact(maps.at(i)).permute({0, 2, 3, 1});
       const Tensor grid = detail::cell_grid(v.size(1), v.size(2), v.options());
       const Tensor centre = (v.narrow(3, 0, 2) + grid) * stride;
       const Tensor size = v.narrow(3, 2, 2).clamp_max(10.0).exp() * stride;

@@ -21,6 +21,7 @@ class ElanPathAggregation : public detail::PyramidNeck {
     Index parallel = 1;                           ///< 2: E-ELAN, as v7-E6E has it
     bool spp = true;                              ///< pool the coarsest map first
     bool branches = true;                         ///< end in convolutions of three branches, not in one 3 x 3
+    bool auxiliary = false;  ///< maps for the auxiliary head, from the way down; for `Yolo` with `.auxiliary`
     Activation activation = Activation::silu;
     std::uint64_t seed = 0;
   };
@@ -60,7 +61,9 @@ class ElanPathAggregation : public detail::PyramidNeck {
         level(l).last = std::make_shared<nn::RepConv>(half, out[l], o.activation);
       else
         level(l).last = conv(half, out[l], 3);
+      if (o.auxiliary) level(l).auxiliary = conv(half, out[l], 3);
     }
+    if (o.auxiliary) has_auxiliary();
     finish(o.seed);
   }
 };

@@ -21,7 +21,7 @@ namespace detail {
 ///
 ///     t[L] = top[L](p[L]),  t[l] = top[l](join(enlarged(reduce[l](t[l + 1])), lateral[l](p[l])))
 ///     b[0] = t[0],          b[l] = bottom[l](join(down[l](b[l - 1]), t[l])), or t[l] where there is no way up
-///     out[l] = last[l](b[l])
+///     out[l] = last[l](b[l]), and for an auxiliary head, in training only, behind these: auxiliary[l](t[l])
 class PyramidNeck : public Module {
  public:
   /// The coarsest maps of a longer pyramid are used. Maps are computed with in the precision of the weights.
@@ -45,19 +45,23 @@ class PyramidNeck : public Module {
       const Tensor beside = apply(levels_[l].lateral, map);
       x[l] = apply(levels_[l].top, lateral_first_ ? at::cat({beside, coarse}, 1) : at::cat({coarse, beside}, 1));
     }
+    std::vector<Tensor> beside;
+    for (std::size_t l = 0; training && l < count; ++l)
+      if (levels_[l].auxiliary != nullptr) beside.push_back(apply(levels_[l].auxiliary, x[l]));
     for (std::size_t l = 1; l < count; ++l)
       if (levels_[l].down != nullptr)
         x[l] = apply(levels_[l].bottom, at::cat({apply(levels_[l].down, x[l - 1]), x[l]}, 1));
     for (std::size_t l = 0; l < count; ++l) x[l] = apply(levels_[l].last, x[l]);
+    x.insert(x.end(), beside.begin(), beside.end());
     return x;
   }
 
-  /// The maps that it gives.
+  /// The maps that it gives, those for an auxiliary head last.
   FeatureSpec features() const { return features_; }
 
  protected:
   struct Level {
-    std::shared_ptr<nn::Block> top, reduce, lateral, down, bottom, last;
+    std::shared_ptr<nn::Block> top, reduce, lateral, down, bottom, last, auxiliary;
   };
 
   /// \param channels of the maps that the neck gives, the finest first; as many of the coarsest maps are used
@@ -84,11 +88,18 @@ class PyramidNeck : public Module {
   Index in(std::size_t l) const { return in_[l]; }
   Level& level(std::size_t l) { return levels_[l]; }
 
+  /// Tells that in training as many maps more, of the same channels, are given: those of the auxiliary blocks.
+  void has_auxiliary() {
+    const FeatureSpec own = features_;
+    features_.channels.insert(features_.channels.end(), own.channels.begin(), own.channels.end());
+    features_.strides.insert(features_.strides.end(), own.strides.begin(), own.strides.end());
+  }
+
   /// Puts the blocks into the tree, as `top.0`, `reduce.0` …, and draws their weights.
   void finish(std::uint64_t seed) {
     const std::pair<const char*, std::shared_ptr<nn::Block> Level::*> kinds[] = {
-        {"top", &Level::top},   {"reduce", &Level::reduce}, {"lateral", &Level::lateral},
-        {"down", &Level::down}, {"bottom", &Level::bottom}, {"last", &Level::last}};
+        {"top", &Level::top},       {"reduce", &Level::reduce}, {"lateral", &Level::lateral},    {"down", &Level::down},
+        {"bottom", &Level::bottom}, {"last", &Level::last},     {"auxiliary", &Level::auxiliary}};
     for (const auto& [kind, member] : kinds) {
       auto group = std::make_shared<Module>(kind);
       for (std::size_t l = 0; l < levels_.size(); ++l)
