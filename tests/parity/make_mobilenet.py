@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes tests/data/parity/zoo/{keras_,}mobilenet_v*.json: what torchvision's, timm's and Keras's MobileNets compute;
-see zoo.py. And tests/data/parity/lesson_{03,04}.json, an epoch of examples/03_mobilenet_v2_dense.cpp and of
-examples/04_mobilenet_v3_feature_extraction.cpp (without its flips) in Keras.
+see zoo.py. And tests/data/parity/lesson_{03,04,05}.json, an epoch of examples/03_mobilenet_v2_dense.cpp,
+04_mobilenet_v3_feature_extraction.cpp and 05_mobilenet_v3_fine_tuning.cpp (without flips) in Keras.
 
     make_mobilenet.py OUT_FOLDER
 
@@ -193,8 +193,52 @@ def write_lesson(folder, file, name, make, gain, hidden, batch, lr):
     })
 
 
+FINE_TUNE_AT = 100
+
+
+def write_fine_tuning(folder, file, name, gain, batch, lr):
+    """An epoch of Keras's MobileNetV3-Small, trained from layer 100 on with a new dense layer."""
+    keras.utils.clear_session()
+    base = keras.applications.MobileNetV3Small(input_shape=(SIZE, SIZE, 3), weights=None, include_top=False)
+    x = ((zoo.prepared(PICTURES, SIZE, [0.5] * 3, [0.5] * 3).permute(0, 2, 3, 1) + 1.0) * 127.5).numpy()
+    labels = keras.utils.to_categorical([i % CLASSES for i in range(PICTURES)], CLASSES)
+
+    def epoch(order, at):
+        fill_keras(base, gain)
+        base.trainable = True
+        for layer in base.layers[:at]:
+            layer.trainable = False
+        head = dense("", base.output.shape[-1], CLASSES, "softmax")
+        model = keras.Sequential([base, keras.layers.GlobalAveragePooling2D(), head])
+        model.compile(keras.optimizers.Adam(lr), "categorical_crossentropy", metrics=["accuracy"])
+        before = {our_name(v): v.numpy().copy() for layer in base.layers for v in layer.weights}
+        totals = np.zeros(2)
+        for step, start in enumerate(range(0, PICTURES, batch), 1):
+            model.optimizer.epsilon = EPSILON * math.sqrt(1.0 - 0.999**step)
+            ids = order[start:start + batch]
+            model.reset_metrics()
+            totals += len(ids) * np.array(model.train_on_batch(x[ids], labels[ids]))
+        loss, accuracy = model.evaluate(x, labels, batch_size=batch, verbose=0)
+        train_loss, train_accuracy = totals / PICTURES
+        changed = sorted(our_name(v) for layer in base.layers for v in layer.weights
+                         if (v.numpy() != before[our_name(v)]).any())
+        return {"train_loss": float(train_loss), "train_accuracy": float(train_accuracy), "val_loss": loss,
+                "val_accuracy": accuracy}, changed, head.kernel.value.detach().T
+
+    value, changed, weight = epoch(shuffled(PICTURES, 0, 1), FINE_TUNE_AT)
+    frozen, _, _ = epoch(shuffled(PICTURES, 0, 1), len(base.layers))
+    print(file, value, frozen, len(changed))
+    assert abs(value["val_loss"] - frozen["val_loss"]) > 3e-3  # what the test allows could not tell them apart
+    write(os.path.join(folder, file), {
+        "network": name, "gain": [list(g) for g in gain], "pictures": PICTURES, "size": SIZE, "classes": CLASSES,
+        "batch": batch, "lr": lr, "epsilon": EPSILON, "fine_tune_at": FINE_TUNE_AT, "changed": changed,
+        "head": {"gain": [list(g) for g in HEAD_GAIN], "weight": summary(weight)}, "values": value,
+    })
+
+
 def main(folder):
     torch.set_num_threads(1)
+    write_fine_tuning(folder, "lesson_05.json", "keras_mobilenet_v3_small", V3_GAIN, 50, 1e-4)
     write_lesson(folder, "lesson_03.json", "keras_mobilenet_v2", keras.applications.MobileNetV2, V2_GAIN, 128, 100,
                  1e-3)
     write_lesson(folder, "lesson_04.json", "keras_mobilenet_v3_small", keras.applications.MobileNetV3Small, V3_GAIN, 0,

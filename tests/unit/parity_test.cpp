@@ -409,7 +409,7 @@ TEST_CASE("ten steps of every optimiser are torch.optim's") {
     fill("problem.weight", w);
     fill("problem.bias", b);
     for (Tensor* p : {&w, &b, &idle}) p->set_requires_grad(true);
-    transferlib::detail::OptimizerState optimizer({w, b, idle}, optimizer_of(expected));
+    transferlib::detail::OptimizerState optimizer({{"w", w}, {"b", b}, {"idle", idle}}, optimizer_of(expected));
     std::vector<double> losses;
     for (std::size_t step = 0; step < expected["losses"].size(); ++step) {
       optimizer.zero_gradients();

@@ -246,7 +246,8 @@ void check_zoo(bool daily) {
   CHECK((checked >= 1 || only != nullptr));
 }
 
-/// An epoch of one of examples/: a frozen network and a new head, from the same weights, in the same order.
+/// An epoch of one of examples/: a network that is frozen, or its layers up to one, and a new head, from the same
+/// weights, in the same order.
 template <class N, class H>
 void check_lesson(const std::string& file) {
   const Json json = python(file);
@@ -259,8 +260,13 @@ void check_lesson(const std::string& file) {
   Labels labels;
   for (Index c = 0; c < classes; ++c) labels.push_back(transferlib::detail::text("class ", c));
   const TensorData<ClassIndex> data(pictures(count, size), at::arange(count) % classes, labels);
-  Classifier<N, H> model{std::move(backbone), FreezePolicy<FreezeAll>{}, Head<H>{{.standardise = false}}, labels};
+  AnyRule rule = FreezeAll{};
+  if (json.contains("fine_tune_at")) rule = FreezeUntil{json["fine_tune_at"].get<Index>()};
+  Classifier<N, H> model{std::move(backbone), FreezePolicy<AnyRule>{rule}, Head<H>{{.standardise = false}}, labels};
   fill(model.head(), "", gain_of(json["head"]));
+  StateDict before;
+  for (const auto& [name, tensor] : state_dict(*model.backbone_core().network))
+    before.emplace_back(name, tensor.detach().clone());
   Trainer trainer{model,
                   {.epochs = 1,
                    .batch = json["batch"].get<Index>(),
@@ -272,6 +278,16 @@ void check_lesson(const std::string& file) {
     CHECK(std::abs(history[name].back() - json["values"][name].template get<double>()) < 1e-3);
   }
   CHECK(difference(json["head"]["weight"], model.head().parameters().front()) < 1e-3);
+  // What has changed is what the original changes, statistics of batch norm among it.
+  std::set<std::string> changed;
+  const StateDict after = state_dict(*model.backbone_core().network);
+  for (std::size_t i = 0; i < after.size(); ++i)
+    if (!after[i].first.ends_with("num_batches_tracked") && !at::equal(after[i].second, before[i].second))
+      changed.insert(after[i].first);
+  std::set<std::string> expected;
+  if (json.contains("changed"))
+    for (const auto& name : json["changed"].template get<std::vector<std::string>>()) expected.insert(name);
+  CHECK(changed == expected);
 }
 
 }  // namespace
@@ -285,6 +301,8 @@ TEST_CASE("lesson 2's epoch is PyTorch's") { check_lesson<ResNet50, Linear>("les
 TEST_CASE("lesson 3's epoch is Keras's") { check_lesson<KerasMobileNetV2, Mlp>("lesson_03.json"); }
 
 TEST_CASE("lesson 4's epoch is Keras's") { check_lesson<KerasMobileNetV3Small, Linear>("lesson_04.json"); }
+
+TEST_CASE("lesson 5's epoch is Keras's") { check_lesson<KerasMobileNetV3Small, Linear>("lesson_05.json"); }
 
 TEST_CASE("a vision transformer reads what DINOv2's authors publish, takes other sizes, is cut, computes in bfloat16") {
   using Network = Backbone<DinoV2S14Registers>;
