@@ -3,8 +3,10 @@
 /// Compares runs by their folders: `compare RUN RUN… [--out FILE.svg]`: a table, what they were told otherwise, and the
 /// curves of all in one picture.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -81,11 +83,12 @@ void print_runs(const std::vector<Run>& runs, const std::string& by) {
 
   std::vector<const Run*> order;
   for (const Run& run : runs) order.push_back(&run);
-  const auto best = [&](const Run* run) { return run->history.best(by, higher)[by]; };
-  std::stable_sort(order.begin(), order.end(), [&](const Run* a, const Run* b) {
-    if (!has_column(*a, by) || !has_column(*b, by)) return has_column(*a, by) && !has_column(*b, by);
-    return higher ? best(a) > best(b) : best(a) < best(b);
-  });
+  // By its best value; a run that has none, or no number, is behind all others.
+  const auto key = [&](const Run* run) {
+    const double best = has_column(*run, by) ? run->history.best(by, higher)[by] : std::nan("");
+    return std::isnan(best) ? std::numeric_limits<double>::infinity() : higher ? -best : best;
+  };
+  std::stable_sort(order.begin(), order.end(), [&](const Run* a, const Run* b) { return key(a) < key(b); });
   for (const Run* run : order) {
     const auto& epochs = run->history.epochs;
     std::vector<std::string> row{run->name, text(epochs.size())};
