@@ -6,6 +6,8 @@
 #include <limits>
 #include <map>
 #include <random>
+#include <span>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <utility>
@@ -14,7 +16,11 @@
 #include <transferlib/backbones/mobilenet_v3.hpp>
 #include <transferlib/backbones/resnet.hpp>
 #include <transferlib/metrics/ranking.hpp>
+#include <transferlib/model/save.hpp>
+#include <transferlib/probe/closed_form.hpp>
 #include <transferlib/probe/online_ridge.hpp>
+#include <transferlib/probe/unknown.hpp>
+#include <transferlib/zoo.hpp>
 
 #include "toys.hpp"
 
@@ -293,4 +299,214 @@ TEST_CASE("an online ridge learns while others predict") {
   }
   CHECK(learner.size() == static_cast<Index>(in.size()));
   CHECK(worst(learner, ridge_by_the_book(learner.features(one_of(pictures, in)), classes, 4, 5.0)) < 1e-8);
+}
+
+TEST_CASE("a ridge head on several depths is fitted, saved, loaded and goes on as any other") {
+  const toys::Folder folder;
+  const auto train = toys::colour_data(60, 32), test = toys::colour_data(30, 32, 2);
+  const tl::NetworkOptions options{.size = 32, .depths = tl::Depths::blocks, .deviations = true};
+  const auto make = [&] {
+    auto backbone = tl::Backbone<tl::ResNet18>::random(options, 1);
+    toys::enliven(*backbone.core.network, 1);
+    return tl::Classifier{std::move(backbone), tl::FreezePolicy<tl::FreezeAll>{}, tl::Head<tl::Linear>{},
+                          toys::colours};
+  };
+  auto model = make();
+  const auto before = toys::snapshot(*model.backbone_core().network);
+  const auto fit = tl::fit_ridge(model, train, {.features = {.precision = tl::Precision::fp32}});
+  CHECK(toys::same_bytes(before, toys::snapshot(*model.backbone_core().network)));
+  CHECK(fit.probe.accuracy > 0.9);
+  const auto batch = test.batch(toys::first_ids(30));
+  const Tensor answer = model.predict(batch, tl::Precision::fp32);
+  CHECK(answer.argmax(1).eq(batch.target).to(at::kDouble).mean().item<double>() > 0.9);
+
+  // What the head says is the ridge's values of standardised features, sharpened.
+  auto f = tl::features_of(tl::AnyBackbone(tl::Backbone<tl::ResNet18>(tl::detail::copied(model.backbone_core()))),
+                           train, {.precision = tl::Precision::fp32});
+  tl::detail::standardise(f.x);
+  CHECK_THAT(f.x.mean().item<double>(), WithinAbs(0.0, 1e-4));
+  const auto probe = tl::ridge_probe(f);
+  CHECK(probe.strength == fit.probe.strength);
+  const Tensor values = (at::mm(f.x, probe.weight.t()) + probe.bias) * fit.sharpness;
+  const Tensor same = model.predict(train.batch(toys::first_ids(60)), tl::Precision::fp32);
+  CHECK(at::allclose(same, at::softmax(values, 1), 1e-2, 1e-3));
+  // No other factor is better for the pictures left out.
+  const auto loss = [&](double factor) {
+    return at::cross_entropy_loss(fit.probe.held_out * factor, f.y).item<double>();
+  };
+  CHECK(loss(fit.sharpness) <= loss(fit.sharpness * 1.05));
+  CHECK(loss(fit.sharpness) <= loss(fit.sharpness / 1.05));
+
+  tl::save(model, folder / "model.safetensors");
+  const auto loaded = tl::load<tl::ResNet18, tl::Linear>(folder / "model.safetensors");
+  CHECK(loaded.backbone_core().options.depths == tl::Depths::blocks);
+  CHECK(toys::difference(loaded.predict(batch, tl::Precision::fp32), answer) < 1e-5);
+  const auto any = tl::load_any(folder / "model.safetensors");
+  CHECK(toys::difference(any.predict(batch, tl::Precision::fp32), answer) < 1e-5);
+  const auto copy = tl::clone(model);
+  CHECK(toys::difference(copy.predict(batch, tl::Precision::fp32), answer) < 1e-5);
+
+  // A depth that a later version knows.
+  auto file = tl::open_checkpoint(folder / "model.safetensors");
+  auto& told = file.metadata.at("network_options");
+  told.replace(told.find("blocks"), 6, "towers");
+  tl::write_state_dict(folder / "later.safetensors", tl::read_state_dict(folder / "model.safetensors"), file.metadata);
+  CHECK_THAT(sentence_of<tl::WeightsError>([&] { tl::load_any(folder / "later.safetensors"); }),
+             ContainsSubstring("the depths \"towers\""));
+
+  auto mlp = tl::Classifier{tl::Backbone<tl::ResNet18>::random(options, 1), tl::FreezePolicy<tl::FreezeAll>{},
+                            tl::Head<tl::Mlp>{}, toys::colours};
+  CHECK_THAT(sentence_of<tl::OptionError>([&] { tl::fit_ridge(mlp, train); }), ContainsSubstring("mlp:128"));
+  auto others = tl::Classifier{tl::Backbone<tl::ResNet18>::random(options, 1),
+                               tl::FreezePolicy<tl::FreezeAll>{},
+                               tl::Head<tl::Linear>{},
+                               {"cup", "mug"}};
+  CHECK_THAT(sentence_of<tl::OptionError>([&] { tl::fit_ridge(others, train); }),
+             ContainsSubstring("(red, green, blue)"));
+}
+
+TEST_CASE("a logistic head is at the minimum of its loss") {
+  const auto train = toys::colour_data(60, 32);
+  auto model = tl::Classifier{toys::lively<tl::ResNet18>(32), tl::FreezePolicy<tl::FreezeAll>{}, tl::Head<tl::Linear>{},
+                              toys::colours};
+  const tl::FeatureOptions exact{.precision = tl::Precision::fp32};
+  const auto fit = tl::fit_logistic(model, train, {.features = exact, .tolerance = 1e-7});
+  CHECK(fit.held_out_loss < std::log(3.0));
+  const auto batch = train.batch(toys::first_ids(60));
+  const Tensor p = model.predict(batch, tl::Precision::fp32);
+  const double accuracy = p.argmax(1).eq(batch.target).to(at::kDouble).mean().item<double>();
+  CHECK_THAT(accuracy, WithinAbs(fit.probe.accuracy, 1e-9));
+  // The bias is free of the penalty, so that the mean probability of a class is its frequency.
+  const Tensor frequency = at::one_hot(batch.target, 3).to(at::kFloat).mean(0);
+  CHECK((p.mean(0) - frequency).abs().max().item<double>() < 1e-3);
+  CHECK_THAT(sentence_of<tl::OptionError>([&] { tl::fit_logistic(model, train, {.strengths = {}}); }),
+             ContainsSubstring("no strength"));
+  CHECK_THAT(sentence_of<tl::OptionError>([&] { tl::fit_logistic(model, train, {.held_out = 1.0}); }),
+             ContainsSubstring("between 0 and 1"));
+  std::stop_source stop;
+  stop.request_stop();
+  tl::RidgeFitOptions stopped{.features = exact};
+  stopped.features.stop = stop.get_token();
+  CHECK_THROWS_AS(tl::fit_ridge(model, train, stopped), tl::Error);
+}
+
+TEST_CASE("a balanced ridge is the weighted one, each picture left out in turn") {
+  const Tensor x = toys::noise(40, 4, 1, 3).flatten(1).to(at::kDouble).narrow(1, 0, 5).contiguous();
+  Tensor y = at::zeros({40}, at::kLong);
+  y.narrow(0, 0, 6).fill_(1);
+  y.narrow(0, 6, 10).fill_(2);
+  const tl::Features f{x + at::one_hot(y, 5).to(at::kDouble), y, 3};
+  const auto probe = tl::ridge_probe(f, {.strengths = {0.1}, .balance = true});
+  const Tensor weight = 40.0 / (3.0 * at::one_hot(y, 3).sum(0).to(at::kDouble)).index_select(0, y);
+  const Tensor a = at::cat({f.x, at::ones({40, 1}, at::kDouble)}, 1), targets = at::one_hot(y, 3).to(at::kDouble);
+  Tensor free = at::eye(6, at::kDouble) * probe.penalty;
+  free[5][5] = 0.0;
+  double right = 0.0;
+  for (Index i = 0; i < 40; ++i) {
+    Tensor w = weight.clone();
+    w[i] = 0.0;
+    const Tensor weighted = a * w.unsqueeze(1);
+    const Tensor value =
+        at::mm(a.narrow(0, i, 1), at::linalg_solve(at::mm(a.t(), weighted) + free, at::mm(weighted.t(), targets)))[0];
+    CHECK((value - probe.held_out[i]).abs().max().item<double>() < 1e-9);
+    if (value.argmax().item<Index>() == y[i].item<Index>()) right += weight[i].item<double>() / 40.0;
+  }
+  CHECK_THAT(probe.accuracy, WithinAbs(right, 1e-9));
+}
+
+namespace {
+
+/// Features (n, 6) around a class's mean, the second three of which vary much and say nothing; the last class is
+/// another than those that a detector is fitted to.
+tl::Features clouds(Index n, Index first, Index last, std::uint64_t seed) {
+  Tensor y = at::arange(n, at::kLong).remainder(last - first + 1) + first;
+  Tensor x = at::empty({n, 6}, at::kFloat).normal_(0.0, 1.0, tl::detail::generator(seed, 3, 91));
+  x.narrow(1, 3, 3).mul_(20.0);
+  x.narrow(1, 0, 3).add_(at::one_hot(y, 3).to(at::kFloat), 7.0);
+  return {x + 3.0, y, 0};
+}
+
+}  // namespace
+
+TEST_CASE("what is of no known class is told as unknown") {
+  const toys::Folder folder;
+  const auto known = clouds(400, 0, 1, 1), more = clouds(1000, 0, 1, 2), other = clouds(300, 2, 2, 3);
+  for (auto score : {tl::UnknownScore::mahalanobis, tl::UnknownScore::relative_mahalanobis}) {
+    const auto detector = tl::UnknownDetector::fit(known, {.score = score, .known_rate = 0.9, .shrinkage = 1e-3});
+    const Tensor a = detector.scores(more.x), b = detector.scores(other.x);
+    const auto span = [](const Tensor& t) {
+      return std::span(t.const_data_ptr<double>(), static_cast<std::size_t>(t.numel()));
+    };
+    CHECK(tl::roc_auc(span(a), span(b)) > 0.99);
+    // Of known pictures that it has not seen the wanted part is let through.
+    const Tensor told = detector.decide(more.x, more.y);
+    CHECK_THAT(told.ge(0).to(at::kDouble).mean().item<double>(), WithinAbs(0.9, 0.03));
+    CHECK((told.eq(more.y) | told.eq(-1)).all().item<bool>());
+    CHECK(detector.decide(other.x, other.y).eq(-1).to(at::kDouble).mean().item<double>() > 0.95);
+
+    detector.save(folder / "unknown.safetensors");
+    const auto loaded = tl::UnknownDetector::load(folder / "unknown.safetensors");
+    CHECK(loaded.threshold() == detector.threshold());
+    CHECK(toys::same_bytes(loaded.scores(other.x), b));
+  }
+  const auto detector =
+      tl::UnknownDetector::fit(clouds(400, 0, 1, 1), {.score = tl::UnknownScore::neighbours, .neighbours = 5});
+  detector.save(folder / "unknown.safetensors");
+  const auto loaded = tl::UnknownDetector::load(folder / "unknown.safetensors");
+  CHECK(toys::same_bytes(loaded.scores(other.x), detector.scores(other.x)));
+}
+
+TEST_CASE("the scores of unknown pictures are those of their definitions") {
+  const auto known = clouds(60, 0, 1, 1), other = clouds(9, 2, 2, 3);
+  const Tensor mean = known.x.mean(0), deviation = known.x.std(0, false);
+  const Tensor x = ((known.x - mean) / deviation).to(at::kDouble), z = ((other.x - mean) / deviation).to(at::kDouble);
+  const auto inverse = [](const Tensor& residuals) {
+    const Tensor covariance = at::mm(residuals.t(), residuals) / 60.0;
+    return at::linalg_inv(covariance + 0.2 * covariance.diagonal().mean() * at::eye(6, at::kDouble));
+  };
+  const auto distance = [](const Tensor& v, const Tensor& inverse_) { return (at::mm(v, inverse_) * v).sum(1); };
+  const Tensor zero = x.index_select(0, known.y.eq(0).nonzero().view({-1})).mean(0),
+               one = x.index_select(0, known.y.eq(1).nonzero().view({-1})).mean(0);
+  const Tensor own = at::where(known.y.eq(0).unsqueeze(1), zero, one);
+  const Tensor within = inverse(x - own), total = inverse(x);
+  const Tensor nearest = at::minimum(distance(z - zero, within), distance(z - one, within));
+  const tl::UnknownOptions plain{.score = tl::UnknownScore::mahalanobis, .shrinkage = 0.2},
+      relative{.score = tl::UnknownScore::relative_mahalanobis, .shrinkage = 0.2},
+      near{.score = tl::UnknownScore::neighbours, .neighbours = 4};
+  CHECK(toys::difference(tl::UnknownDetector::fit(known, plain).scores(other.x), -nearest) < 1e-4);
+  CHECK(toys::difference(tl::UnknownDetector::fit(known, relative).scores(other.x), distance(z, total) - nearest) <
+        1e-4);
+  const auto unit = [](const Tensor& t) { return t / t.norm(2, {1}, true); };
+  const Tensor cosines = std::get<0>(at::mm(unit(z), unit(x).t()).sort(1, true)).narrow(1, 0, 4).mean(1);
+  CHECK(toys::difference(tl::UnknownDetector::fit(known, near).scores(other.x), cosines) < 1e-4);
+  const Tensor logits = at::tensor({1.0, 2.0, 0.5}).view({1, 3});
+  CHECK_THAT(tl::energy_scores(logits).item<double>(),
+             WithinAbs(std::log(std::exp(1.0) + std::exp(2.0) + std::exp(0.5)), 1e-12));
+}
+
+TEST_CASE("a detector of the unknown refuses what it can't use") {
+  const toys::Folder folder;
+  const auto known = clouds(60, 0, 1, 1);
+  const auto refused = [&](const tl::UnknownOptions& o) {
+    return sentence_of<tl::OptionError>([&] { tl::UnknownDetector::fit(known, o); });
+  };
+  CHECK_THAT(refused({.known_rate = 0.0}), ContainsSubstring("above 0 and at most 1"));
+  CHECK_THAT(refused({.shrinkage = 0.0}), ContainsSubstring("shrinkage"));
+  CHECK_THAT(refused({.neighbours = 0}), ContainsSubstring("neighbour"));
+  CHECK_THAT(refused({.folds = 31}), ContainsSubstring("2 pictures or more in each"));
+  const auto detector = tl::UnknownDetector::fit(known);
+  CHECK_THAT(sentence_of<tl::DataError>([&] { detector.scores(at::zeros({2, 5})); }), ContainsSubstring("(N, 6)"));
+  CHECK_THAT(sentence_of<tl::DataError>([&] { detector.decide(known.x, at::zeros({2}, at::kLong)); }),
+             ContainsSubstring("one class"));
+  tl::write_state_dict(folder / "other.safetensors", {{"mean", at::zeros({2})}});
+  CHECK_THAT(sentence_of<tl::WeightsError>([&] { tl::UnknownDetector::load(folder / "other.safetensors"); }),
+             ContainsSubstring("none that UnknownDetector wrote"));
+  detector.save(folder / "unknown.safetensors");
+  tl::StateDict state = tl::read_state_dict(folder / "unknown.safetensors");
+  const auto file = tl::open_checkpoint(folder / "unknown.safetensors");
+  for (auto& [name, tensor] : state)
+    if (name == "total") tensor = tensor.narrow(0, 0, 3);
+  tl::write_state_dict(folder / "damaged.safetensors", state, file.metadata);
+  CHECK_THAT(sentence_of<tl::WeightsError>([&] { tl::UnknownDetector::load(folder / "damaged.safetensors"); }),
+             ContainsSubstring("changed since"));
 }

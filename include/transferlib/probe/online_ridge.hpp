@@ -98,7 +98,7 @@ class RidgeSums {
     if (info.item<int>() != 0)
       throw DataError(text("the features are too large for the penalty ", penalty,
                            ": the ridge can't be solved in double precision; give a higher penalty"));
-    inverse_ = at::cholesky_inverse(factor);
+    inverse_ = at::cholesky_inverse(factor).contiguous();
     weight_ = at::mm(inverse_, targets);
     refine();
   }
@@ -110,8 +110,9 @@ class RidgeSums {
   /// The part of the diagonal that is penalised.
   static Tensor penalties(const Tensor& a) { return a.diagonal().narrow(0, 0, a.size(0) - 1); }
 
-  /// Corrects the weights by the inverse until they solve the equations as well as doubles can. \returns whether that
-  /// took few steps
+  /// Corrects the weights by the inverse until they solve the equations as well as doubles can. What is left behind a
+  /// correction is the correction times the inverse's relative error, which is of the size of the first correction.
+  /// \returns whether that took few steps
   bool refine() {
     for (int step = 0; step < 4; ++step) {
       Tensor left = targets - at::mm(gram, weight_);
@@ -120,7 +121,7 @@ class RidgeSums {
       weight_ = weight_ + correction;
       const double change = correction.abs().max().item<double>(), all = weight_.abs().max().item<double>();
       if (!std::isfinite(change)) return false;
-      if (change <= 1e-11 * all) return true;
+      if (change <= (step == 0 ? 1e-7 : 1e-11) * all) return true;
     }
     return false;
   }
@@ -219,10 +220,12 @@ class OnlineRidge {
   }
 
   /// What the learner says of pictures. \throws DataError
-  Answer predict(const Batch& pictures) const {
-    const Tensor x = features(pictures);
+  Answer predict(const Batch& pictures) const { return answer(features(pictures)); }
+  /// The same of features that `features` gave. \throws DataError if their width is another
+  Answer answer(const Tensor& features) const {
+    check(features);
     const auto now = state_->snapshot();
-    return {at::addmm(now->bias, x, now->weight.t()), now->labels};
+    return {at::addmm(now->bias, features, now->weight.t()), now->labels};
   }
 
   /// Features of pictures (N, D) float32, each computed alone, so that a picture's are always the same bytes.
