@@ -135,23 +135,6 @@ inline std::string todays_faster_rcnn_name(const std::string& name) {
   return list == "backbone.fpn.inner_blocks" || list == "backbone.fpn.layer_blocks" ? layer + ".0" + kind : name;
 }
 
-/// Modules that hold these tensors under these names, so that they load as any module does: all or none.
-inline std::shared_ptr<Module> tree_of(const StateDict& state) {
-  auto root = std::make_shared<Module>("Tensors");
-  for (const auto& [name, tensor] : state) {
-    Module* at = root.get();
-    std::size_t from = 0;
-    for (std::size_t dot; (dot = name.find('.', from)) != std::string::npos; from = dot + 1) {
-      const std::string part = name.substr(from, dot - from);
-      const auto children = at->named_children();
-      const auto* child = children.find(part);
-      at = child != nullptr ? child->get() : at->register_module(part, std::make_shared<Module>("Tensors")).get();
-    }
-    at->register_buffer(name.substr(from), tensor);
-  }
-  return root;
-}
-
 /// The last step of what is called `name`.
 inline Index last_step_of(const Graph& graph, const std::string& name) {
   for (Index s = graph.size(); s-- > 1;)
@@ -160,11 +143,13 @@ inline Index last_step_of(const Graph& graph, const std::string& name) {
   throw OptionError(text("the network has no part called ", name));
 }
 
-inline FasterRcnn make_faster_rcnn(const FasterRcnnSpec& spec, const FasterRcnnOptions& options) {
-  const NetworkOptions network{.size = options.size == 0 ? spec.sides.shorter : options.size};
-  AnyBackbone backbone = spec.mobile ? AnyBackbone(Backbone<MobileNetV3Large>::random(network))
-                                     : AnyBackbone(Backbone<ResNet50>::random(network));
-  BackboneCore& core = backbone.core;
+/// The backbone of a published detector, with weights of no meaning: the classifier's network with other norms and, of
+/// MobileNet, other maps.
+inline BackboneCore faster_rcnn_core(const FasterRcnnSpec& spec, const NetworkOptions& options) {
+  BackboneCore core =
+      spec.mobile ? Backbone<MobileNetV3Large>::random(options).core : Backbone<ResNet50>::random(options).core;
+  core.name = spec.card.name;
+  core.aliases = "";
   for (const auto& module : core.network->modules())
     if (auto* norm = dynamic_cast<nn::BatchNorm2d*>(module.get())) norm->epsilon = spec.norm_epsilon;
   if (spec.mobile) {
@@ -172,6 +157,13 @@ inline FasterRcnn make_faster_rcnn(const FasterRcnnSpec& spec, const FasterRcnnO
     core.graph.strides = {32, 32};
     measure(core);
   }
+  core.rebuild = [&spec, options] { return faster_rcnn_core(spec, options); };
+  return core;
+}
+
+/// \param spec one of `faster_rcnn_specs`, which outlive all models
+inline FasterRcnn make_faster_rcnn(const FasterRcnnSpec& spec, const FasterRcnnOptions& options) {
+  AnyBackbone backbone(faster_rcnn_core(spec, {.size = options.size == 0 ? spec.sides.shorter : options.size}));
   RegionProposal::Options proposal;
   proposal.predicting = {.before_nms = spec.proposals, .after_nms = spec.proposals, .least_score = spec.least_score};
   proposal.training.least_score = spec.least_score;

@@ -20,6 +20,7 @@
 #include <transferlib/heads/roi.hpp>
 #include <transferlib/model/two_stage.hpp>
 #include <transferlib/necks/feature_pyramid.hpp>
+#include <transferlib/two_stage_parts.hpp>
 
 #include "toys.hpp"
 // After the toys, which take a macro of LibTorch's away.
@@ -137,6 +138,10 @@ TEST_CASE("Anchors, codes, matches, samples and proposals are torchvision's") {
     CHECK(apart(anchors.of_place(map), floats(part("anchors")["cells"][static_cast<std::size_t>(map)])) == 0.0);
   const Activations maps{at::zeros({1, 1, 12, 16}), at::zeros({1, 1, 6, 8}), at::zeros({1, 1, 4, 5})};
   CHECK(difference(part("anchors")["all"], anchors(maps, {131, 97})) <= 1e-7);
+  // Where the canvas is no multiple of 32, the places of a map are its stride apart.
+  const std::vector<Index> strides{8, 16, 32};
+  const Tensor odd = anchors(maps, {124, 93}, strides).view({-1, 6, 4});
+  CHECK(apart(odd[17] - odd[0], at::full({6, 4}, 8.0)) == 0.0);  // a row down and a place to the right
 
   const Json& coder = part("coder");
   for (std::size_t i = 0; i < coder["cases"].size(); ++i) {
@@ -374,12 +379,18 @@ TEST_CASE("A two-stage detector learns, the frozen backbone stays as it is, and 
   CHECK(toys::same_bytes(before, toys::snapshot(*model.backbone_core().network)));
 
   const auto found = model.predict(batch, Precision::fp32), again = clone(model).predict(batch, Precision::fp32);
+  const toys::Folder folder;
+  save(model, folder / "squares.safetensors");
+  auto loaded = load_two_stage<toys::SqueezeNet>(folder / "squares.safetensors");
+  CHECK(loaded.proposal().options().sizes == model.proposal().options().sizes);
+  const auto from_file = loaded.predict(batch, Precision::fp32);
   BoxAveragePrecision metric;
   metric.update(found, batch);
   CHECK(metric.values().at(1).second > 0.3);
   for (std::size_t i = 0; i < found.size(); ++i) {
     CHECK(found[i].boxes.equal(again[i].boxes));
     CHECK(found[i].scores.equal(again[i].scores));
+    CHECK(found[i].boxes.equal(from_file[i].boxes));
   }
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cmath>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -54,16 +55,21 @@ class AnchorGenerator {
   }
 
   /// All anchors of one picture on a canvas, (A, 4) float32 on the device of the maps: map by map, row by row, place by
-  /// place. Places are canvas / grid pixels apart, rounded down. \param maps (N, C, h, w) each
+  /// place. On a canvas of a multiple of 32 pixels, as torchvision's all are, places are canvas / grid pixels apart,
+  /// rounded down; on another one, where that is no stride of the network's, as many as the map's stride.
+  /// \param maps (N, C, h, w) each \param strides of the maps; none: canvas / grid in any case
   /// \throws OptionError if there is another number of maps
-  Tensor operator()(const Activations& maps, PixelSize canvas) const {
+  Tensor operator()(const Activations& maps, PixelSize canvas, std::span<const Index> strides = {}) const {
     if (static_cast<Index>(maps.size()) != this->maps())
       throw OptionError(detail::text("there are anchors for ", this->maps(), " maps and ", maps.size(),
                                      " maps; give a list of sizes for each map"));
     std::vector<Tensor> all;
     for (std::size_t i = 0; i < maps.size(); ++i) {
       const Index height = maps[i].size(2), width = maps[i].size(3);
-      const auto shifts = [](Index n, Index side) { return at::arange(n, at::TensorOptions(at::kFloat)) * (side / n); };
+      const auto shifts = [&](Index n, Index side) {
+        const Index apart = strides.empty() || side % 32 == 0 ? side / n : strides[i];
+        return at::arange(n, at::TensorOptions(at::kFloat)) * apart;
+      };
       const Tensor y = shifts(height, canvas.height).view({-1, 1}).expand({height, width});
       const Tensor x = shifts(width, canvas.width).view({1, -1}).expand({height, width});
       const Tensor shift = at::stack({x, y, x, y}, 2).view({-1, 1, 4});

@@ -84,7 +84,10 @@ class RegionProposal final : public Module {
 
   /// \throws OptionError
   RegionProposal(const FeatureSpec& features, const Options& options)
-      : Module("RegionProposal"), options_(options), anchors_(sizes_for(features, options), options.ratios) {
+      : Module("RegionProposal"),
+        options_(options),
+        anchors_(sizes_for(features, options), options.ratios),
+        strides_(features.strides) {
     if (anchors_.maps() != static_cast<Index>(features.strides.size()))
       throw OptionError(detail::text("RegionProposal has sizes for ", anchors_.maps(), " maps, and there are ",
                                      features.strides.size()));
@@ -129,7 +132,7 @@ class RegionProposal final : public Module {
     }
     out.objectness = at::cat(objectness, 1);
     out.codes = at::cat(codes, 1);
-    out.anchors = anchors_(maps, canvas);
+    out.anchors = anchors_(maps, canvas, strides_);
     return out;
   }
 
@@ -180,6 +183,7 @@ class RegionProposal final : public Module {
 
   Options options_;
   AnchorGenerator anchors_;
+  std::vector<Index> strides_;
   std::vector<std::shared_ptr<nn::Conv2d>> convolutions_;
   std::shared_ptr<nn::Conv2d> objectness_, codes_;
 };

@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -26,6 +27,7 @@
 #include <transferlib/model/detector.hpp>
 #include <transferlib/model/head.hpp>
 #include <transferlib/model/neck.hpp>
+#include <transferlib/weights/state_dict.hpp>
 
 namespace transferlib {
 
@@ -67,6 +69,23 @@ struct ResizeSides {
 };
 
 namespace detail {
+
+/// Modules that hold these tensors under these names, so that they load as any module does: all or none.
+inline std::shared_ptr<Module> tree_of(const StateDict& state) {
+  auto root = std::make_shared<Module>("Tensors");
+  for (const auto& [name, tensor] : state) {
+    Module* at = root.get();
+    std::size_t from = 0;
+    for (std::size_t dot; (dot = name.find('.', from)) != std::string::npos; from = dot + 1) {
+      const std::string part = name.substr(from, dot - from);
+      const auto children = at->named_children();
+      const auto* child = children.find(part);
+      at = child != nullptr ? child->get() : at->register_module(part, std::make_shared<Module>("Tensors")).get();
+    }
+    at->register_buffer(name.substr(from), tensor);
+  }
+  return root;
+}
 
 /// A network's input from pictures of any sizes, and how large each is there.
 struct ResizedPictures {
@@ -278,15 +297,7 @@ class TwoStage : public detail::ModelBase {
 
   /// An independent copy.
   TwoStage copy() const {
-    detail::BackboneCore core = detail::copied(core_);
-    core.graph.stages = core_.graph.stages, core.graph.strides = core_.graph.strides;
-    core.features = core_.features;
-    // What the published detectors have otherwise than the classifiers is no part of the state.
-    const auto theirs = core_.network->modules(), ours = core.network->modules();
-    for (std::size_t i = 0; i < theirs.size(); ++i)
-      if (const auto* norm = dynamic_cast<const nn::BatchNorm2d*>(theirs[i].get()))
-        dynamic_cast<nn::BatchNorm2d&>(*ours[i]).epsilon = norm->epsilon;
-    TwoStage out(Backbone<N>(std::move(core)), neck_recipe_, proposal_recipe_, head_recipe_, labels_);
+    TwoStage out(Backbone<N>(detail::copied(core_)), neck_recipe_, proposal_recipe_, head_recipe_, labels_);
     out.cut_ = cut_;
     out.sides_ = sides_;
     load_state_dict(*out.neck_, state_dict(*neck_));
