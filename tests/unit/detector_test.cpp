@@ -9,10 +9,13 @@
 #include <utility>
 #include <vector>
 
+#include <transferlib/backbones/mobilenet_v3.hpp>
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/random.hpp>
 #include <transferlib/darknet_detector.hpp>
 #include <transferlib/data/preprocess.hpp>
+#include <transferlib/detector_parts.hpp>
+#include <transferlib/detector_zoo.hpp>
 #include <transferlib/heads/yolo.hpp>
 #include <transferlib/metrics/detection.hpp>
 #include <transferlib/model/detector.hpp>
@@ -326,6 +329,73 @@ TEST_CASE("what a .cfg says is what the head does") {
                tl::darknet_detector(folder / "x.cfg", folder / "x.weights", {"a", "b"});
              }),
              ContainsSubstring("finds 3 classes, and there are 2 labels"));
+}
+
+TEST_CASE("a detector in a file is the same detector") {
+  const toys::Folder folder;
+  const auto batch = Rectangles(3).batch(toys::first_ids(3));
+  const auto same = [&](auto& a, auto& b) {
+    const auto x = a.predict(batch, tl::Precision::fp32), y = b.predict(batch, tl::Precision::fp32);
+    Index found = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      REQUIRE(x[i].size() == y[i].size());
+      found += x[i].size();
+      if (x[i].size() == 0) continue;
+      CHECK(at::equal(x[i].boxes, y[i].boxes));
+      CHECK(at::equal(x[i].scores, y[i].scores));
+      CHECK(at::equal(x[i].labels, y[i].labels));
+    }
+    CHECK(found > 0);
+  };
+  // A network of the zoo, a neck and a head by name and by type.
+  tl::YoloOptions options = tl::yolo_v5();
+  options.selection.score_threshold = 0.0;
+  options.box_loss = tl::Overlap::giou;
+  tl::Detector typed{toys::lively<tl::MobileNetV3Small>(96), tl::FreezePolicy<tl::FreezeNone>{},
+                     tl::Neck<tl::C3PathAggregation>{{.channels = {16, 24}, .depth = 0.3, .seed = 3}},
+                     tl::Head<tl::Yolo>{[&] {
+                       auto o = options;
+                       o.anchors = {{{10, 10}}, {{30, 30}}};
+                       o.balance = {1.0};
+                       return o;
+                     }()},
+                     toys::colours};
+  typed.set_fit(tl::Fit::stretch);
+  tl::save(typed, folder / "typed.safetensors");
+  auto loaded = tl::load_detector(folder / "typed.safetensors");
+  CHECK(loaded.labels() == toys::colours);
+  CHECK(loaded.preprocessing() == typed.preprocessing());
+  CHECK(loaded.backbone_core().name == "mobilenet_v3_small");
+  same(typed, loaded);
+  tl::save(loaded, folder / "again.safetensors");
+  CHECK(tl::read_file(folder / "again.safetensors") == tl::read_file(folder / "typed.safetensors"));
+  const auto recipe = tl::detail::part_options<tl::Yolo>(loaded.head_recipe().options.options);
+  CHECK(recipe.box_loss == tl::Overlap::giou);
+  CHECK((recipe.anchors == tl::LevelAnchors{{{10, 10}}, {{30, 30}}}));
+  auto copy = tl::clone(loaded);
+  same(loaded, copy);
+
+  // A .cfg.
+  const std::string conv = "[convolutional]\nfilters=8\nsize=3\nstride=2\npad=1\nactivation=leaky\nbatch_normalize=1\n";
+  tl::write_file(
+      folder / "x.cfg",
+      "[net]\nwidth=64\nheight=64\nchannels=3\nletter_box=1\n" + conv + conv +
+          "# the head\n[convolutional]\nfilters=16\nsize=1\nactivation=linear\n[yolo]\nmask=0,1\nanchors=10,14, "
+          "30,20\nclasses=3\nnum=2\n");
+  auto head = tl::darknet_head(folder / "x.cfg");
+  head.options.selection.score_threshold = 0.0;
+  tl::Detector darknet{tl::darknet_pyramid(folder / "x.cfg", {.seed = 5}), tl::FreezePolicy<tl::FreezeNone>{}, head,
+                       toys::colours};
+  tl::save(darknet, folder / "darknet.safetensors");
+  auto again = tl::load_detector(folder / "darknet.safetensors");
+  CHECK(again.preprocessing().fit == tl::Fit::darknet);
+  CHECK(again.preprocessing().interpolation == tl::Interpolation::corners);
+  CHECK(again.layers().rows.size() == darknet.layers().rows.size());
+  same(darknet, again);
+
+  CHECK_THAT(sentence_of<tl::OptionError>([] { tl::any_neck("path"); }),
+             ContainsSubstring("there is no neck called \"path\"; there are none, "));
+  CHECK_THAT(sentence_of<tl::OptionError>([] { tl::any_box_head("linear"); }), ContainsSubstring("yolo_v1"));
 }
 
 TEST_CASE("yolo-fastest 1.1 finds what darknet finds") {
