@@ -40,7 +40,8 @@ enum class Purpose : std::uint32_t {
   test = 7,
   mix = 8,
   balance = 9,
-  regions = 10
+  regions = 10,
+  preflight = 11
 };
 
 /// The random numbers of one thing: purpose, and up to two numbers that say which (an epoch and a picture, say).
