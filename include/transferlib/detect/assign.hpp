@@ -75,9 +75,9 @@ struct Matches {
     const auto of = [&](const Tensor& t) { return t.index({which}); };
     return {of(picture), of(anchor), of(row), of(column), of(object)};
   }
-  /// A number for each prediction of the map, (K) int64: its place in (N, A, rows, columns).
-  Tensor places(Index anchors, Index rows, Index columns) const {
-    return ((picture * anchors + anchor) * rows + row) * columns + column;
+  /// A number for each prediction of the map, (K) int64: its place in (N, rows, columns, anchors).
+  Tensor places(Index rows, Index columns, Index anchors) const {
+    return ((picture * rows + row) * columns + column) * anchors + anchor;
   }
 };
 

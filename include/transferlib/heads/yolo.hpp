@@ -106,7 +106,7 @@ class Yolo : public Module {
       // No score is above objectness: most places are left out before anything else is computed.
       const Tensor sure = l.values.select(-1, 4).sigmoid();
       const Tensor where = sure.gt(options_.selection.score_threshold).nonzero();
-      const Matches m{where.select(1, 0), where.select(1, 1), where.select(1, 2), where.select(1, 3), {}};
+      const Matches m{where.select(1, 0), where.select(1, 3), where.select(1, 1), where.select(1, 2), {}};
       const Tensor p = l.at_matches(m), classes = p.narrow(1, 5, classes_);
       pictures.push_back(m.picture);
       boxes.push_back(detail::to_corners(l.boxes(m, p)));

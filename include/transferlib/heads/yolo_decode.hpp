@@ -21,9 +21,11 @@ inline Tensor exact(const Tensor& x) { return x.to(at::promote_types(x.scalar_ty
 /// Boxes (…, 4) of centre and size, by their corners.
 inline Tensor to_corners(const Tensor& boxes) { return convert_boxes(boxes, BoxForm::cxcywh, BoxForm::xyxy); }
 
-/// A map (N, A · values, h, w) as (N, A, h, w, values).
+/// A map (N, A · values, h, w) as (N, h, w, A, values): a view of a map that lies in memory with its channels last, as
+/// detectors' do, and so is its gradient.
 inline Tensor by_place(const Tensor& map, Index anchors) {
-  return map.reshape({map.size(0), anchors, -1, map.size(2), map.size(3)}).permute({0, 1, 3, 4, 2});
+  const Tensor last = map.permute({0, 2, 3, 1});
+  return last.reshape({last.size(0), last.size(1), last.size(2), anchors, -1});
 }
 
 /// The columns and rows of a map's cells: (h, w, 2).
@@ -51,10 +53,10 @@ inline Tensor decode_boxes(const Tensor& t, const Tensor& cell, const Tensor& an
                  -1);
 }
 
-/// Of all places of a map (N, A, h, w, values): (N, A, h, w, 4). \param anchors (A, 2)
+/// Of all places of a map (N, h, w, A, values): (N, h, w, A, 4). \param anchors (A, 2)
 inline Tensor decode_map(const Tensor& map, const Tensor& anchors, const BoxCode& code) {
-  return decode_boxes(map.narrow(-1, 0, 4), cell_grid(map.size(2), map.size(3), map.options()),
-                      anchors.to(map.options()).view({-1, 1, 1, 2}), code);
+  return decode_boxes(map.narrow(-1, 0, 4), cell_grid(map.size(1), map.size(2), map.options()).unsqueeze(2), anchors,
+                      code);
 }
 
 }  // namespace detail

@@ -30,14 +30,14 @@ inline Tensor logistic_loss(const Tensor& x, const Tensor& target, double gamma)
 
 /// A head's map while its loss is computed.
 struct YoloLevel {
-  Tensor values;   ///< (N, A, h, w, 5 + classes)
+  Tensor values;   ///< (N, h, w, A, 5 + classes)
   Tensor anchors;  ///< (A, 2)
   BoxCode code;
 
   Index size(Index dimension) const { return values.size(dimension); }
-  MatchLevel match() const { return {anchors, code.stride, size(2), size(3)}; }
+  MatchLevel match() const { return {anchors, code.stride, size(1), size(2)}; }
   /// The predictions (K, 5 + classes) of matches.
-  Tensor at_matches(const Matches& m) const { return values.index({m.picture, m.anchor, m.row, m.column}); }
+  Tensor at_matches(const Matches& m) const { return values.index({m.picture, m.row, m.column, m.anchor}); }
   /// The boxes (K, 4), centre and size, of the predictions of matches.
   Tensor boxes(const Matches& m, const Tensor& predictions) const {
     return decode_boxes(predictions.narrow(1, 0, 4), at::stack({m.column, m.row}, 1).to(values.options()),
@@ -60,7 +60,7 @@ inline std::pair<Matches, Tensor> one_object_each(const YoloLevel& level, const 
   return {m.pick(last.index_select(0, kept)), classes};
 }
 
-/// How far each place's box overlaps an object of its picture at most: (N, A, h, w).
+/// How far each place's box overlaps an object of its picture at most: (N, h, w, A).
 inline Tensor best_overlaps(const YoloLevel& level, const Objects& objects) {
   const torch::NoGradGuard guard;
   const Tensor boxes = to_corners(decode_map(level.values, level.anchors, level.code)).flatten(1, 3);
@@ -142,7 +142,7 @@ inline Tensor yolo_box_loss(const YoloLevel& level, const Matches& m, const Tens
   const Tensor ratio = size / level.anchors.index_select(0, m.anchor), t = p.narrow(1, 2, 2);
   const Tensor off = o.sizes == BoxSizes::exponential ? t - ratio.log() : t.sigmoid() - ratio.sqrt() / 2.0;
   const double area =
-      level.code.stride * level.code.stride * static_cast<double>(level.size(2)) * static_cast<double>(level.size(3));
+      level.code.stride * level.code.stride * static_cast<double>(level.size(1)) * static_cast<double>(level.size(2));
   return (2.0 - size.prod(1) / area) *
          (logistic_loss(p.narrow(1, 0, 2), place, 0.0).sum(1) + off.square().sum(1) / 2.0);
 }
@@ -182,7 +182,7 @@ inline YoloTerms yolo_level_loss(const YoloLevel& level, const Matches& matches,
   if (o.scale == LossScale::pictures) return {box / pictures, objectness / pictures, off / pictures};
   const double found = static_cast<double>(std::max<Index>(m.size(), 1));
   // The mean over all places, times the picture's part of 640 x 640 pixels.
-  const double part = level.code.stride * level.code.stride / (640.0 * 640.0) / static_cast<double>(level.size(1));
+  const double part = level.code.stride * level.code.stride / (640.0 * 640.0) / static_cast<double>(level.size(3));
   return {box / found, objectness * (part / pictures), off / (found * 80.0)};
 }
 

@@ -132,6 +132,7 @@ class YoloV1 : public Module {
     return out;
   }
 
+  /// The options; thresholds may be changed between predictions.
   Options& options() { return options_; }
 
  private:

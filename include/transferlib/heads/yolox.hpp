@@ -157,6 +157,7 @@ class YoloX : public Module {
     return out;
   }
 
+  /// The options; thresholds may be changed between predictions.
   Options& options() { return options_; }
 
  private:

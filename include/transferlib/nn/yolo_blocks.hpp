@@ -85,6 +85,7 @@ class Chain : public Block {
   Chain(std::initializer_list<std::shared_ptr<Block>> blocks = {}) : Block("Chain") {
     for (const auto& b : blocks) add(b);
   }
+  /// Adds a block, which comes last.
   void add(std::shared_ptr<Block> block) {
     blocks_.push_back(register_module(std::to_string(blocks_.size()), std::move(block)));
   }
@@ -254,6 +255,7 @@ class Elan : public Block {
 class Sum : public Block {
  public:
   Sum() : Block("Sum") {}
+  /// Adds a block, which comes last.
   void add(std::shared_ptr<Block> block) {
     blocks_.push_back(register_module(std::to_string(blocks_.size()), std::move(block)));
   }
