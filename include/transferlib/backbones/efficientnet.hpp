@@ -65,12 +65,14 @@ class EfficientNet : public Plan {
  public:
   using Gives = Pyramid;
 
-  /// \throws OptionError for an output stride other than 32, but for 16 and 8 of timm's
+  /// \throws OptionError for an output stride other than 32, but for 16 and 8 of timm's and PyPI's, whose last blocks
+  /// are then dilated
   EfficientNet(const EfficientNetSpec& spec, const NetworkOptions& options) : Plan("EfficientNet"), spec_(spec) {
     const Index output_stride = options.output_stride;
-    if (output_stride != 32 && !(of(EfficientNetOriginal::timm) && (output_stride == 16 || output_stride == 8)))
+    const bool dilates = of(EfficientNetOriginal::timm) || of(EfficientNetOriginal::pypi);
+    if (output_stride != 32 && !(dilates && (output_stride == 16 || output_stride == 8)))
       throw OptionError(detail::text("this EfficientNet has an output stride of 32",
-                                     of(EfficientNetOriginal::timm) ? ", 16 or 8, not " : ", not ", output_stride));
+                                     dilates ? ", 16 or 8, not " : ", not ", output_stride));
     // Rows in the order of registration, then steps in the order of execution: PyPI's one activation is registered last
     // and called from the first block on.
     if (of(EfficientNetOriginal::keras)) {

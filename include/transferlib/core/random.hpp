@@ -41,7 +41,8 @@ enum class Purpose : std::uint32_t {
   mix = 8,
   balance = 9,
   regions = 10,
-  preflight = 11
+  preflight = 11,
+  windows = 12
 };
 
 /// The random numbers of one thing: purpose, and up to two numbers that say which (an epoch and a picture, say).
