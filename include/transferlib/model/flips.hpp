@@ -2,11 +2,15 @@
 /// Predicting from a picture and its mirror images.
 #pragma once
 
+#include <algorithm>
+#include <numeric>
 #include <type_traits>
 #include <vector>
 
 #include <ATen/ATen.h>
 
+#include <transferlib/core/concepts.hpp>
+#include <transferlib/core/error.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/data/transforms.hpp>
 #include <transferlib/engine/engine.hpp>
@@ -31,6 +35,23 @@ Tensor predict_with_flips(const M& model, const Batch& batch, const Flip& flip =
     sum = sum.defined() ? sum + predicted : predicted;
   }
   return sum / static_cast<double>(views);
+}
+
+/// The metric of a model's predictions by `predict_with_flips` on a data set. \param batch pictures at a time
+/// \returns for class indices `accuracy`
+template <class M, class D>
+NamedValues evaluate_with_flips(const M& model, const D& data, const Flip& flip = {}, Index batch = 100) {
+  static_assert(Dataset<D>,
+                "transferlib: evaluate_with_flips: not a Dataset: it needs Target, size(), batch(ids), labels()");
+  if (batch < 1) throw OptionError(detail::text("a batch must have at least 1 picture, not ", batch));
+  typename M::Metric metric;
+  for (Index from = 0; from < data.size(); from += batch) {
+    std::vector<Index> ids(static_cast<std::size_t>(std::min(batch, data.size() - from)));
+    std::iota(ids.begin(), ids.end(), from);
+    const Batch pictures = data.batch(ids);
+    metric.update(predict_with_flips(model, pictures, flip), pictures);
+  }
+  return metric.values();
 }
 
 }  // namespace transferlib
