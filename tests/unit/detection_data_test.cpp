@@ -548,24 +548,30 @@ TEST_CASE("YOLO: folders, lists, names, and nothing outside of the folder") {
     folder.put("labels/train/a.txt", "2 0.5 0.5 0.5 0.5\n0 40 .5 .1 .2\n0 .5 .5 0 .1\n");
     folder.put("labels/train/b.txt", "cat\n");
     folder.put("labels/train/e.txt", "");
+    folder.put("images/train/f.bmp", "BM");
+    folder.put("a.yaml", "not the one");
     folder.put("labels/train/classes.txt", "cat\ndog\n");
     const BoxData bad = YoloData::open(folder.path, "train", lenient);
     CHECK(bad.size() == 2);
-    CHECK(bad.bad_pictures() == 2);
+    CHECK(bad.bad_pictures() == 3);
     CHECK(bad.left_out_boxes() == 3);
     std::string all;
     for (const std::string& sentence : bad.problems()) all += sentence + "\n";
     for (const char* wanted :
          {"labels/train/a.txt:1: a box of the class 2 where there are 2 classes, from 0 on",
           "labels/train/a.txt:2: the x is 40", "labels/train/a.txt:3: the box is 0 wide",
-          "labels/train/b.txt:1: less than five numbers", "labels/train/e.txt: its picture is missing in images/train"})
+          "labels/train/b.txt:1: less than five numbers", "labels/train/e.txt: its picture is missing in images/train",
+          "f.bmp is not a JPEG or PNG picture: it is a file of the format BMP"})
       CHECK_THAT(all, ContainsSubstring(wanted));
     CHECK_THAT(sentence_of<DataError>([&] { YoloData::open(folder.path, "train"); }),
-               ContainsSubstring("2 of 4 pictures of the set train"));
+               ContainsSubstring("3 of 5 pictures of the set train"));
     std::filesystem::remove_all(folder.path / "labels");
     CHECK_THAT(sentence_of<DataError>([&] { YoloData::open(folder.path, "train"); }),
                ContainsSubstring("labels/train/a.txt would be for images/train/a.png"));
     std::filesystem::remove(folder.path / "data.yaml");
+    CHECK_THAT(sentence_of([&] { YoloData::open(folder.path, "train"); }),
+               ContainsSubstring("a.yaml:1: \"not the one\""));
+    std::filesystem::remove(folder.path / "a.yaml");
     CHECK_THAT(sentence_of<DataError>([&] { YoloData::open(folder.path, "train"); }),
                ContainsSubstring("give `labels`"));
   }

@@ -110,20 +110,24 @@ struct BoxTable {
   /// The picture (1, 3, H, W), or nothing where it can't be read; that is counted then. \throws DataError where it is
   /// too often
   std::optional<Tensor> read(Index i) const {
+    Tensor picture;
     {
       const std::lock_guard lock(mutex);
       if (unreadable.count(i) != 0) return std::nullopt;
-      if (const auto found = kept.find(i); found != kept.end()) return found->second.clone();
+      if (const auto found = kept.find(i); found != kept.end()) picture = found->second;
     }
+    // What is kept is given as a copy: a transform may write into a batch.
+    if (picture.defined()) return picture.clone();
     try {
-      Tensor picture = decode(row(i));
-      const std::lock_guard lock(mutex);
-      if (picture.nbytes() <= options.cache_bytes - std::min(kept_bytes, options.cache_bytes) &&
-          kept.emplace(i, picture).second) {
-        kept_bytes += picture.nbytes();
-        return picture.clone();
+      picture = decode(row(i));
+      if (options.cache_bytes == 0) return picture;
+      const std::size_t bytes = picture.nbytes();
+      {
+        const std::lock_guard lock(mutex);
+        if (bytes > options.cache_bytes - kept_bytes || !kept.emplace(i, picture).second) return picture;
+        kept_bytes += bytes;
       }
-      return picture;
+      return picture.clone();
     } catch (const Error& e) {
       const std::lock_guard lock(mutex);
       unreadable[i] = e.what();
@@ -521,9 +525,11 @@ inline std::string stem_of(std::string_view name) {
   return std::string(name.substr(0, name.size() - ending_of(name).size()));
 }
 
+/// By its ending; of formats too that can't be read, so that it is told.
 inline bool is_picture_name(std::string_view name) {
-  const std::string ending = ending_of(name);
-  return ending == ".jpg" || ending == ".jpeg" || ending == ".png" || ending == ".jpe";
+  static constexpr std::string_view endings[] = {".jpg", ".jpeg", ".png",  ".jpe", ".bmp",  ".gif",
+                                                 ".tif", ".tiff", ".webp", ".ppm", ".heic", ".avif"};
+  return std::find(std::begin(endings), std::end(endings), ending_of(name)) != std::end(endings);
 }
 
 /// Where a VOC data set's files lie.
@@ -730,6 +736,8 @@ class YoloFolder {
     std::filesystem::path file;
     if (is_folder(path)) {
       folder_ = path;
+      for (const char* name : {"data.yaml", "data.yml", "obj.data"})
+        if (file.empty() && is_file(path / name)) file = path / name;
       for (const char* ending : {".yaml", ".yml", ".data"})
         for (const std::string& name : entries_of(path, false))
           if (file.empty() && ending_of(name) == ending) file = path / name;
