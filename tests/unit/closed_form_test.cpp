@@ -24,6 +24,8 @@
 
 #include "toys.hpp"
 
+#include "formula.hpp"
+
 #include <catch2/matchers/catch_matchers_floating_point.hpp>
 
 namespace tl = transferlib;
@@ -509,4 +511,44 @@ TEST_CASE("a detector of the unknown refuses what it can't use") {
   tl::write_state_dict(folder / "damaged.safetensors", state, file.metadata);
   CHECK_THAT(sentence_of<tl::WeightsError>([&] { tl::UnknownDetector::load(folder / "damaged.safetensors"); }),
              ContainsSubstring("changed since"));
+}
+
+TEST_CASE("features, ridges and scores are those of Python") {
+  const tl::Json wanted = tl::python("closed_form.json");
+  for (const auto& [name, depths] :
+       {std::pair{"stages", tl::Depths::stages}, std::pair{"blocks", tl::Depths::blocks}}) {
+    const auto backbone = tl::Backbone<tl::ResNet18>::random({.size = 64, .depths = depths, .deviations = true});
+    tl::fill(*backbone.core.network, "", {{"bn2.weight", 0.35}, {"fc.weight", 0.5}});
+    const Index in[] = {3, 64, 64}, pooled[] = {backbone.core.graph.pooled};
+    const tl::Engine engine(backbone.core.graph, pooled, in, {.precision = tl::Precision::fp32});
+    const Tensor x = (tl::pictures(2, 64).to(at::kFloat) - 127.0) / 128.0;
+    CHECK(tl::difference(wanted["depths"][name], engine(x)[0]) < 1e-4);
+  }
+
+  const auto draws = [](const std::string& name, Index n) {
+    Tensor out = at::empty({n, 8}, at::kDouble);
+    for (Index i = 0; i < 8 * n; ++i)
+      out.view({-1})[i] = 2.0 * tl::uniform(tl::fnv1a(name), static_cast<std::uint64_t>(i)) - 1.0;
+    return out;
+  };
+  Tensor y = at::zeros({60}, at::kLong);
+  y.narrow(0, 0, 10).fill_(1);
+  y.narrow(0, 10, 15).fill_(2);
+  const Tensor x = draws("closed_form.x", 60) + 0.8 * at::one_hot(y, 8).to(at::kDouble);
+  const tl::Features known{x, y, 3};
+  const auto& ridge = wanted["ridge"];
+  const auto probe = tl::ridge_probe(known, {.strengths = {ridge["strength"].get<double>()}, .balance = true});
+  CHECK_THAT(probe.penalty, WithinAbs(ridge["penalty"].get<double>(), 1e-9));
+  CHECK_THAT(probe.accuracy, WithinAbs(ridge["accuracy"].get<double>(), 1e-9));
+  const Tensor held_out = at::tensor(ridge["held_out"].get<std::vector<double>>()).view({60, 3});
+  CHECK((probe.held_out - held_out).abs().max().item<double>() < 1e-9);
+
+  const auto& unknown = wanted["unknown"];
+  for (const auto& [name, score] : {std::pair{"mahalanobis", tl::UnknownScore::mahalanobis},
+                                    std::pair{"relative_mahalanobis", tl::UnknownScore::relative_mahalanobis}}) {
+    const auto detector =
+        tl::UnknownDetector::fit(known, {.score = score, .shrinkage = unknown["shrinkage"].get<double>()});
+    const Tensor scores = at::tensor(unknown[name].get<std::vector<double>>());
+    CHECK(toys::difference(detector.scores(2.0 * draws("closed_form.z", 12)), scores) < 1e-4);
+  }
 }
