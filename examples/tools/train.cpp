@@ -37,7 +37,7 @@ namespace {
 struct Told {
   std::string data, backbone, weights, freeze, head, optimizer, flip, precision = "auto", out, device = "cpu";
   std::string schedule = "constant", unfreeze = "none", mix = "none", autocast = "fp32", checkpoint_every = "0", resume,
-              config;
+              config, cache_dir;
   double lr = 0.0, weight_decay = -1.0, warmup = 0.0, backbone_rate = 1.0, stage_decay = 1.0, ema = 0.0,
          clip_norm = 0.0, l2_sp = 0.0, label_smoothing = 0.0;
   tl::Index size = 0, batch = 0, epochs = 0, head_epochs = 1, accumulate = 1, workers = 1, early_stopping = 0;
@@ -181,6 +181,7 @@ void check(const Told& told, const tools::Arguments& arguments) {
   at_least("--head-epochs", told.head_epochs, tl::Index{1});
   at_least("--early-stopping", told.early_stopping, tl::Index{1});
   at_least("--workers", told.workers, tl::Index{0});
+  at_least("--cache-limit", told.cache_limit, 0.0);
   if (told.fine_tune && (arguments.has("--schedule") || arguments.has("--unfreeze")))
     throw tools::Usage("--fine-tune has a schedule and an unfreezing of its own; leave --schedule and --unfreeze away");
   tools::check_word("--device", told.device, {"cpu", "cuda"});
@@ -417,6 +418,9 @@ int main(int argc, char** argv) {
       .flag("--keep-best", "model.safetensors is of the epoch with the best val_accuracy, not of the last",
             told.keep_best)
       .option("--workers", "N", "threads that prepare pictures (1)", told.workers)
+      .option("--cache-limit", "GIB", "of what the frozen part gives, kept on disk; 0: nothing is kept (8)",
+              told.cache_limit)
+      .option("--cache-dir", "DIR", "where; see cache list (the cache folder)", told.cache_dir)
       .option("--checkpoint-every", "N", "steps, or seconds: 60s; besides the end of each epoch (0)",
               told.checkpoint_every)
       .option("--resume", "DIR", "goes on with a run that was stopped or killed, with its options", told.resume)

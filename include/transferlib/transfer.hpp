@@ -39,6 +39,7 @@
 #include <transferlib/detect/nms.hpp>
 #include <transferlib/detect/placement.hpp>
 #include <transferlib/engine/cache.hpp>
+#include <transferlib/engine/cache_folder.hpp>
 #include <transferlib/engine/engine.hpp>
 #include <transferlib/formats/checkpoint.hpp>
 #include <transferlib/formats/cifar.hpp>

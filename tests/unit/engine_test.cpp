@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <transferlib/engine/cache.hpp>
+#include <transferlib/engine/cache_folder.hpp>
 #include <transferlib/engine/engine.hpp>
 
 #include "toys.hpp"
@@ -350,6 +351,44 @@ TEST_CASE("Rows in a file: found again, and by nobody else") {
   // A file of the same name whose description differs is not believed.
   CHECK(open("key", "other words")->found() == 0);
   CHECK(open()->found() == 0);
+}
+
+TEST_CASE("What is in a file is not in memory too, and the folder tells what it holds") {
+  const Folder folder;
+  const tl::CacheOptions options{.folder = folder / "caches"};
+  // Rows of a mebibyte, so that they leave memory on the way.
+  const std::vector<tl::CachedTensor> large{{{256, 1024}, at::kFloat}};
+  const auto row = [](Index i) { return at::full({1, 256, 1024}, static_cast<double>(i), at::kFloat); };
+  tl::ActivationCache cache(150, large, "key", "network n\nsize 128\ndata d\nweights w\n", options);
+  cache.begin();
+  for (Index i = 0; i < 150; ++i) cache.put(std::vector<Index>{i}, {row(i)});
+  for (Index i = 0; i < 150; i += 7) CHECK(same_bytes(cache.get(std::vector<Index>{i})[0], row(i)));
+  cache.finish();
+  for (Index i = 0; i < 150; ++i) CHECK(same_bytes(cache.get(std::vector<Index>{i})[0], row(i)));
+
+  const auto caches = tl::list_caches(folder / "caches");
+  REQUIRE(caches.size() == 1);
+  CHECK(caches[0]["network"] == "n");
+  CHECK(caches[0]["rows"] == "150");
+  CHECK(caches[0].bytes > Index{150} << 20);
+  CHECK(caches[0].seconds >= 0.0);
+  // What a run lacks, by what has changed.
+  const auto why = [&](const char* lines, Index rows = 150) {
+    return tl::detail::why_no_cache(folder / "caches", lines, rows);
+  };
+  CHECK_THAT(why("network n\nsize 160\ndata d\nweights w\n"), EndsWith("has changed is size"));
+  CHECK_THAT(why("network n\nsize 128\ndata d\nweights v\n"), EndsWith("has changed is weights"));
+  CHECK_THAT(why("network n\nsize 128\ndata e\nweights w\n"), EndsWith("has changed is data"));
+  CHECK(why("network n\nsize 128\ndata e\nweights w\n", 12).empty());
+  CHECK(why("network m\nsize 128\ndata d\nweights w\n").empty());
+  CHECK(tl::list_caches(folder / "nowhere").empty());
+  {
+    // One that is being filled stays.
+    const tl::FileLock lock(folder / "caches/key.lock");
+    CHECK(tl::remove_caches(caches).empty());
+  }
+  CHECK(tl::remove_caches(caches).size() == 1);
+  CHECK(tl::list_caches(folder / "caches").empty());
 }
 
 TEST_CASE("A damaged file: what is whole is used, the rest is computed again") {

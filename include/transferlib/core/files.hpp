@@ -5,6 +5,7 @@
 /// reader sees the old bytes or the new ones, and a full disk or a killed process costs nothing that was there before.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
@@ -146,8 +147,9 @@ inline void put_in_place(const std::filesystem::path& from, const std::filesyste
 /// stand behind a tensor. Pages are read when they are touched.
 class MappedFile {
  public:
+  /// \param from the first byte, a multiple of the page size: 0 or so many times 64 KiB
   /// \throws FileError if the file can't be opened or is no regular file.
-  static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path) {
+  static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path, std::uint64_t from = 0) {
     const auto file = detail::open_file(path, O_RDONLY, "open");
     struct ::stat info {};
     if (::fstat(file.get(), &info) != 0) detail::throw_errno("read", path, errno);
@@ -155,9 +157,9 @@ class MappedFile {
     if (!S_ISREG(info.st_mode)) throw FileError(detail::text("cannot map ", path, ": it is not a regular file"));
     std::shared_ptr<MappedFile> out(new MappedFile);
     out->path_ = path;
-    out->size_ = static_cast<std::size_t>(info.st_size);
+    out->size_ = static_cast<std::size_t>(info.st_size) - std::min(static_cast<std::size_t>(info.st_size), from);
     if (out->size_ != 0) {
-      void* at = ::mmap(nullptr, out->size_, PROT_READ | PROT_WRITE, MAP_PRIVATE, file.get(), 0);
+      void* at = ::mmap(nullptr, out->size_, PROT_READ | PROT_WRITE, MAP_PRIVATE, file.get(), static_cast<off_t>(from));
       if (at == MAP_FAILED) detail::throw_errno("map", path, errno);
       out->data_ = static_cast<std::byte*>(at);
     }

@@ -454,6 +454,37 @@ requires(WholePicture<Target> || std::same_as<Target, Boxes>) class AnyTransform
   std::function<void(Batch&, std::span<const Draw>)> run_;
 };
 
+/// A continuous augmentation of which each picture has `count` views, drawn once from the same counters: what a frozen
+/// network makes of them can be kept, and each epoch draws one of them. Made by `keep_views`.
+template <class T>
+class KeptViews {
+ public:
+  /// \throws OptionError
+  KeptViews(T transform, Index count) : transform_(std::move(transform)), count_(count) {
+    if (count < 1) throw OptionError(detail::text("keep_views: a picture has at least 1 view, not ", count));
+  }
+  std::optional<Index> views() const { return count_; }
+  std::string description() const {
+    if constexpr (requires { std::string(transform_.description()); })
+      if (const std::string what = transform_.description(); !what.empty())
+        return detail::text(count_, " views of ", what);
+    return {};
+  }
+  template <class Target>
+  requires TransformFor<T, Target>
+  void operator()(Batch& batch, std::span<const Draw> draws, Target target) const { transform_(batch, draws, target); }
+
+ private:
+  T transform_;
+  Index count_;
+};
+
+/// So many views of each picture, instead of another one each epoch.
+template <class T>
+KeptViews<T> keep_views(T transform, Index count) {
+  return {std::move(transform), count};
+}
+
 /// Transforms one after the other. Its views are the product of the parts' where all are finite, and continuous
 /// otherwise: then the parts with finite views draw theirs. Each part draws its own random numbers.
 template <class... T>

@@ -141,12 +141,15 @@ class ActivationCache {
       std::memcpy(chunk, head, sizeof head);
       detail::write_all_at(file_.get(), {chunk, static_cast<std::size_t>(64 + ids + size)},
                            static_cast<std::uint64_t>(end_), path_);
+      for (std::size_t i = 0; i < taken.size(); ++i)
+        written_.push_back({slot(rows[taken[i]]), end_ + (data - chunk) + static_cast<Index>(i) * stride_});
       end_ += detail::round_up(64 + ids + size, 4096);
     }
     for (std::size_t i = 0; i < taken.size(); ++i)
       where_[slot(rows[taken[i]])] = data + static_cast<Index>(i) * stride_;
     count_ += n;
     memory_.push_back(std::move(memory));
+    if (file_ && end_ - mapped_to_ >= piece_in_memory) release();
   }
 
   /// The rows' values, in the order asked for, as new tensors. All of them must be there.
@@ -168,11 +171,28 @@ class ActivationCache {
 
   /// Lets others in; what is put from now on is kept in memory only.
   void finish() {
+    if (file_) release();
     file_ = {};
     lock_.reset();
   }
 
  private:
+  /// Until so much is written, it is kept in memory too.
+  static constexpr Index piece_in_memory = Index{64} << 20;
+
+  /// What is in the file stands there from now on, not in memory: the system keeps as much of it as it has room for.
+  void release() {
+    if (written_.empty()) return;
+    // Mapped from a multiple of every page size on.
+    const Index from = mapped_to_ / 65536 * 65536;
+    auto mapped = MappedFile::open(path_, static_cast<std::uint64_t>(from));
+    for (const Written& w : written_) where_[w.row] = mapped->bytes().data() + (w.at - from);
+    mapped_.push_back(std::move(mapped));
+    mapped_to_ = end_;
+    written_.clear();
+    memory_.clear();
+  }
+
   static constexpr std::uint64_t chunk_magic = 0x314B4E5548434C54;  // "TLCHUNK1"
   static std::size_t slot(Index i) { return static_cast<std::size_t>(i); }
 
@@ -199,6 +219,7 @@ class ActivationCache {
     if (bytes.size() < 4096 || std::memcmp(bytes.data(), page.data(), 4096) != 0) {
       detail::resize_file(file_.get(), 0, path_);
       detail::write_all_at(file_.get(), std::as_bytes(std::span(page.data(), page.size())), 0, path_);
+      mapped_to_ = end_;
       return;
     }
     const Index size = static_cast<Index>(bytes.size());
@@ -230,14 +251,22 @@ class ActivationCache {
       ++damaged_;
       detail::resize_file(file_.get(), static_cast<std::uint64_t>(end_), path_);
     }
-    mapped_ = mapped;
+    mapped_.push_back(mapped);
+    mapped_to_ = end_;
   }
 
   std::vector<CachedTensor> layout_;
   Index limit_, stride_ = 0, count_ = 0, found_ = 0, damaged_ = 0, end_ = 0;
   std::vector<const std::byte*> where_;
   std::vector<detail::AlignedBytes> memory_;
-  std::shared_ptr<const MappedFile> mapped_;
+  std::vector<std::shared_ptr<const MappedFile>> mapped_;
+  /// Rows that lie in the file and, so far, in memory; and how far the file is mapped.
+  struct Written {
+    std::size_t row;
+    Index at;
+  };
+  std::vector<Written> written_;
+  Index mapped_to_ = 0;
   std::filesystem::path path_;
   std::string header_;
   detail::Descriptor file_;

@@ -4,11 +4,13 @@
 #pragma once
 
 #include <algorithm>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <span>
 #include <stop_token>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -17,6 +19,7 @@
 #include <transferlib/data/loader.hpp>
 #include <transferlib/data/preprocess.hpp>
 #include <transferlib/engine/cache.hpp>
+#include <transferlib/engine/cache_folder.hpp>
 #include <transferlib/engine/engine.hpp>
 #include <transferlib/model/backbone.hpp>
 #include <transferlib/train/source.hpp>
@@ -44,7 +47,12 @@ class FeatureSource {
     // What a transform makes that can't tell what it does (a centre crop changes pictures too) is kept for this run
     // only.
     if (source_.augmentation.empty()) options.folder.clear();
-    if (!options.folder.empty()) std::tie(key, description) = identity();
+    if (!options.folder.empty()) {
+      std::tie(key, description) = identity();
+      std::error_code ignored;
+      if (!std::filesystem::exists(options.folder / (key + ".activations"), ignored))
+        why_ = why_no_cache(options.folder, description, source_.size * *source_.views);
+    }
     cache_ =
         std::make_unique<ActivationCache>(source_.size * *source_.views, std::move(layout), key, description, options);
   }
@@ -53,6 +61,8 @@ class FeatureSource {
   const Source& source() const { return source_; }
   const ActivationCache* cache() const { return cache_.get(); }
   const Engine* engine() const { return engine_.get(); }
+  /// Why nothing of an earlier run could be used, where there was one like it.
+  const std::string& why() const { return why_; }
 
   /// Computes everything that the cache has room for and lacks, piece by piece in the order of the pictures, so that
   /// every run computes the same pieces. `report(done, all)` after each; stops early when told to.
@@ -228,6 +238,7 @@ class FeatureSource {
   torch::Device device_;
   std::shared_ptr<const Engine> engine_;
   std::unique_ptr<ActivationCache> cache_;
+  std::string why_;
 };
 
 }  // namespace transferlib::detail

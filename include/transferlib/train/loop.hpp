@@ -303,6 +303,8 @@ class Loop {
     val_.reset();
     train_ = std::make_unique<FeatureSource>(hooks_.open(std::move(train)));
     val_ = std::make_unique<FeatureSource>(hooks_.open(val_source_));
+    for (const FeatureSource* features : {train_.get(), val_.get()})
+      if (!features->why().empty()) note(features->why());
     const auto rows = [](const FeatureSource& f) { return f.cache() == nullptr ? 0 : f.cache()->rows(); };
     fill(*train_, 0, rows(*train_) + rows(*val_), epochs_, first().stop, hooks_.progress);
     fill(*val_, rows(*train_), rows(*train_) + rows(*val_), epochs_, first().stop, hooks_.progress);
