@@ -25,8 +25,10 @@ struct MatchOptions {
   bool low_quality = true;  ///< whether each true box gets those that overlap it most, however little that is
 };
 
-/// What `match_boxes` says of a box without a match.
-inline constexpr Index background = -1, ignored = -2;
+/// What `match_boxes` says of a box that overlaps no true box enough to be anything but background.
+inline constexpr Index background = -1;
+/// What it says of a box that is neither a match nor background.
+inline constexpr Index ignored = -2;
 
 /// The true box of each box: its index, `background`, or `ignored`. Memory stays bounded whatever the numbers are.
 /// \param truth (M, 4), M may be 0 \param boxes (A, 4) \returns (A) int64

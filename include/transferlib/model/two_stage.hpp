@@ -206,15 +206,18 @@ class TwoStage : public detail::ModelBase {
   void set_input(std::optional<ResizeSides> sides) { sides_ = sides; }
   const std::optional<ResizeSides>& input() const { return sides_; }
 
+  /// The neck.
   K& neck() { return *neck_; }
   const K& neck() const { return *neck_; }
+  /// What proposes regions.
   P& proposal() { return *proposal_; }
   const P& proposal() const { return *proposal_; }
+  /// What looks at them.
   R& head() { return *head_; }
   const R& head() const { return *head_; }
 
-  /// All that its answers depend on, by name: `backbone.…` under the original's names, `neck.…`, `rpn.…`,
-  /// `roi_heads.…`. The tensors are the model's own.
+  /// All that its answers depend on, by name: "backbone." and what the original calls it, "neck." and "rpn." and
+  /// "roi_heads." and what torchvision calls it. The tensors are the model's own.
   StateDict state() const {
     StateDict out = state_of_backbone();
     for (auto& item : state_dict(*neck_)) out.emplace_back("neck." + item.first, item.second);
