@@ -286,6 +286,7 @@ Neck<AnyNeck> any_neck(const Neck<K>& neck) {
   auto options = neck.options;
   return {{detail::part_name<K>(), detail::value_to_json(options),
            [options](const FeatureSpec& spec) -> std::vector<Index> {
+             static_cast<void>(options);  // where a neck takes all maps
              if constexpr (requires { K::takes(spec, options); }) return K::takes(spec, options);
              std::vector<Index> all(spec.channels.size());
              for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<Index>(i);

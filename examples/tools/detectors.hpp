@@ -1,0 +1,60 @@
+/// \file
+/// What the tools that train and measure detectors share: opening data with boxes, and what is frozen.
+#pragma once
+
+#include <charconv>
+#include <cstdio>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <transferlib/data/detection.hpp>
+#include <transferlib/freeze/policy.hpp>
+
+#include "arguments.hpp"
+
+namespace tools {
+
+/// A set of data with boxes; all of it where the set has no name. \throws Usage, transferlib::Error
+inline tl::BoxData open_boxes(const std::filesystem::path& folder, const std::string& format, const std::string& set,
+                              const tl::BoxDataOptions& options) {
+  if (format == "voc") return tl::VocData::open(folder, set, options);
+  if (format == "yolo") return tl::YoloData::open(folder, set, options);
+  return tl::CocoData::open_set(folder, set.empty() ? "train" : set, options);
+}
+
+/// Data to train with and to measure with: the sets of these names, or, without names, the data's own, or by chance.
+inline tl::Split<tl::BoxData> split_boxes(const std::filesystem::path& folder, const std::string& format,
+                                          const std::string& train, const std::string& val,
+                                          const tl::BoxDataOptions& options) {
+  if (!train.empty()) {
+    tl::BoxData first = open_boxes(folder, format, train, options);
+    tl::BoxDataOptions same = options;
+    same.labels = first.labels();
+    return {std::move(first), open_boxes(folder, format, val, same)};
+  }
+  if (format == "voc") return tl::VocData::split(folder, options);
+  if (format == "yolo") return tl::YoloData::split(folder, options);
+  return tl::CocoData::split(folder, options);
+}
+
+/// Warns of what was left out of the data.
+inline void warn_of(const tl::BoxData& data) {
+  const auto problems = data.problems();
+  for (std::size_t i = 0; i < problems.size() && i < 10; ++i)
+    std::fprintf(stderr, "%s\n", one_line(text("warning: ", problems[i])).c_str());
+  if (problems.size() > 10) std::fprintf(stderr, "warning: and %zu more\n", problems.size() - 10);
+}
+
+/// all, none, until:N or until:NAME. \throws Usage
+inline tl::AnyRule freeze_rule(const std::string& freeze) {
+  if (freeze == "all") return tl::FreezeAll{};
+  if (freeze == "none") return tl::FreezeNone{};
+  constexpr std::string_view until = "until:";
+  if (freeze.starts_with(until) && freeze.size() > until.size()) return tl::FreezeUntil{freeze.substr(until.size())};
+  throw Usage(text("--freeze is all, none, or until:NAME of a layer, not \"", freeze, "\""));
+}
+
+}  // namespace tools
