@@ -403,6 +403,21 @@ inline Findings look_before_training(const PreflightTask& t) {
 
 }  // namespace detail
 
+/// Refuses a set-up whose findings are errors, with all their sentences; warnings are let pass.
+/// \throws DataError where pictures or labels are at fault, OptionError where it is options, the head or memory alone
+inline void refuse_errors(const std::vector<Finding>& findings) {
+  std::string sentences;
+  bool data = false;
+  for (const Finding& f : findings) {
+    if (f.severity != Severity::error) continue;
+    sentences += (sentences.empty() ? "" : "; also, ") + f.sentence;
+    data = data || (f.check != "rate" && f.check != "head" && f.check != "memory");
+  }
+  if (sentences.empty()) return;
+  if (data) throw DataError(sentences);
+  throw OptionError(sentences);
+}
+
 /// Looks at a set-up before it is trained, in seconds: some pictures of both sets and their labels, the network as it
 /// is frozen, some steps of a copy of the model. Right set-ups give no finding; what can't be told from the data for
 /// sure is left alone. The model is not changed.
