@@ -21,6 +21,8 @@
 #include <utility>
 #include <vector>
 
+#include <time.h>
+
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
@@ -68,6 +70,13 @@ Options parse(int argc, char** argv) {
 }
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+/// Seconds that this thread has run.
+double thread_time() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
 
 tl::Backbone<Network> backbone(const Options& options, tl::Depths depths, bool deviations) {
   const tl::NetworkOptions network{.size = options.size, .depths = depths, .deviations = deviations};
@@ -171,11 +180,15 @@ void online(const Options& options, const Task& task, bool quick) {
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
       }
     });
-    std::vector<double> one, ten;
-    const auto timed = [](std::vector<double>& to, auto&& work) {
-      const double start = now();
+    // The time that passed, and of it the time that this thread ran: on a busy machine they differ.
+    struct Times {
+      std::vector<double> passed, ran;
+    } one, ten;
+    const auto timed = [](Times& to, auto&& work) {
+      const double start = now(), began = thread_time();
       work();
-      to.push_back(1000.0 * (now() - start));
+      to.passed.push_back(1000.0 * (now() - start));
+      to.ran.push_back(1000.0 * (thread_time() - began));
     };
     for (Index i = known; i < known + tried; ++i) timed(one, [&] { learner.learn(label(i), x.narrow(0, i, 1)); });
     for (Index i = 0; i + 10 <= known; i += 20) timed(ten, [&] { learner.learn("another", x.narrow(0, i, 10)); });
@@ -186,9 +199,10 @@ void online(const Options& options, const Task& task, bool quick) {
       return v.empty() ? 0.0 : v[v.size() / 2];
     };
     std::printf(
-        "online ridge on %-10s %5lld wide: a picture in %.1f ms, ten in %.1f ms (medians), %lld answers beside\n",
-        name.c_str(), static_cast<long long>(columns.size(0)), median(one), median(ten),
-        static_cast<long long>(answers));
+        "online ridge on %-10s %5lld wide: a picture in %.1f ms (ran %.1f), ten in %.1f ms (ran %.1f), %lld answers "
+        "beside\n",
+        name.c_str(), static_cast<long long>(columns.size(0)), median(one.passed), median(one.ran), median(ten.passed),
+        median(ten.ran), static_cast<long long>(answers));
     std::fflush(stdout);
   }
 }
