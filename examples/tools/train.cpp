@@ -21,6 +21,7 @@
 #include <transferlib/report/console.hpp>
 #include <transferlib/report/run_folder.hpp>
 #include <transferlib/train/callbacks.hpp>
+#include <transferlib/train/preflight.hpp>
 #include <transferlib/train/trainer.hpp>
 #include <transferlib/zoo.hpp>
 
@@ -39,7 +40,7 @@ struct Told {
   std::string schedule = "constant", unfreeze = "none", mix = "none", autocast = "fp32", checkpoint_every = "0", resume,
               config, cache_dir;
   double lr = 0.0, weight_decay = -1.0, warmup = 0.0, backbone_rate = 1.0, stage_decay = 1.0, ema = 0.0,
-         clip_norm = 0.0, l2_sp = 0.0, label_smoothing = 0.0;
+         clip_norm = 0.0, l2_sp = 0.0, label_smoothing = 0.0, cache_limit = 8.0;
   tl::Index size = 0, batch = 0, epochs = 0, head_epochs = 1, accumulate = 1, workers = 1, early_stopping = 0;
   int threads = 0;
   std::uint64_t seed = 0;
@@ -305,6 +306,15 @@ int train(Told& told, const D& training, const D& validation, bool small) {
   const tl::Flip flip = flip_of(told.flip);
   const auto augmented = tl::augment(training, flip.left_right || flip.up_down ? tl::AnyTransform<tl::ClassIndex>(flip)
                                                                                : tl::AnyTransform<tl::ClassIndex>());
+  if (!told.no_preflight && told.resume.empty()) {
+    bool wrong = false;
+    for (const tl::Finding& f : tl::preflight(model, augmented, validation, options)) {
+      const bool error = f.severity == tl::Severity::error;
+      std::fprintf(stderr, "%s\n", tools::one_line(text(error ? "error: " : "warning: ", f.sentence)).c_str());
+      wrong = wrong || error;
+    }
+    if (wrong) throw tl::DataError("the set-up is wrong, as said above; --no-preflight trains all the same");
+  }
   // What was chosen is told too, so that the same run can be made from the folder alone.
   tl::Json all = told.told;
   for (const auto& [name, value] : std::vector<std::pair<std::string, std::string>>{{"data", told.data},

@@ -65,7 +65,8 @@ inline std::vector<CachedFile> list_caches(const std::filesystem::path& folder) 
     std::memcpy(&length, bytes.data() + 8, 8);
     if (length > 4096 - 24) continue;
     CachedFile file{entry.path(), static_cast<Index>(bytes.size()), 0.0, {}};
-    file.lines = detail::named_lines({reinterpret_cast<const char*>(bytes.data()) + 24, static_cast<std::size_t>(length)});
+    file.lines =
+        detail::named_lines({reinterpret_cast<const char*>(bytes.data()) + 24, static_cast<std::size_t>(length)});
     const auto written = std::filesystem::last_write_time(entry.path(), error);
     file.seconds = std::chrono::duration<double>(std::filesystem::file_time_type::clock::now() - written).count();
     out.push_back(std::move(file));
