@@ -63,6 +63,11 @@ Tensor gradient(const Tensor& value, Tensor& of) {
   return of.grad().clone();
 }
 
+static_assert(ProposalNetwork<RegionProposal> && !ProposalNetwork<RoI> && !ProposalNetwork<FeaturePyramid>);
+static_assert(RegionNetwork<RoI> && !RegionNetwork<RegionProposal> && !HeadNetwork<RoI>);
+static_assert(NeckNetwork<FeaturePyramid> && NeckNetwork<SingleMap> && !NeckNetwork<RoI>);
+static_assert(Trainable<FasterRcnn>);
+
 TEST_CASE("Boxes are pooled as torchvision pools them, by both ways") {
   const Json& cases = part("pooling");
   const Tensor rois = floats(cases["boxes"], {-1, 5});
@@ -429,6 +434,15 @@ TEST_CASE("Two stages go on without boxes, without proposals, with thousands of 
     }
   }
   CHECK(model.predict(Batch{}).empty());
+
+  {
+    const torch::NoGradGuard guard;
+    for (Tensor p : model.neck().parameters()) p.fill_(NAN);
+  }
+  const auto lost = model.forward(x, {true, 1, 3});
+  CHECK(lost.proposals[0].size() == 0);
+  CHECK(std::isnan(model.loss(lost, crowded).total().item<double>()));
+  for (const Detections& found : model.detections(lost)) CHECK(found.size() == 0);
 }
 
 TEST_CASE("Faster R-CNN without a pyramid, and what can't be meant") {
