@@ -132,6 +132,11 @@ TEST_CASE("blocks add the sums of residual blocks, stages do not") {
   CHECK(width(stages) == 64 + 128 + 256 + 512);
   CHECK(width(blocks) == 2 * (64 + 128 + 256 + 512));
   CHECK(width(both) == 4 * (64 + 128 + 256) + 3 * 512);
+  // A trainer keeps the pooled features alone, not the maps that they come from, where those are larger.
+  const tl::NetworkOptions larger{.size = 96, .depths = tl::Depths::blocks, .deviations = true};
+  const tl::Classifier model{tl::Backbone<tl::ResNet18>::random(larger), tl::FreezePolicy<tl::FreezeAll>{},
+                             tl::Head<tl::Linear>{}, toys::colours};
+  CHECK(model.cut().live == std::vector<Index>{model.backbone_core().graph.pooled});
   CHECK(tl::Backbone<tl::MobileNetV3Small>::random(blocks).features().width >
         tl::Backbone<tl::MobileNetV3Small>::random(stages).features().width);
 }
