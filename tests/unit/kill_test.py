@@ -21,7 +21,7 @@ TRAIN = pathlib.Path(os.environ.get("TRANSFERLIB_BIN", ".")) / "train"
 KILLS = int(sys.argv[1]) if len(sys.argv) > 1 else 10
 draw = random.Random(int(os.environ.get("TRANSFERLIB_SEED", "1")))
 
-COMMON = ["--data", "data", "--random", "--backbone", "squeezenet1_1", "--size", "32", "--threads", "1", "--batch", "4"]
+COMMON = ["--data", "data", "--no-preflight", "--random", "--backbone", "squeezenet1_1", "--size", "32", "--threads", "1", "--batch", "4"]
 SET_UPS = {
     "everything at once": ["--epochs", "3", "--flip", "lr,ud", "--optimizer", "adamw", "--schedule", "one-cycle", "--ema", "0.9",
                            "--mix", "both", "--clip-norm", "1", "--accumulate", "2", "--stage-decay", "0.7", "--workers", "3",

@@ -145,6 +145,15 @@ inline std::shared_ptr<const PictureTable> scan_pictures(const std::filesystem::
   out->folder = folder;
   out->options = options;
   out->labels = entries_of(folder, true);
+  for (const std::string& label : out->labels) {
+    std::string lower = label;
+    for (char& c : lower) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+    for (const char* set : {"train", "training", "val", "valid", "validation", "test", "testing"})
+      if (lower == set && out->labels.size() > 1)
+        throw DataError(text("the folder ", folder, " holds \"", label,
+                             "\", which is the name of a set of pictures and of no class; give the folder of that set, "
+                             "or call the sets train and val"));
+  }
   if (out->labels.empty())
     throw DataError(text("no data in ", folder,
                          ": there is no class folder in it; give each class a folder of its "

@@ -2,9 +2,13 @@
 /// Callbacks: observers of training that can end it or keep its best state.
 #pragma once
 
+#include <cmath>
 #include <limits>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/train/checkpoint.hpp>
@@ -13,16 +17,47 @@
 
 namespace transferlib {
 
+namespace detail {
+
+/// Whether more of a column is better: of losses, errors and seconds it is not.
+inline bool higher_is_better(const std::optional<bool>& told, std::string_view column) {
+  if (told) return *told;
+  for (const std::string_view word : {"loss", "mae", "error", "seconds"})
+    if (column.find(word) != std::string_view::npos) return false;
+  return true;
+}
+
+/// An epoch's value of a column, turned so that lower is better; what is no number is worse than any that is.
+inline double as_cost(const Epoch& epoch, const std::string& column, const std::optional<bool>& higher) {
+  const double value = epoch[column];
+  if (std::isnan(value)) return std::numeric_limits<double>::infinity();
+  return higher_is_better(higher, column) ? -value : value;
+}
+
+/// The numbers of a callback's state. \throws FormatError where the checkpoint holds others
+inline std::vector<double> numbers_of(const StateDict& state, Index count) {
+  for (const auto& [name, tensor] : state)
+    if (name == "state" && tensor.numel() == count) return numbers_of_tensor(tensor);
+  throw FormatError("the checkpoint does not hold the state of this callback; resume with the callbacks that it had");
+}
+
+}  // namespace detail
+
 /// Ends training when a column has not improved for `patience` epochs.
 class EarlyStopping {
  public:
   struct Options {
     std::string monitor = "val_loss";
     Index patience = 3;
-    double least = 0.0;   ///< an improvement of less counts as none
-    bool higher = false;  ///< true for accuracies
+    double least = 0.0;            ///< an improvement of less counts as none
+    std::optional<bool> higher{};  ///< whether more is better; none: as the column's name says
   };
-  explicit EarlyStopping(Options options) : options_(std::move(options)) {}
+  /// \throws OptionError
+  explicit EarlyStopping(Options options) : options_(std::move(options)) {
+    if (options_.patience < 1 || !(options_.least >= 0.0))
+      throw OptionError(detail::text("EarlyStopping waits for at least 1 epoch and an improvement of at least 0, not ",
+                                     options_.patience, " and ", options_.least));
+  }
   EarlyStopping() : EarlyStopping(Options{}) {}
 
   void on_fit_begin(auto&) {
@@ -31,7 +66,7 @@ class EarlyStopping {
   }
   /// \throws OptionError if there is no such column
   bool on_epoch_end(const Epoch& epoch) {
-    const double value = options_.higher ? -epoch[options_.monitor] : epoch[options_.monitor];
+    const double value = detail::as_cost(epoch, options_.monitor, options_.higher);
     if (value < best_ - options_.least || best_ == std::numeric_limits<double>::infinity()) {
       best_ = value;
       waited_ = 0;
@@ -44,9 +79,9 @@ class EarlyStopping {
   StateDict checkpoint() const { return {{"state", detail::tensor_of_numbers({best_, static_cast<double>(waited_)})}}; }
   /// Goes on from what `checkpoint` gave.
   void restore(const StateDict& state) {
-    const auto numbers = detail::numbers_of_tensor(state.at(0).second);
-    best_ = numbers.at(0);
-    waited_ = static_cast<Index>(numbers.at(1));
+    const auto numbers = detail::numbers_of(state, 2);
+    best_ = numbers[0];
+    waited_ = static_cast<Index>(numbers[1]);
   }
 
  private:
@@ -60,7 +95,7 @@ class KeepBest {
  public:
   struct Options {
     std::string monitor = "val_accuracy";
-    bool higher = true;
+    std::optional<bool> higher{};  ///< whether more is better; none: as the column's name says
   };
   explicit KeepBest(Options options) : options_(std::move(options)) {}
   KeepBest() : KeepBest(Options{}) {}
@@ -72,7 +107,7 @@ class KeepBest {
   /// \throws OptionError if there is no such column
   template <class M>
   void on_epoch_end(M& model, const Epoch& epoch) {
-    const double value = options_.higher ? -epoch[options_.monitor] : epoch[options_.monitor];
+    const double value = detail::as_cost(epoch, options_.monitor, options_.higher);
     if (epoch_ != 0 && value >= best_) return;
     best_ = value;
     epoch_ = epoch.number;
@@ -91,16 +126,12 @@ class KeepBest {
   }
   /// Goes on from what `checkpoint` gave.
   void restore(const StateDict& state) {
+    const auto numbers = detail::numbers_of(state, 2);
+    best_ = numbers[0];
+    epoch_ = static_cast<Index>(numbers[1]);
     state_.clear();
-    for (const auto& item : state) {
-      if (item.first != "state") {
-        state_.push_back(item);
-        continue;
-      }
-      const auto numbers = detail::numbers_of_tensor(item.second);
-      best_ = numbers.at(0);
-      epoch_ = static_cast<Index>(numbers.at(1));
-    }
+    for (const auto& item : state)
+      if (item.first != "state") state_.push_back(item);
   }
   /// The epoch whose weights are kept; 0 before the first.
   Index epoch() const { return epoch_; }
