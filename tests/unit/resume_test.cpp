@@ -55,10 +55,12 @@ struct SetUp {
   tl::AnyRule rule = tl::FreezeAll{};
   tl::TrainerOptions options{};
   bool flips = false, early = false, two_phases = false;
+  double smoothing = 0.0;
 };
 
 Model model_of(const SetUp& set_up) {
-  return {lively<SqueezeNet>(16, 1), tl::FreezePolicy<tl::AnyRule>{set_up.rule}, tl::Head<tl::Linear>{{.dropout = 0.1}},
+  return {lively<SqueezeNet>(16, 1), tl::FreezePolicy<tl::AnyRule>{set_up.rule},
+          tl::Head<tl::Linear>{{.dropout = 0.1, .loss = tl::CrossEntropy{.label_smoothing = set_up.smoothing}}},
           colours};
 }
 
@@ -239,6 +241,9 @@ TEST_CASE("What does not go together with a checkpoint is refused in a sentence"
   Sentences sentences;
   run(other, folder, true, sentences);
   CHECK_THAT(sentences.text, ContainsSubstring("begun otherwise: batch was 8 and is 4"));
+  SetUp smoothed = set_up;
+  smoothed.smoothing = 0.1;
+  CHECK_THAT(sentence_of<tl::Error>([&] { run(smoothed, folder, true); }), ContainsSubstring("smoothing 0.1"));
   // A damaged file is left out, and the one before it is taken.
   Folder damaged;
   run(set_up, damaged, false);

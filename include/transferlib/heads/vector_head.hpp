@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <variant>
 
 #include <transferlib/core/concepts.hpp>
 #include <transferlib/core/random.hpp>
@@ -65,6 +66,13 @@ class VectorHead : public Module {
     check_loss(loss_, classes);
   }
 
+  /// What it minimises and drops: what a training depends on besides its weights.
+  std::string recipe() const {
+    return detail::text(std::visit([](const auto& loss) { return detail::words(loss); }, loss_), ", dropout ",
+                        dropout());
+  }
+  /// The probability of a value being dropped in training.
+  virtual double dropout() const { return 0.0; }
   /// The head's kind and numbers, as `save` writes them: "linear", "mlp:128".
   virtual std::string description() const = 0;
   /// From standardised features (N, width) to (N, classes).
@@ -159,6 +167,7 @@ class LinearHead final : public VectorHead<T> {
     this->register_parameter("bias", layer_.bias);
   }
   std::string description() const override { return "linear"; }
+  double dropout() const override { return options_.dropout; }
   Tensor of_features(const Tensor& x, const Pass& pass) override {
     return layer_.forward(detail::dropout(x, options_.dropout, pass, 1 << 20));
   }
@@ -194,6 +203,7 @@ class MlpHead final : public VectorHead<T> {
     detail::uniform_bias(output_->bias, options.width, options.seed, 4);
   }
   std::string description() const override { return detail::text("mlp:", options_.width); }
+  double dropout() const override { return options_.dropout; }
   Tensor of_features(const Tensor& x, const Pass& pass) override {
     return output_->forward(detail::dropout(at::relu(hidden_->forward(x)), options_.dropout, pass, 1 << 20));
   }

@@ -90,6 +90,24 @@ inline void check(const SigmoidFocal& loss, Index) {
 }
 inline void check(const SquaredError&, Index) {}
 
+inline std::string with_weights(std::string words, const std::vector<double>& weights) {
+  for (std::size_t i = 0; i < weights.size(); ++i) words += text(i == 0 ? " weights " : " ", weights[i]);
+  return words;
+}
+inline std::string words(const CrossEntropy& loss) {
+  return with_weights(text("cross entropy, smoothing ", loss.label_smoothing), loss.class_weights);
+}
+inline std::string words(const Focal& loss) {
+  return with_weights(text("focal, gamma ", loss.gamma), loss.class_weights);
+}
+inline std::string words(const BinaryCrossEntropy& loss) {
+  return with_weights("binary cross entropy", loss.positive_weights);
+}
+inline std::string words(const SigmoidFocal& loss) {
+  return text("sigmoid focal, gamma ", loss.gamma, ", alpha ", loss.alpha);
+}
+inline std::string words(const SquaredError&) { return "squared error"; }
+
 /// Weights as a tensor like `like`; undefined where there are none.
 inline Tensor weights_like(const std::vector<double>& weights, const Tensor& like) {
   return weights.empty() ? Tensor() : at::tensor(weights, at::kDouble).to(like.options());

@@ -237,6 +237,8 @@ class Trainer {
                                    p.deviation[2], " ", core.options.in_channels, " channels, head ");
     if constexpr (requires { detail::inner_head(model_->head()).description(); })
       out += detail::inner_head(model_->head()).description();
+    if constexpr (requires { detail::inner_head(model_->head()).recipe(); })
+      out += ", " + detail::inner_head(model_->head()).recipe();
     out += ", classes";
     for (const std::string& label : model_->labels()) out += " " + label;
     return out;
