@@ -19,6 +19,7 @@
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/hash.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/parallel.hpp>
 #include <transferlib/core/random.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/core/text.hpp>
@@ -30,7 +31,6 @@
 #include <transferlib/data/loader.hpp>
 #include <transferlib/data/mix.hpp>
 #include <transferlib/data/mnist.hpp>
-#include <transferlib/data/parallel.hpp>
 #include <transferlib/data/preprocess.hpp>
 #include <transferlib/data/tensors_data.hpp>
 #include <transferlib/data/transforms.hpp>

@@ -29,11 +29,11 @@
 
 #include <transferlib/core/concepts.hpp>
 #include <transferlib/core/files.hpp>
+#include <transferlib/core/parallel.hpp>
 #include <transferlib/data/cifar.hpp>
 #include <transferlib/data/image_folder.hpp>
 #include <transferlib/data/loader.hpp>
 #include <transferlib/data/mnist.hpp>
-#include <transferlib/data/parallel.hpp>
 #include <transferlib/data/preprocess.hpp>
 #include <transferlib/data/tensors_data.hpp>
 #include <transferlib/data/transforms.hpp>

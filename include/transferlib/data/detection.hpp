@@ -29,11 +29,11 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/hash.hpp>
+#include <transferlib/core/parallel.hpp>
 #include <transferlib/core/random.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/core/text.hpp>
 #include <transferlib/data/image_folder.hpp>
-#include <transferlib/data/parallel.hpp>
 #include <transferlib/data/pictures.hpp>
 #include <transferlib/data/preprocess.hpp>
 #include <transferlib/data/tensors_data.hpp>

@@ -16,8 +16,8 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
+#include <transferlib/core/parallel.hpp>
 #include <transferlib/core/tensors.hpp>
-#include <transferlib/data/parallel.hpp>
 #include <transferlib/detect/boxes.hpp>
 #include <transferlib/detect/detections.hpp>
 #include <transferlib/detect/placement.hpp>

@@ -25,10 +25,10 @@
 #include <transferlib/core/concepts.hpp>
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
+#include <transferlib/core/parallel.hpp>
 #include <transferlib/core/random.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/data/colour.hpp>
-#include <transferlib/data/parallel.hpp>
 #include <transferlib/data/preprocess.hpp>
 
 namespace transferlib {

@@ -19,10 +19,10 @@
 
 #include <transferlib/core/environment.hpp>
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/parallel.hpp>
 #include <transferlib/core/random.hpp>
 #include <transferlib/data/balanced.hpp>
 #include <transferlib/data/mix.hpp>
-#include <transferlib/data/parallel.hpp>
 #include <transferlib/model/backbone.hpp>
 #include <transferlib/train/autocast.hpp>
 #include <transferlib/train/average.hpp>

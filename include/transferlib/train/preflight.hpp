@@ -27,8 +27,8 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/guard.hpp>
+#include <transferlib/core/parallel.hpp>
 #include <transferlib/core/text.hpp>
-#include <transferlib/data/parallel.hpp>
 #include <transferlib/engine/engine.hpp>
 #include <transferlib/model/backbone.hpp>
 #include <transferlib/model/head.hpp>

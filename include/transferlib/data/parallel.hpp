@@ -1,5 +1,0 @@
-/// \file
-/// Where core/parallel.hpp used to lie.
-#pragma once
-
-#include <transferlib/core/parallel.hpp>
