@@ -167,6 +167,21 @@ inline NamedValues evaluate_loop(const FeatureSource& features, const TrainerOpt
   return out;
 }
 
+/// The parameters that a model trains, of its tensors `state`, with the rates of their groups.
+inline std::vector<TrainedParameter> trained_parameters(const BackboneCore& core, const StateDict& state,
+                                                        const ParameterGroups& groups) {
+  const auto rows = rows_of_tensors(core);
+  const auto depths = depths_of_rows(core);
+  std::vector<TrainedParameter> out;
+  for (const auto& [name, tensor] : state) {
+    if (!tensor.requires_grad()) continue;
+    const auto row = rows.find(tensor.unsafeGetTensorImpl());
+    out.push_back({name, tensor, row == rows.end() ? 0 : depths[Graph::at(row->second)]});
+  }
+  assign_groups(out, groups);
+  return out;
+}
+
 /// A training: its phases one after the other, epoch by epoch, with all its state.
 class Loop {
  public:
@@ -243,18 +258,6 @@ class Loop {
     return out;
   }
 
-  std::vector<TrainedParameter> trained_parameters() const {
-    const auto rows = rows_of_tensors(*hooks_.core);
-    const auto depths = depths_of_rows(*hooks_.core);
-    std::vector<TrainedParameter> out;
-    for (const auto& [name, tensor] : hooks_.state()) {
-      if (!tensor.requires_grad()) continue;
-      const auto row = rows.find(tensor.unsafeGetTensorImpl());
-      out.push_back({name, tensor, row == rows.end() ? 0 : depths[Graph::at(row->second)]});
-    }
-    return out;
-  }
-
   void begin_phase(std::size_t p) {
     const Phase& phase = phases_[p];
     if (phase.freeze) hooks_.refreeze(*phase.freeze);
@@ -275,11 +278,10 @@ class Loop {
   void open(std::size_t p) {
     learning_ = false;
     const TrainerOptions& o = phases_[p].options;
-    auto parameters = trained_parameters();
+    auto parameters = trained_parameters(*hooks_.core, hooks_.state(), o.groups);
     if (parameters.empty())
       throw TrainingError(text("nothing is left to train: all ", hooks_.core->graph.table.rows.size(),
                                " layers of the backbone are frozen and the head has no parameters; freeze less"));
-    assign_groups(parameters, o.groups);
     if (optimizer_)
       optimizer_->set_parameters(std::move(parameters));
     else

@@ -73,21 +73,6 @@ struct PreflightTask {
   std::function<Trial(const Activations&)> trial;
 };
 
-/// The parameters that a model trains, with the rates of their groups.
-inline std::vector<TrainedParameter> trained_parameters(const BackboneCore& core, const StateDict& state,
-                                                        const ParameterGroups& groups) {
-  const auto rows = rows_of_tensors(core);
-  const auto depths = depths_of_rows(core);
-  std::vector<TrainedParameter> out;
-  for (const auto& [name, tensor] : state) {
-    if (!tensor.requires_grad()) continue;
-    const auto row = rows.find(tensor.unsafeGetTensorImpl());
-    out.push_back({name, tensor, row == rows.end() ? 0 : depths[Graph::at(row->second)]});
-  }
-  assign_groups(out, groups);
-  return out;
-}
-
 /// Whether the names of the classes are the model's, in its order.
 inline void check_names(const Labels& model, const Labels& data, std::string_view name, Findings& findings) {
   try {
