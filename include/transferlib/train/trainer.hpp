@@ -204,6 +204,10 @@ class Trainer {
     if constexpr (requires { metric.set_state(metric.state()); }) {
       hooks.metric_state = [&metric] { return metric.state(); };
       hooks.set_metric_state = [&metric](const std::vector<double>& state) { metric.set_state(state); };
+    } else if constexpr (std::same_as<typename M::Target, Boxes>) {
+      // Nothing is measured in training, so there is nothing to keep.
+      hooks.metric_state = [] { return std::vector<double>(); };
+      hooks.set_metric_state = [&metric](const std::vector<double>&) { metric = {}; };
     }
     if constexpr (requires { detail::inner_head(model_->head()).standardise(Tensor(), Tensor()); }) {
       auto& head = detail::inner_head(model_->head());
