@@ -65,6 +65,14 @@ inline void check_device(const torch::Device& device) {
     throw DeviceError("a CUDA device was asked for, and this LibTorch has none; use a CUDA build, or the device cpu");
 }
 
+/// Those of the tensors that training changes.
+inline std::vector<Tensor> trainable(const StateDict& state) {
+  std::vector<Tensor> out;
+  for (const auto& item : state)
+    if (item.second.requires_grad()) out.push_back(item.second);
+  return out;
+}
+
 /// The same network anew, with the same weights and frozen layers, on the CPU.
 inline BackboneCore copied(const BackboneCore& core) {
   BackboneCore out = core.rebuild();

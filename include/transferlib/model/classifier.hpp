@@ -62,12 +62,7 @@ class Classifier : public detail::ModelBase {
   }
 
   /// What training changes: the parameters that are not frozen, the head's last.
-  std::vector<Tensor> trainable_parameters() const {
-    std::vector<Tensor> out;
-    for (const auto& item : state())
-      if (item.second.requires_grad()) out.push_back(item.second);
-    return out;
-  }
+  std::vector<Tensor> trainable_parameters() const { return detail::trainable(state()); }
 
   /// Everything behind the cut: from the values that cross it to the head's output.
   Output above_cut(const Activations& crossing, const Pass& pass) {

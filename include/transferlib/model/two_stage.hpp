@@ -227,12 +227,7 @@ class TwoStage : public detail::ModelBase {
   }
 
   /// What training changes: the parameters that are not frozen, the heads' last.
-  std::vector<Tensor> trainable_parameters() const {
-    std::vector<Tensor> out;
-    for (const auto& item : state())
-      if (item.second.requires_grad()) out.push_back(item.second);
-    return out;
-  }
+  std::vector<Tensor> trainable_parameters() const { return detail::trainable(state()); }
 
   /// Everything behind the cut, as far as it does not need to know what is in the pictures: to the proposals.
   Output above_cut(const Activations& crossing, const Pass& pass) {
