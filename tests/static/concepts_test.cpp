@@ -5,10 +5,21 @@
 #include <span>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/conv.h>
 
+#include <transferlib/faster_rcnn.hpp>
+#include <transferlib/heads/yolo.hpp>
+#include <transferlib/heads/yolo_v1.hpp>
+#include <transferlib/heads/yolox.hpp>
+#include <transferlib/model/detector.hpp>
+#include <transferlib/necks/elan.hpp>
+#include <transferlib/necks/passthrough.hpp>
+#include <transferlib/necks/path_aggregation.hpp>
+#include <transferlib/necks/spp.hpp>
+#include <transferlib/necks/yolo_v3.hpp>
 #include <transferlib/transfer.hpp>
 #include <transferlib/zoo.hpp>
 
@@ -211,6 +222,129 @@ static_assert(!tl::HeadNetwork<NoModuleHead>);
 static_assert(!tl::HeadNetwork<tl::nn::Linear> && !tl::HeadNetwork<Part> && !tl::HeadNetwork<int>);
 static_assert(!tl::HeadNetwork<tl::VectorHead<tl::ClassIndex>>, "the abstract base can't be built");
 
+// ---------------------------------------------------------------- necks
+
+/// All that a neck needs. The necks below take one thing away.
+struct GoodNeck : tl::Module {
+  struct Options {
+    tl::Index channels = 8;
+  };
+  GoodNeck(const tl::FeatureSpec& maps, const Options&) : maps_(maps) {}
+  tl::Activations forward(const tl::Activations& maps, const tl::Pass&) { return maps; }
+  const tl::FeatureSpec& features() const { return maps_; }
+
+ private:
+  tl::FeatureSpec maps_;
+};
+struct NeckWithoutOptions : GoodNeck {
+  using GoodNeck::GoodNeck;
+
+ private:
+  using GoodNeck::Options;
+};
+struct NeckWithoutForward : GoodNeck {
+  using GoodNeck::GoodNeck;
+
+ private:
+  using GoodNeck::forward;
+};
+struct NeckWithoutFeatures : GoodNeck {
+  using GoodNeck::GoodNeck;
+
+ private:
+  using GoodNeck::features;
+};
+/// Can't be built from the backbone's shapes.
+struct NeckWithoutRecipe : GoodNeck {
+  NeckWithoutRecipe() : GoodNeck({}, {}) {}
+};
+/// Is not told whether it trains.
+struct NeckWithoutPass : GoodNeck {
+  using GoodNeck::GoodNeck;
+  tl::Activations forward(const tl::Activations& maps) { return maps; }
+};
+/// Gives one map, not a pyramid of them.
+struct NeckOfOneTensor : GoodNeck {
+  using GoodNeck::GoodNeck;
+  tl::Tensor forward(const tl::Activations& maps, const tl::Pass&) { return maps.at(0); }
+};
+static_assert(tl::NeckNetwork<GoodNeck> && tl::NeckNetwork<tl::NoNeck>);
+static_assert(tl::NeckNetwork<tl::FeaturePyramid> && tl::NeckNetwork<tl::SingleMap> &&
+              tl::NeckNetwork<tl::PathAggregation> && tl::NeckNetwork<tl::C3PathAggregation> &&
+              tl::NeckNetwork<tl::ElanPathAggregation> && tl::NeckNetwork<tl::Passthrough> &&
+              tl::NeckNetwork<tl::SpatialPyramidPooling> && tl::NeckNetwork<tl::YoloV3Neck>);
+static_assert(!tl::NeckNetwork<NeckWithoutOptions> && !tl::NeckNetwork<NeckWithoutForward> &&
+              !tl::NeckNetwork<NeckWithoutFeatures> && !tl::NeckNetwork<NeckWithoutRecipe>);
+static_assert(!tl::NeckNetwork<NeckWithoutPass> && !tl::NeckNetwork<NeckOfOneTensor>);
+static_assert(!tl::NeckNetwork<tl::Linear> && !tl::NeckNetwork<tl::Yolo> && !tl::NeckNetwork<MyNet> &&
+              !tl::NeckNetwork<int>);
+
+// ---------------------------------------------------------------- the heads of two stages
+
+static_assert(tl::HeadNetwork<tl::Yolo> && tl::HeadNetwork<tl::YoloV1> && tl::HeadNetwork<tl::YoloX>);
+
+/// All that a network needs that proposes regions.
+struct GoodProposal : tl::Module {
+  struct Options {};
+  using Output = tl::Activations;
+  GoodProposal(const tl::FeatureSpec&, const Options&) {}
+  Output forward(const tl::Activations& maps, tl::PixelSize) const { return maps; }
+  std::vector<tl::Detections> propose(const Output&, std::span<const tl::PixelSize>, bool) const { return {}; }
+  tl::LossTerms loss(const Output&, const tl::Objects&, const tl::Pass&) const { return {}; }
+};
+struct ProposesNothing : GoodProposal {
+  using GoodProposal::GoodProposal;
+
+ private:
+  using GoodProposal::propose;
+};
+struct ProposalWithoutLoss : GoodProposal {
+  using GoodProposal::GoodProposal;
+
+ private:
+  using GoodProposal::loss;
+};
+/// Predicting is const, so that several threads may.
+struct ChangingProposal : GoodProposal {
+  using GoodProposal::GoodProposal;
+  Output forward(const tl::Activations& maps, tl::PixelSize) { return maps; }
+};
+
+/// All that a network needs that looks at regions.
+struct GoodRegions : tl::Module {
+  struct Options {};
+  using Metric = tl::BoxAveragePrecision;
+  GoodRegions(const tl::FeatureSpec&, const Options&) {}
+  std::vector<tl::Detections> predict(const tl::Activations&, const std::vector<tl::Detections>& proposals,
+                                      std::span<const tl::PixelSize>) const {
+    return proposals;
+  }
+  tl::LossTerms loss(const tl::Activations&, const std::vector<tl::Detections>&, const tl::Objects&,
+                     const tl::Pass&) const {
+    return {};
+  }
+};
+/// Its metric measures classes.
+struct RegionsOfOtherMetric : GoodRegions {
+  using GoodRegions::GoodRegions;
+  using Metric = tl::Accuracy;
+};
+struct RegionsWithoutPredict : GoodRegions {
+  using GoodRegions::GoodRegions;
+
+ private:
+  using GoodRegions::predict;
+};
+
+static_assert(tl::ProposalNetwork<GoodProposal> && tl::ProposalNetwork<tl::RegionProposal>);
+static_assert(!tl::ProposalNetwork<ProposesNothing> && !tl::ProposalNetwork<ProposalWithoutLoss> &&
+              !tl::ProposalNetwork<ChangingProposal>);
+static_assert(!tl::ProposalNetwork<tl::RoI> && !tl::ProposalNetwork<tl::Yolo> && !tl::ProposalNetwork<int>);
+static_assert(tl::RegionNetwork<GoodRegions> && tl::RegionNetwork<tl::RoI>);
+static_assert(!tl::RegionNetwork<RegionsOfOtherMetric> && !tl::RegionNetwork<RegionsWithoutPredict>);
+static_assert(!tl::RegionNetwork<tl::RegionProposal> && !tl::RegionNetwork<tl::Linear> && !tl::RegionNetwork<int>);
+static_assert(!tl::HeadNetwork<tl::RegionProposal> && !tl::HeadNetwork<tl::RoI>, "neither is a head alone");
+
 // ---------------------------------------------------------------- metrics
 
 struct NoReset {
@@ -362,6 +496,12 @@ static_assert(tl::TransformFor<tl::Compose<Shift, tl::NoTransform>, tl::Boxes> &
               "a composition takes what each part takes");
 static_assert(tl::TransformFor<tl::AnyTransform<tl::Values>, tl::Values> &&
               !tl::TransformFor<tl::AnyTransform<tl::Values>, tl::ClassIndex>);
+// Kept views are of what takes the target, and are so many.
+static_assert(WholePictureTransform<tl::KeptViews<tl::RandomResizedCrop>> &&
+              tl::TransformFor<tl::KeptViews<Shift>, tl::Boxes> &&
+              !tl::TransformFor<tl::KeptViews<tl::Flip>, tl::Boxes>);
+static_assert(std::same_as<decltype(tl::keep_views(std::declval<FlipAndColour>(), 4)), tl::KeptViews<FlipAndColour>>);
+static_assert(!std::constructible_from<tl::KeptViews<tl::Flip>, tl::Flip>, "how many is no default");
 static_assert(std::constructible_from<tl::AnyTransform<tl::ClassIndex>, FlipAndColour> &&
               !std::constructible_from<tl::AnyTransform<tl::ClassIndex>, int>);
 static_assert(!tl::TransformFor<NoViews, tl::ClassIndex> && !tl::TransformFor<PlainViews, tl::ClassIndex> &&
@@ -381,6 +521,28 @@ static_assert(!tl::Trainable<MyNet> && !tl::Trainable<GoodHead> && !tl::Trainabl
 static_assert(std::is_nothrow_move_constructible_v<Model> && std::is_move_assignable_v<Model>);
 static_assert(!std::is_copy_constructible_v<Model> && !std::is_copy_assignable_v<Model>, "clone(model) copies");
 static_assert(std::same_as<decltype(tl::clone(std::declval<const Model&>())), Model>);
+
+// Detectors of any family are trained by the same trainer and asked the same question.
+using OneStage = tl::Detector<tl::MobileNetV3Large, tl::FeaturePyramid, tl::Yolo>;
+using NeckFree = tl::Detector<tl::DarkNet53, tl::NoNeck, tl::Yolo>;
+using InTwoStages = tl::TwoStage<tl::ResNet50, tl::FeaturePyramid, tl::RegionProposal, tl::RoI>;
+struct FindsNothing {
+  tl::Labels labels() const { return {}; }
+};
+struct NamesNothing {
+  std::vector<tl::Detections> predict(const tl::Batch&) const { return {}; }
+};
+struct ChangingDetector : FindsNothing {
+  std::vector<tl::Detections> predict(const tl::Batch&) { return {}; }
+};
+struct OwnDetector : FindsNothing, NamesNothing {};
+static_assert(tl::DetectorModel<OneStage> && tl::DetectorModel<NeckFree> && tl::DetectorModel<InTwoStages> &&
+              tl::DetectorModel<OwnDetector>);
+static_assert(tl::Trainable<OneStage> && tl::Trainable<NeckFree> && tl::Trainable<InTwoStages>);
+static_assert(!tl::DetectorModel<Model> && !tl::DetectorModel<FindsNothing> && !tl::DetectorModel<NamesNothing> &&
+              !tl::DetectorModel<int>);
+static_assert(!tl::DetectorModel<ChangingDetector>, "predicting is const");
+static_assert(std::is_nothrow_move_constructible_v<OneStage> && !std::is_copy_constructible_v<OneStage>);
 
 // A trainer needs a model that outlives it.
 static_assert(std::constructible_from<tl::Trainer<Model>, Model&, tl::TrainerOptions> &&
