@@ -71,7 +71,8 @@ inline Report detection_report(std::span<const TruthBox> truth, std::span<const 
   Labels with_background = labels;
   with_background.push_back("background");
   out.figures = {{"precision_recall", precision_recall_svg(result, boxes, labels)},
-                 {"confusion", confusion_svg(box_confusion(truth, detections, classes), with_background)}};
+                 {"confusion", confusion_svg(box_confusion(truth, detections, classes), with_background,
+                                             {.one = "box", .many = "boxes"})}};
   return out;
 }
 

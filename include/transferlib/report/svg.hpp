@@ -62,6 +62,7 @@ struct ReliabilityOptions {
 /// How a confusion matrix is drawn.
 struct ConfusionOptions {
   std::string title = "Confusion matrix";
+  std::string one = "picture", many = "pictures";  ///< what is counted
 };
 
 /// A bar of a bar chart.
@@ -617,7 +618,8 @@ inline std::string confusion_svg(const std::vector<Index>& counts, const Labels&
     for (std::size_t c = 0; c < n; ++c) {
       const Index count = counts[r * n + c];
       if (count < 0)
-        throw OptionError(text("a confusion matrix counts pictures, but row ", r, ", column ", c, " is ", count));
+        throw OptionError(
+            text("a confusion matrix counts ", options.many, ", but row ", r, ", column ", c, " is ", count));
       csv += text(",", count);
       digits = std::max(digits, format_count(count).size());
       rows[r] += static_cast<double>(count);
@@ -645,9 +647,9 @@ inline std::string confusion_svg(const std::vector<Index>& counts, const Labels&
                top = 76 + slant + 10, right_room = std::max(with_recall ? 74.0 : 28.0, slant + 24.0 - cell / 2.0);
   const double full_width = std::max(left + side + right_room, 480.0), full_height = top + side + 28;
   const std::string accuracy =
-      all == 0.0 ? std::string("no pictures")
+      all == 0.0 ? text("no ", options.many)
                  : text(detail::percentage(right, all), " of ", format_count(static_cast<Index>(std::min(all, 9e18))),
-                        all == 1.0 ? " picture" : " pictures", " right");
+                        " ", all == 1.0 ? options.one : options.many, " right");
 
   std::string out = detail::svg_begin(full_width, full_height, options.title,
                                       text(accuracy, ". ", n, n == 1 ? " class" : " classes",
