@@ -12,50 +12,53 @@
 
 namespace transferlib {
 
+namespace detail {
+
+/// A mean over all that a metric has seen.
+class RunningMean {
+ public:
+  /// What it has seen, and back: for checkpoints within an epoch.
+  std::vector<double> state() const { return {sum_, static_cast<double>(seen_)}; }
+  /// Goes on from what `state` gave.
+  void set_state(const std::vector<double>& state) { sum_ = state.at(0), seen_ = static_cast<Index>(state.at(1)); }
+
+ protected:
+  void add(double sum, Index seen) { sum_ += sum, seen_ += seen; }
+  /// 0 where nothing was seen.
+  double mean() const { return seen_ == 0 ? 0.0 : sum_ / static_cast<double>(seen_); }
+
+ private:
+  double sum_ = 0.0;
+  Index seen_ = 0;
+};
+
+}  // namespace detail
+
 /// The part of pictures whose most probable class is the right one, in [0, 1].
-class Accuracy {
+class Accuracy : public detail::RunningMean {
  public:
   /// \param probabilities (N, classes); \param batch its `target` (N) int64, or soft labels (N, classes), as `MixUp`
   /// makes them, whose largest part is the right one.
   void update(const Tensor& probabilities, const Batch& batch) {
     const Tensor right = batch.target.dim() == 2 ? batch.target.argmax(1) : batch.target;
-    right_ += probabilities.argmax(1).eq(right).sum().item<Index>();
-    seen_ += batch.target.size(0);
+    add(probabilities.argmax(1).eq(right).sum().item<double>(), batch.target.size(0));
   }
   /// `accuracy`; 0 where nothing was seen.
-  NamedValues values() const {
-    return {{"accuracy", seen_ == 0 ? 0.0 : static_cast<double>(right_) / static_cast<double>(seen_)}};
-  }
-  /// What it has seen, and back: for checkpoints within an epoch.
-  std::vector<double> state() const { return {static_cast<double>(right_), static_cast<double>(seen_)}; }
-  /// Goes on from what `state` gave.
-  void set_state(const std::vector<double>& state) {
-    right_ = static_cast<Index>(state.at(0)), seen_ = static_cast<Index>(state.at(1));
-  }
-
- private:
-  Index right_ = 0, seen_ = 0;
+  NamedValues values() const { return {{"accuracy", mean()}}; }
 };
 
 /// The part of pictures whose right class is among the `K` most probable, in [0, 1].
 template <Index K = 5>
-class TopK {
+class TopK : public detail::RunningMean {
  public:
   /// \param probabilities (N, classes); \param batch its `target` (N) int64.
   void update(const Tensor& probabilities, const Batch& batch) {
     const Index k = std::min(K, probabilities.size(1));
     const Tensor best = std::get<1>(probabilities.topk(k, 1));
-    right_ += best.eq(batch.target.unsqueeze(1)).any(1).sum().template item<Index>();
-    seen_ += batch.target.size(0);
+    add(best.eq(batch.target.unsqueeze(1)).any(1).sum().template item<double>(), batch.target.size(0));
   }
   /// `top5_accuracy` (for K = 5); 0 where nothing was seen.
-  NamedValues values() const {
-    return {{detail::text("top", K, "_accuracy"),
-             seen_ == 0 ? 0.0 : static_cast<double>(right_) / static_cast<double>(seen_)}};
-  }
-
- private:
-  Index right_ = 0, seen_ = 0;
+  NamedValues values() const { return {{detail::text("top", K, "_accuracy"), mean()}}; }
 };
 
 /// Counts of (true class, predicted class).
@@ -95,46 +98,25 @@ class ConfusionMatrix {
 };
 
 /// The part of (picture, class) pairs that a multi-label model gets right at a probability of one half, in [0, 1].
-class MultiLabelAccuracy {
+class MultiLabelAccuracy : public detail::RunningMean {
  public:
   /// \param probabilities (N, classes); \param batch its `target` (N, classes) of zeros and ones.
   void update(const Tensor& probabilities, const Batch& batch) {
-    right_ += probabilities.gt(0.5).eq(batch.target.gt(0.5)).sum().item<Index>();
-    seen_ += batch.target.numel();
+    add(probabilities.gt(0.5).eq(batch.target.gt(0.5)).sum().item<double>(), batch.target.numel());
   }
   /// `accuracy`; 0 where nothing was seen.
-  NamedValues values() const {
-    return {{"accuracy", seen_ == 0 ? 0.0 : static_cast<double>(right_) / static_cast<double>(seen_)}};
-  }
-  /// What it has seen, and back: for checkpoints within an epoch.
-  std::vector<double> state() const { return {static_cast<double>(right_), static_cast<double>(seen_)}; }
-  /// Goes on from what `state` gave.
-  void set_state(const std::vector<double>& state) {
-    right_ = static_cast<Index>(state.at(0)), seen_ = static_cast<Index>(state.at(1));
-  }
-
- private:
-  Index right_ = 0, seen_ = 0;
+  NamedValues values() const { return {{"accuracy", mean()}}; }
 };
 
 /// The mean absolute error of predicted numbers, in their own unit.
-class MeanAbsoluteError {
+class MeanAbsoluteError : public detail::RunningMean {
  public:
   /// \param predicted (N, D); \param batch its `target` (N, D).
   void update(const Tensor& predicted, const Batch& batch) {
-    sum_ += (predicted - batch.target).abs().sum(at::kDouble).item<double>();
-    seen_ += batch.target.numel();
+    add((predicted - batch.target).abs().sum(at::kDouble).item<double>(), batch.target.numel());
   }
   /// `mae`; 0 where nothing was seen.
-  NamedValues values() const { return {{"mae", seen_ == 0 ? 0.0 : sum_ / static_cast<double>(seen_)}}; }
-  /// What it has seen, and back: for checkpoints within an epoch.
-  std::vector<double> state() const { return {sum_, static_cast<double>(seen_)}; }
-  /// Goes on from what `state` gave.
-  void set_state(const std::vector<double>& state) { sum_ = state.at(0), seen_ = static_cast<Index>(state.at(1)); }
-
- private:
-  double sum_ = 0.0;
-  Index seen_ = 0;
+  NamedValues values() const { return {{"mae", mean()}}; }
 };
 
 }  // namespace transferlib
