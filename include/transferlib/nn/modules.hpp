@@ -15,6 +15,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/random.hpp>
 #include <transferlib/core/tensors.hpp>
+#include <transferlib/nn/depthwise.hpp>
 
 namespace transferlib {
 
@@ -106,6 +107,7 @@ namespace nn {
 /// TensorFlow's "same" padding, which puts the odd one last.
 struct SamePadding {
   Index before = 0, after = 0;
+  explicit SamePadding(Index both) : before(both), after(both) {}
   SamePadding(Index input, Index kernel, Index stride, Index dilation) {
     const Index output = (input + stride - 1) / stride;
     const Index total = std::max<Index>((output - 1) * stride + (kernel - 1) * dilation + 1 - input, 0);
@@ -138,8 +140,20 @@ class Conv2d : public Module {
   /// (N, in, H, W) to (N, out, H', W').
   Tensor forward(const Tensor& x) const {
     const Conv2dOptions& o = options;
-    if (!o.same) return convolve(x, o.padding, o.padding);
-    const SamePadding h(x.size(-2), o.kernel, o.stride, o.dilation), w(x.size(-1), o.kernel, o.stride, o.dilation);
+    SamePadding h{o.padding}, w{o.padding};
+    if (o.same) {
+      h = {x.size(-2), o.kernel, o.stride, o.dilation};
+      w = {x.size(-1), o.kernel, o.stride, o.dilation};
+    }
+    if (o.groups == o.in && o.in == o.out && detail::depthwise_applies(x, weight, o.kernel)) {
+      const bool automatic = at::autocast::is_autocast_enabled(at::kCPU);
+      const auto type = automatic ? at::autocast::get_autocast_dtype(at::kCPU) : x.scalar_type();
+      const Index reach = (o.kernel - 1) * o.dilation, height = x.size(2) + h.before + h.after - reach,
+                  width = x.size(3) + w.before + w.after - reach;
+      if ((type == at::kFloat || type == at::kBFloat16) && height > 0 && width > 0 && x.size(1) == o.in)
+        return detail::depthwise(x.to(type), weight, bias, (height - 1) / o.stride + 1, (width - 1) / o.stride + 1,
+                                 o.stride, o.dilation, h.before, w.before);
+    }
     if (h.before == h.after && w.before == w.after) return convolve(x, h.before, w.before);
     return convolve(at::constant_pad_nd(x, {w.before, w.after, h.before, h.after}), 0, 0);
   }

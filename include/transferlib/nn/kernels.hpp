@@ -1,0 +1,281 @@
+/// \file
+/// Kernels on maps whose channels lie together (N, H, W, C), written once for vectors of any width: simd.hpp includes
+/// this file once for each instruction set. Float32 or bfloat16 (as uint16) in memory, float32 in arithmetic.
+//
+// No include guard. Included by itself, it compiles for vectors that every processor has.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include <transferlib/nn/kernel_types.hpp>
+
+/// \cond
+#ifndef TRANSFERLIB_SIMD_NAME
+#define TRANSFERLIB_SIMD_NAME simd_alone
+#define TRANSFERLIB_SIMD_LANES 4
+#define TRANSFERLIB_SIMD_TARGET
+#endif
+#define TRANSFERLIB_INLINE TRANSFERLIB_SIMD_TARGET __attribute__((always_inline)) inline
+/// \endcond
+
+namespace transferlib::detail::TRANSFERLIB_SIMD_NAME {
+
+constexpr Index lanes = TRANSFERLIB_SIMD_LANES;
+
+typedef float F __attribute__((vector_size(4 * TRANSFERLIB_SIMD_LANES)));
+typedef std::uint32_t U __attribute__((vector_size(4 * TRANSFERLIB_SIMD_LANES)));
+typedef std::uint16_t H __attribute__((vector_size(2 * TRANSFERLIB_SIMD_LANES)));
+// The same anywhere in memory.
+typedef float F_ __attribute__((vector_size(4 * TRANSFERLIB_SIMD_LANES), aligned(4), may_alias));
+typedef std::uint16_t H_ __attribute__((vector_size(2 * TRANSFERLIB_SIMD_LANES), aligned(2), may_alias));
+
+TRANSFERLIB_INLINE F read(const float* p) { return *reinterpret_cast<const F_*>(p); }
+TRANSFERLIB_INLINE void write(float* p, F v) { *reinterpret_cast<F_*>(p) = v; }
+
+TRANSFERLIB_INLINE F read(const std::uint16_t* p) {
+  const H half = *reinterpret_cast<const H_*>(p);
+  return (F)(__builtin_convertvector(half, U) << 16);
+}
+
+/// Rounds to the nearest bfloat16, ties to even; a NaN stays one.
+TRANSFERLIB_INLINE void write(std::uint16_t* p, F v) {
+  const U bits = (U)v;
+  const U rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const U nan = (U)(v != v);
+  *reinterpret_cast<H_*>(p) = __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0u), H);
+}
+
+/// The first `count` of a vector; the others are 0.
+template <class T>
+TRANSFERLIB_INLINE F read_some(const T* p, Index count) {
+  if (count >= lanes) return read(p);
+  T some[TRANSFERLIB_SIMD_LANES] = {};
+  std::memcpy(some, p, static_cast<std::size_t>(count) * sizeof(T));
+  return read(some);
+}
+template <class T>
+TRANSFERLIB_INLINE void write_some(T* p, F v, Index count) {
+  if (count >= lanes) return write(p, v);
+  T some[TRANSFERLIB_SIMD_LANES];
+  write(some, v);
+  std::memcpy(p, some, static_cast<std::size_t>(count) * sizeof(T));
+}
+
+// ------------------------------------------------------------------------------------------- depthwise convolutions
+
+/// `width`, a multiple of two vectors, channels of a row of `columns` places, of which memory has `count`.
+template <class T>
+TRANSFERLIB_SIMD_TARGET inline void unpack(float* to, const T* from, Index columns, Index step, Index count,
+                                           Index width) {
+  for (Index i = 0; i < columns; ++i, from += step, to += width)
+    for (Index c = 0; c < width; c += lanes) write(to + c, c < count ? read_some(from + c, count - c) : F{});
+}
+template <class T>
+TRANSFERLIB_SIMD_TARGET inline void pack(T* to, const float* from, Index columns, Index step, Index count,
+                                         Index width) {
+  for (Index i = 0; i < columns; ++i, from += width, to += step)
+    for (Index c = 0; c < count; c += lanes) write_some(to + c, read(from + c), count - c);
+}
+
+/// A row between zeros: `left` before it, and after it what is missing of `all` places.
+template <class T>
+TRANSFERLIB_SIMD_TARGET inline void unpack_padded(float* to, const T* from, Index left, Index columns, Index all,
+                                                  Index step, Index count, Index width) {
+  std::fill(to, to + left * width, 0.0F);
+  unpack(to + left * width, from, columns, step, count, width);
+  std::fill(to + (left + columns) * width, to + all * width, 0.0F);
+}
+
+/// What each place of an output row sums up: a place of the source times a weight, for every tap.
+struct Taps {
+  Index count = 0;
+  Index source[Depthwise::largest * Depthwise::largest];
+  Index weight[Depthwise::largest * Depthwise::largest];
+  void add(Index s, Index w) {
+    source[count] = s;
+    weight[count++] = w;
+  }
+};
+
+/// A few neighbours of an output row at once, a vector of channels.
+template <int... T>
+TRANSFERLIB_INLINE void correlate_some(std::integer_sequence<int, T...>, float* to, Index to_step, const float* from,
+                                       Index from_step, const Taps& taps, const float* weights, F start) {
+  F sums[sizeof...(T)] = {(void(T), start)...};
+  for (Index i = 0; i < taps.count; ++i) {
+    const F weight = read(weights + taps.weight[i]);
+    const float* source = from + taps.source[i];
+    ((sums[T] += read(source + T * from_step) * weight), ...);
+  }
+  (write(to + T * to_step, sums[T]), ...);
+}
+
+/// An output row of `columns` places.
+TRANSFERLIB_SIMD_TARGET inline void correlate(float* to, Index to_step, Index columns, const float* from,
+                                              Index from_step, const Taps& taps, const float* weights,
+                                              const float* start, Index width) {
+  for (Index c = 0; c < width; c += lanes) {
+    const F first = read(start + c);
+    for (Index i = 0; i < columns;) {
+      const Index left = columns - i;
+      float* t = to + i * to_step + c;
+      const float* f = from + i * from_step + c;
+      if (left % 7 == 0) {
+        correlate_some(std::make_integer_sequence<int, 7>{}, t, to_step, f, from_step, taps, weights + c, first);
+        i += 7;
+      } else if (left >= 6) {
+        correlate_some(std::make_integer_sequence<int, 6>{}, t, to_step, f, from_step, taps, weights + c, first);
+        i += 6;
+      } else if (left >= 3) {
+        correlate_some(std::make_integer_sequence<int, 3>{}, t, to_step, f, from_step, taps, weights + c, first);
+        i += 3;
+      } else {
+        correlate_some(std::make_integer_sequence<int, 1>{}, t, to_step, f, from_step, taps, weights + c, first);
+        i += 1;
+      }
+    }
+  }
+}
+
+/// One block of channels of one picture. `weights` is (kernel²; channels), `start` (channels): both padded.
+template <class T>
+TRANSFERLIB_SIMD_TARGET inline void depthwise_forward(const Depthwise& d, const T* x, const float* weights,
+                                                      const float* start, T* out, Index item, float* scratch) {
+  const Index block = item % d.blocks(), image = item / d.blocks(), first = block * Depthwise::block;
+  const Index count = std::min(Depthwise::block, d.channels - first), width = whole(count, 2 * lanes);
+  const Index all = d.padded_width(), copied = std::min(d.width, all - d.left), ring = d.reach();
+  float* row = scratch + ring * all * width;
+  Index next = 0;
+  for (Index y = 0; y < d.out_height; ++y) {
+    const Index top = y * d.stride - d.top;
+    for (; next <= std::min(d.height - 1, top + d.reach() - 1); ++next)
+      unpack_padded(scratch + next % ring * all * width, x + (image * d.height + next) * d.width * d.channels + first,
+                    d.left, copied, all, d.channels, count, width);
+    Taps taps;
+    for (Index ky = 0; ky < d.kernel; ++ky) {
+      const Index from = top + ky * d.dilation;
+      if (from < 0 || from >= d.height) continue;
+      for (Index kx = 0; kx < d.kernel; ++kx)
+        taps.add((from % ring * all + kx * d.dilation) * width, (ky * d.kernel + kx) * d.padded_channels());
+    }
+    correlate(row, width, d.out_width, scratch, d.stride * width, taps, weights + first, start + first, width);
+    pack(out + (image * d.out_height + y) * d.out_width * d.channels + first, row, d.out_width, d.channels, count,
+         width);
+  }
+}
+
+/// The gradient to the input: every input place gathers from the outputs that it reached. `start` is zeros.
+template <class T>
+TRANSFERLIB_SIMD_TARGET inline void depthwise_to_input(const Depthwise& d, const T* gradient, const float* weights,
+                                                       const float* start, T* out, Index item, float* scratch) {
+  const Index block = item % d.blocks(), image = item / d.blocks(), first = block * Depthwise::block;
+  const Index count = std::min(Depthwise::block, d.channels - first), width = whole(count, 2 * lanes);
+  const Index before = d.columns_before(), all = d.gradient_width(), ring = d.gradient_ring();
+  float* row = scratch + ring * all * width;
+  Index next = 0;
+  for (Index y = 0; y < d.height; ++y) {
+    for (; next <= std::min(d.out_height - 1, (y + d.top) / d.stride); ++next)
+      unpack_padded(scratch + next % ring * all * width,
+                    gradient + (image * d.out_height + next) * d.out_width * d.channels + first, before, d.out_width,
+                    all, d.channels, count, width);
+    for (Index phase = 0; phase < std::min(d.stride, d.width); ++phase) {
+      Taps taps;
+      for (Index ky = 0; ky < d.kernel; ++ky) {
+        const Index down = y + d.top - ky * d.dilation, from = down / d.stride;
+        if (down < 0 || down % d.stride != 0 || from >= d.out_height) continue;
+        for (Index kx = 0; kx < d.kernel; ++kx) {
+          const Index right = phase + d.left - kx * d.dilation;
+          if (right % d.stride == 0)
+            taps.add((from % ring * all + right / d.stride + before) * width,
+                     (ky * d.kernel + kx) * d.padded_channels());
+        }
+      }
+      correlate(row + phase * width, d.stride * width, (d.width - phase + d.stride - 1) / d.stride, scratch, width,
+                taps, weights + first, start, width);
+    }
+    pack(out + (image * d.height + y) * d.width * d.channels + first, row, d.width, d.channels, count, width);
+  }
+}
+
+/// Adds to the weights of one kernel row, two vectors of channels, what some rows of outputs and inputs give.
+template <int... T>
+TRANSFERLIB_SIMD_TARGET void weight_rows(std::integer_sequence<int, T...>, float* to, Index to_step,
+                                         const float* const* gradients, const float* const* inputs, Index rows,
+                                         Index columns, Index gradient_step, Index input_step, Index tap_step) {
+  F a[sizeof...(T)] = {read(to + T * to_step)...}, b[sizeof...(T)] = {read(to + lanes + T * to_step)...};
+  for (Index y = 0; y < rows; ++y) {
+    const float *g = gradients[y], *x = inputs[y];
+    for (Index i = 0; i < columns; ++i, g += gradient_step, x += input_step) {
+      const F g0 = read(g), g1 = read(g + lanes);
+      ((a[T] += g0 * read(x + T * tap_step), b[T] += g1 * read(x + lanes + T * tap_step)), ...);
+    }
+  }
+  ((write(to + T * to_step, a[T]), write(to + lanes + T * to_step, b[T])), ...);
+}
+
+/// The gradient to the weights, and below them to the bias, (kernel² + 1; padded channels), of a block of channels of
+/// the pictures of one share.
+template <class T>
+TRANSFERLIB_SIMD_TARGET inline void depthwise_to_weight(const Depthwise& d, const T* x, const T* gradient, float* out,
+                                                        Index item, float* scratch) {
+  const Index block = item % d.blocks(), share = item / d.blocks(), first = block * Depthwise::block;
+  const Index count = std::min(Depthwise::block, d.channels - first), width = whole(count, 2 * lanes);
+  const Index all = d.padded_width(), copied = std::min(d.width, all - d.left), band = d.band();
+  const Index ring = (band - 1) * d.stride + d.reach(), squared = d.kernel * d.kernel;
+  float *sums = scratch, *rows = sums + (squared + 1) * width, *outputs = rows + ring * all * width;
+  std::fill(sums, rows, 0.0F);
+  for (Index image = d.share_begin(share); image < d.share_begin(share + 1); ++image)
+    for (Index begin = 0, next = 0; begin < d.out_height; begin += band) {
+      const Index end = std::min(d.out_height, begin + band), top = begin * d.stride - d.top;
+      for (; next <= std::min(d.height - 1, top + (end - begin - 1) * d.stride + d.reach() - 1); ++next)
+        unpack_padded(rows + next % ring * all * width, x + (image * d.height + next) * d.width * d.channels + first,
+                      d.left, copied, all, d.channels, count, width);
+      unpack(outputs, gradient + (image * d.out_height + begin) * d.out_width * d.channels + first,
+             (end - begin) * d.out_width, d.channels, count, width);
+      for (Index ky = 0; ky < d.kernel; ++ky) {
+        const float *g[Depthwise::rows], *in[Depthwise::rows];
+        Index n = 0;
+        for (Index y = begin; y < end; ++y) {
+          const Index from = y * d.stride - d.top + ky * d.dilation;
+          if (from < 0 || from >= d.height) continue;
+          g[n] = outputs + (y - begin) * d.out_width * width;
+          in[n++] = rows + from % ring * all * width;
+        }
+        for (Index c = 0; c < width; c += 2 * lanes) {
+          float* to = sums + ky * d.kernel * width + c;
+          const Index tap = d.dilation * width, step = d.stride * width;
+          if (d.kernel == 3)
+            weight_rows(std::make_integer_sequence<int, 3>{}, to, width, g, in, n, d.out_width, width, step, tap);
+          else if (d.kernel == 5)
+            weight_rows(std::make_integer_sequence<int, 5>{}, to, width, g, in, n, d.out_width, width, step, tap);
+          else
+            weight_rows(std::make_integer_sequence<int, 7>{}, to, width, g, in, n, d.out_width, width, step, tap);
+          for (Index y = 0; y < n; ++y) {
+            g[y] += 2 * lanes;
+            in[y] += 2 * lanes;
+          }
+        }
+      }
+      for (Index i = 0; i < (end - begin) * d.out_width; ++i)
+        for (Index c = 0; c < width; c += lanes)
+          write(sums + squared * width + c, read(sums + squared * width + c) + read(outputs + i * width + c));
+    }
+  for (Index tap = 0; tap <= squared; ++tap)
+    std::copy(sums + tap * width, sums + tap * width + width,
+              out + (share * (squared + 1) + tap) * d.padded_channels() + first);
+}
+
+template <class T>
+KernelsOf<T> kernels_of() {
+  return {depthwise_forward<T>, depthwise_to_input<T>, depthwise_to_weight<T>};
+}
+
+inline Kernels kernels() { return {kernels_of<float>(), kernels_of<std::uint16_t>()}; }
+
+}  // namespace transferlib::detail::TRANSFERLIB_SIMD_NAME
+
+#undef TRANSFERLIB_INLINE
+#undef TRANSFERLIB_SIMD_NAME
+#undef TRANSFERLIB_SIMD_LANES
+#undef TRANSFERLIB_SIMD_TARGET

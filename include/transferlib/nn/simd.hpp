@@ -1,0 +1,88 @@
+/// \file
+/// Kernels of our own, for the instruction set that this processor has, on LibTorch's own threads.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <type_traits>
+
+#include <ATen/TensorIterator.h>
+#include <ATen/Version.h>
+#include <ATen/ops/empty.h>
+
+#include <transferlib/nn/kernel_types.hpp>
+
+/// \cond
+#if defined(__x86_64__)
+#define TRANSFERLIB_SIMD_NAME simd_avx512
+#define TRANSFERLIB_SIMD_LANES 16
+#define TRANSFERLIB_SIMD_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
+#include <transferlib/nn/kernels.hpp>
+#define TRANSFERLIB_SIMD_NAME simd_avx2
+#define TRANSFERLIB_SIMD_LANES 8
+#define TRANSFERLIB_SIMD_TARGET __attribute__((target("avx2,fma")))
+#include <transferlib/nn/kernels.hpp>
+#endif
+#define TRANSFERLIB_SIMD_NAME simd_baseline
+#define TRANSFERLIB_SIMD_LANES 4
+#define TRANSFERLIB_SIMD_TARGET
+#include <transferlib/nn/kernels.hpp>
+/// \endcond
+
+namespace transferlib::detail {
+
+/// The kernels for what the processor has and LibTorch is allowed to use (ATEN_CPU_CAPABILITY restricts it).
+inline const Kernels& kernels() {
+  static const Kernels chosen = [] {
+#if defined(__x86_64__)
+    const std::string allowed = at::get_cpu_capability();
+    const bool avx512 = allowed.rfind("AVX512", 0) == 0;
+    if (avx512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+      return simd_avx512::kernels();
+    if ((avx512 || allowed == "AVX2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+      return simd_avx2::kernels();
+#endif
+    return simd_baseline::kernels();
+  }();
+  return chosen;
+}
+
+/// The kernels for a type in memory.
+template <class T>
+const KernelsOf<T>& kernels_of() {
+  if constexpr (std::is_same_v<T, float>)
+    return kernels().fp32;
+  else
+    return kernels().bf16;
+}
+
+/// The elements, bfloat16 as the kernels take it.
+template <class T>
+T* elements(const Tensor& x) {
+  return static_cast<T*>(const_cast<void*>(x.const_data_ptr()));
+}
+
+/// Calls `work(begin, end)` for parts of 0 … n - 1 on LibTorch's threads. `at::parallel_for` is serial in a program
+/// that is not compiled for OpenMP, as users' programs are; its iterator is compiled in LibTorch, and is not. Threads
+/// of our own would wait for those of LibTorch, which wait busily.
+template <class Work>
+void in_team(Index n, const Work& work) {
+  if (n <= 0) return;
+  at::Tensor items = at::empty({n}, at::TensorOptions(at::kByte));
+  const auto* first = items.const_data_ptr<std::uint8_t>();
+  auto iterator = at::TensorIteratorConfig()
+                      .check_all_same_dtype(false)
+                      .resize_outputs(false)
+                      .declare_static_shape({n})
+                      .add_output(items)
+                      .build();
+  iterator.for_each(
+      [&](char** data, const std::int64_t*, std::int64_t size) {
+        const Index begin = reinterpret_cast<const std::uint8_t*>(data[0]) - first;
+        work(begin, begin + size);
+      },
+      1);
+}
+
+}  // namespace transferlib::detail

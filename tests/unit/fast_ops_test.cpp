@@ -1,0 +1,184 @@
+// Our own operators for training on the CPU against LibTorch's.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/matchers/catch_matchers_string.hpp>
+
+#include <transferlib/core/error.hpp>
+#include <transferlib/nn/modules.hpp>
+
+namespace tl = transferlib;
+using tl::Index, tl::Tensor;
+
+namespace {
+
+/// The largest difference as a part of the largest value.
+double difference(const Tensor& got, const Tensor& want) {
+  REQUIRE(got.sizes() == want.sizes());
+  if (want.numel() == 0) return 0.0;
+  const Tensor exact = want.to(at::kDouble);
+  return ((got.to(at::kDouble) - exact).abs().max() / exact.abs().max().clamp_min(1e-12)).item<double>();
+}
+
+bool equal_bytes(const Tensor& a, const Tensor& b) {
+  const Tensor x = a.contiguous(), y = b.contiguous();
+  return x.nbytes() == y.nbytes() && std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0;
+}
+
+struct Threads {
+  explicit Threads(int n) { at::set_num_threads(n); }
+  ~Threads() { at::set_num_threads(before); }
+  int before = at::get_num_threads();
+};
+
+struct Convolution {
+  Index n, c, h, w, kernel, stride, dilation = 1;
+  bool bias = false, same = true;
+};
+
+/// Output and gradients of a depthwise layer: to the input, the weights and the bias.
+std::vector<Tensor> ours(const Convolution& o, const Tensor& x_, const Tensor& g, at::ScalarType type) {
+  tl::nn::Conv2d layer({.in = o.c,
+                        .out = o.c,
+                        .kernel = o.kernel,
+                        .stride = o.stride,
+                        .padding = 1,
+                        .same = o.same,
+                        .dilation = o.dilation,
+                        .groups = o.c,
+                        .bias = o.bias});
+  at::manual_seed(5);
+  {
+    const at::NoGradGuard guard;
+    layer.weight.normal_();
+    if (o.bias) layer.bias.normal_();
+  }
+  const Tensor x = x_.to(type).requires_grad_();
+  const Tensor y = layer.forward(x);
+  REQUIRE(y.scalar_type() == type);
+  REQUIRE(y.grad_fn()->name().find("DepthwiseFunction") != std::string::npos);
+  std::vector<Tensor> inputs{x, layer.weight}, out{y};
+  if (o.bias) inputs.push_back(layer.bias);
+  for (const Tensor& t : torch::autograd::grad({y}, inputs, {g.to(type)})) out.push_back(t);
+  return out;
+}
+
+/// The same by LibTorch in double precision.
+std::vector<Tensor> theirs(const Convolution& o, const Tensor& x_, const Tensor& g) {
+  at::manual_seed(5);
+  const Tensor weight = at::empty({o.c, 1, o.kernel, o.kernel}).normal_().to(at::kDouble).requires_grad_();
+  Tensor bias;
+  if (o.bias) bias = at::empty({o.c}).normal_().to(at::kDouble).requires_grad_();
+  const Tensor x = x_.to(at::kDouble).requires_grad_();
+  tl::nn::SamePadding h(1), w(1);
+  if (o.same) {
+    h = {o.h, o.kernel, o.stride, o.dilation};
+    w = {o.w, o.kernel, o.stride, o.dilation};
+  }
+  const std::vector<Index> sides{o.stride, o.stride}, zeros{0, 0}, dilations{o.dilation, o.dilation};
+  const Tensor y = at::conv2d(at::constant_pad_nd(x, {w.before, w.after, h.before, h.after}), weight, bias, sides,
+                              zeros, dilations, o.c);
+  std::vector<Tensor> inputs{x, weight}, out{y};
+  if (o.bias) inputs.push_back(bias);
+  for (const Tensor& t : torch::autograd::grad({y}, inputs, {g.to(at::kDouble)})) out.push_back(t);
+  return out;
+}
+
+Tensor output_gradient(const Convolution& o) {
+  const auto side = [&](Index in) {
+    return o.same ? (in + o.stride - 1) / o.stride : (in + 1 - (o.kernel - 1) * o.dilation) / o.stride + 1;
+  };
+  return at::randn({o.n, o.c, side(o.h), side(o.w)});
+}
+
+const std::vector<Convolution> convolutions{
+    {2, 32, 12, 12, 3, 1},
+    {3, 19, 7, 9, 3, 2},
+    {1, 5, 1, 1, 3, 1},
+    {1, 70, 3, 3, 5, 1},
+    {2, 48, 13, 12, 5, 2},
+    {2, 16, 14, 14, 7, 1, 1, true},
+    {20, 33, 6, 5, 3, 1, 2, true},
+    {2, 130, 9, 16, 3, 2, 2},
+    {1, 8, 70, 5, 3, 1, 1, true},
+    {2, 24, 10, 11, 3, 2, 1, false, false},
+    {2, 24, 11, 10, 5, 3},
+    {18, 3, 5, 5, 7, 2, 1, true},
+};
+
+}  // namespace
+
+TEST_CASE("depthwise convolutions and their gradients are LibTorch's") {
+  for (const Convolution& o : convolutions) {
+    CAPTURE(o.n, o.c, o.h, o.w, o.kernel, o.stride, o.dilation, o.bias, o.same);
+    at::manual_seed(1);
+    Tensor x = at::randn({o.n, o.c, o.h, o.w});
+    if (o.c % 2 == 0) x = x.contiguous(at::MemoryFormat::ChannelsLast);  // the others are made so
+    const Tensor g = output_gradient(o);
+    const auto want = theirs(o, x, g);
+    for (const auto type : {at::kFloat, at::kBFloat16}) {
+      const auto got = ours(o, x, g, type);
+      REQUIRE(got.size() == want.size());
+      for (std::size_t i = 0; i < want.size(); ++i) {
+        CAPTURE(i, type);
+        CHECK(difference(got[i], want[i]) < (type == at::kFloat ? 1e-5 : 1e-2));
+      }
+    }
+  }
+}
+
+TEST_CASE("a depthwise convolution's gradients are its finite differences") {
+  // It is linear in its input and in its weights: a difference over any distance is the derivative.
+  const Convolution o{2, 5, 6, 7, 3, 2};
+  at::manual_seed(2);
+  const Tensor x = at::randn({o.n, o.c, o.h, o.w}), g = output_gradient(o), direction = at::randn_like(x);
+  const auto at_x = ours(o, x, g, at::kFloat), moved = ours(o, x + direction, g, at::kFloat);
+  const double rise = ((moved[0] - at_x[0]) * g).sum().item<double>();
+  CHECK(std::abs(rise - (at_x[1] * direction).sum().item<double>()) < 1e-4 * std::max(1.0, std::abs(rise)));
+  at::manual_seed(5);
+  const Tensor weight = at::empty_like(at_x[2]).normal_();
+  const double whole = (at_x[0] * g).sum().item<double>();  // y = W x: the sum is the gradient times W
+  CHECK(std::abs(whole - (at_x[2] * weight).sum().item<double>()) < 1e-4 * std::max(1.0, std::abs(whole)));
+}
+
+TEST_CASE("depthwise convolutions give the same bytes with any number of threads") {
+  const Convolution o{37, 75, 9, 8, 5, 2, 1, true};
+  at::manual_seed(3);
+  const Tensor x = at::randn({o.n, o.c, o.h, o.w}), g = output_gradient(o);
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    const auto first = ours(o, x, g, type);
+    for (const int threads : {1, 2, 4}) {
+      const Threads now(threads);
+      const auto again = ours(o, x, g, type);
+      for (std::size_t i = 0; i < first.size(); ++i) CHECK(equal_bytes(first[i], again[i]));
+    }
+  }
+}
+
+TEST_CASE("a depthwise convolution of no picture") {
+  const Convolution o{0, 8, 6, 6, 3, 1, 1, true};
+  const auto got = ours(o, at::randn({0, 8, 6, 6}), at::randn({0, 8, 6, 6}), at::kFloat);
+  CHECK(got[0].sizes() == at::IntArrayRef({0, 8, 6, 6}));
+  CHECK(got[2].abs().sum().item<double>() == 0.0);
+  CHECK(got[3].abs().sum().item<double>() == 0.0);
+}
+
+TEST_CASE("the gradient of a depthwise convolution's gradient is refused") {
+  tl::nn::Conv2d layer({.in = 4, .out = 4, .kernel = 3, .padding = 1, .groups = 4});
+  const Tensor x = at::randn({1, 4, 5, 5}).requires_grad_();
+  CHECK_THROWS_WITH(torch::autograd::grad({layer.forward(x).sum()}, {x}, {}, true, true),
+                    Catch::Matchers::ContainsSubstring("create_graph"));
+}
+
+TEST_CASE("without gradients a depthwise convolution is LibTorch's") {
+  tl::nn::Conv2d layer({.in = 4, .out = 4, .kernel = 3, .padding = 1, .groups = 4});
+  const at::NoGradGuard guard;
+  CHECK(layer.forward(at::randn({1, 4, 5, 5})).grad_fn() == nullptr);
+}
