@@ -11,7 +11,6 @@
 #include <utility>
 #include <vector>
 
-#include <transferlib/core/files.hpp>
 #include <transferlib/data/box_transforms.hpp>
 #include <transferlib/data/transforms.hpp>
 #include <transferlib/detect/anchors.hpp>
@@ -22,30 +21,31 @@
 
 #include "arguments.hpp"
 #include "detectors.hpp"
-#include "interrupt.hpp"
+#include "recipe.hpp"
 #include "shared.hpp"
 
 namespace tl = transferlib;
+using tools::say;
 using tools::text;
 
 namespace {
 
-struct Told {
-  std::string data, format = "voc", train, val, cfg, weights, backbone, neck = "c3_path_aggregation", head = "yolo_v5",
-                    freeze = "none", fit, augment = "light", precision = "auto", autocast = "fp32", licence, out;
-  tl::Index size = 320, epochs = 0, batch = 16, anchors = 3, levels = 3;
-  double lr = 2e-3, ema = 0.998, width = 0.25, backbone_rate = 1.0, minutes = 0.0;
-  int threads = 0;
-  std::uint64_t seed = 0;
+struct Told : tools::Recipe {
+  std::string family = "yolo", data, format = "voc", train, val, cfg, weights, backbone, neck = "c3_path_aggregation",
+              head = "yolo_v5", fit, augment = "light", licence;
+  tl::Index anchors = 3, levels = 3;
+  double width = 0.25, minutes = 0.0;
   bool random = false;
-};
 
-void say(std::string_view name, std::string_view value, std::string_view why = {}) {
-  const std::string line =
-      tools::one_line(text(name, ": ", value, why.empty() ? "" : "   (", why, why.empty() ? "" : ")"));
-  std::printf("%s\n", line.c_str());
-  std::fflush(stdout);
-}
+  Told() {
+    freeze = "none";
+    optimizer = "adamw";
+    schedule = "cosine";
+    lr = 2e-3, weight_decay = 5e-4, warmup = 0.05, least = 0.02, ema = 0.998, clip_norm = 10.0;
+    size = 320, batch = 16;
+  }
+  bool two_stage() const { return family == "two-stage"; }
+};
 
 void check(const Told& told, const tools::Arguments& arguments) {
   const auto from = [&](std::string_view name, double value, double least, double most) {
@@ -53,7 +53,12 @@ void check(const Told& told, const tools::Arguments& arguments) {
       throw tools::Usage(text(name, " must be from ", least, " to ", most, ", not ", value));
   };
   if (!arguments.has("--data")) throw tools::Usage("--data DIR is wanted: pictures with boxes");
+  tools::check(told, arguments);
+  tools::check_word("--family", told.family, {"yolo", "two-stage"});
   tools::check_word("--format", told.format, {"voc", "yolo", "coco"});
+  if (told.two_stage())
+    for (const char* name : {"--cfg", "--neck", "--head", "--anchors", "--levels"})
+      if (arguments.has(name)) throw tools::Usage(text(name, " goes with --family yolo"));
   if (told.cfg.empty() == told.backbone.empty()) throw tools::Usage("either --cfg FILE or --backbone NAME");
   if (!told.cfg.empty() && (arguments.has("--neck") || arguments.has("--levels")))
     throw tools::Usage("a .cfg has its own neck; --neck and --levels go with --backbone");
@@ -63,19 +68,13 @@ void check(const Told& told, const tools::Arguments& arguments) {
   if (told.train.empty() != told.val.empty()) throw tools::Usage("--train and --val go together");
   tools::check_word("--augment", told.augment, {"none", "flip", "light", "mosaic"});
   if (!told.fit.empty()) tools::check_word("--fit", told.fit, {"stretch", "letterbox", "darknet"});
-  tools::check_word("--precision", told.precision, {"auto", "fp32", "bf16"});
-  tools::check_word("--autocast", told.autocast, {"fp32", "bf16"});
-  if (told.head.rfind("yolo", 0) != 0) throw tools::Usage("--head is yolo_v2 to yolo_v5, yolo_v7, yolo_v1 or yolox");
-  tools::freeze_rule(told.freeze);
+  tools::check_word("--head", told.head, {"yolo_v1", "yolo_v2", "yolo_v3", "yolo_v4", "yolo_v5", "yolo_v7", "yolox"});
   from("--size", static_cast<double>(told.size), 32, 4096);
-  from("--epochs", static_cast<double>(told.epochs), 0, 1e6);
   from("--batch", static_cast<double>(told.batch), 1, 4096);
   from("--anchors", static_cast<double>(told.anchors), 1, 16);
   from("--levels", static_cast<double>(told.levels), 1, 5);
   from("--minutes", told.minutes, 0.0, 1e6);
-  from("--lr", told.lr, 1e-9, 1e3);
   from("--ema", told.ema, 0.0, 0.99999);
-  from("--threads", told.threads, 0, 1024);
 }
 
 /// The head's recipe; that of an anchor-based YOLO with anchors found in the data.
@@ -99,7 +98,7 @@ tl::Head<tl::AnyHead<tl::Boxes>> head_of(const Told& told, const tl::Tensor& siz
   return tl::any_box_head(told.head, options);
 }
 
-tl::AnyDetector model_of(const Told& told, const tl::BoxData& data) {
+tl::AnyBackbone backbone_of(const Told& told) {
   const bool is_cfg = !told.cfg.empty();
   tl::AnyBackbone backbone = [&]() -> tl::AnyBackbone {
     if (is_cfg) {
@@ -121,6 +120,24 @@ tl::AnyDetector model_of(const Told& told, const tl::BoxData& data) {
         : told.fit == "darknet"   ? tl::Fit::darknet
                                   : tl::detail::whole(fit);
   say("size", text(told.size, " pixels, ", to_string(fit)));
+  return backbone;
+}
+
+tl::AnyTwoStage two_stage_of(const Told& told, const tl::BoxData& data) {
+  const auto channels = std::max<tl::Index>(8, static_cast<tl::Index>(512.0 * told.width));
+  tl::AnyBackbone backbone = backbone_of(told);
+  say("neck", text("feature pyramid of ", channels, " channels"), "--width");
+  return {std::move(backbone),
+          tl::FreezePolicy{tools::rule_of(told.freeze)},
+          tl::Neck<tl::FeaturePyramid>{{.channels = channels, .seed = told.seed}},
+          tl::Head<tl::RegionProposal>{{.seed = told.seed}},
+          tl::Head<tl::RoI>{{.samples = 256, .seed = told.seed}},
+          data.labels()};
+}
+
+tl::AnyDetector yolo_of(const Told& told, const tl::BoxData& data) {
+  const bool is_cfg = !told.cfg.empty();
+  tl::AnyBackbone backbone = backbone_of(told);
   tl::Neck<tl::AnyNeck> neck = tl::any_neck("none");
   tl::Index levels = static_cast<tl::Index>(backbone.features().channels.size());
   if (!is_cfg) {
@@ -147,7 +164,7 @@ tl::AnyDetector model_of(const Told& told, const tl::BoxData& data) {
   }
   say("head", told.head);
   const tl::Tensor sizes = tl::box_sizes(data, backbone.core.preprocessing);
-  return {std::move(backbone), tl::FreezePolicy{tools::freeze_rule(told.freeze)}, neck, head_of(told, sizes, levels),
+  return {std::move(backbone), tl::FreezePolicy{tools::rule_of(told.freeze)}, neck, head_of(told, sizes, levels),
           data.labels()};
 }
 
@@ -177,40 +194,22 @@ class TimeLimit {
   double seconds_;
 };
 
-int train(Told& told, std::chrono::steady_clock::time_point start) {
-  tl::BoxDataOptions data_options{.seed = told.seed, .cache_bytes = std::size_t{1} << 30};
-  const auto [fine, validation] = tools::split_boxes(told.data, told.format, told.train, told.val, data_options);
-  // To learn from they need no more pixels than the network sees.
-  data_options.labels = fine.labels();
-  data_options.most_side = told.size;
-  const tl::BoxData training = tools::split_boxes(told.data, told.format, told.train, told.val, data_options).train;
-  say("data", text(told.data, ", ", training.size(), " pictures to train and ", validation.size(), " to validate, ",
-                   training.labels().size(), " classes: ", tl::detail::first_few(training.labels())));
-  tools::warn_of(fine);
-  if (told.train.empty()) say("sets", "the data's own, or by chance", "--train SET --val SET");
-
-  tl::AnyDetector model = model_of(told, training);
+template <class M>
+int train(Told& told, std::chrono::steady_clock::time_point start, M model, const tl::BoxData& training,
+          const tl::BoxData& validation) {
   say("freeze", told.freeze);
-  tl::TrainerOptions options{.epochs = std::max<tl::Index>(told.epochs, 1),
-                             .batch = told.batch,
-                             .optimizer = tl::AdamW{.lr = told.lr, .weight_decay = 5e-4},
-                             .schedule = tl::CosineRate{.warmup = 0.05, .least = 0.02},
-                             .groups = {.backbone = told.backbone_rate, .decay_norms_and_biases = false},
-                             .clip_norm = 10.0,
-                             .autocast = tools::precision_of(told.autocast),
-                             .seed = told.seed,
-                             .precision = tools::precision_of(told.precision),
-                             .cache = {.folder = tl::cache_folder() / "activations"},
-                             .workers = told.threads == 1 ? 0 : 1,
-                             .stop = tools::stop_on_interrupt("stopping after this step")};
-  if (told.ema > 0.0) options.ema = tl::Ema{.decay = told.ema};
+  const std::filesystem::path out = told.out.empty() ? tl::default_run_folder() : std::filesystem::path(told.out);
+  const bool chosen = told.epochs == 0;
+  told.epochs = std::max<tl::Index>(told.epochs, 1);
+  tl::TrainerOptions options = tools::training_of(told, out);
   const auto augmented = tl::augment(training, transform_of(told, training));
-  if (told.epochs == 0) {
+  if (chosen) {
     if (told.minutes > 0.0) {
       // How long an epoch takes is measured on a copy, so that the rate has fallen when the time is over.
       auto trial = tl::clone(model);
       auto few = options;
       few.epochs = 2;
+      few.checkpoints = {};
       few.batch = std::min<tl::Index>(told.batch, 16);
       const tl::Index n = std::min<tl::Index>(3 * few.batch, training.size()),
                       m = std::min<tl::Index>(8, validation.size());
@@ -235,28 +234,31 @@ int train(Told& told, std::chrono::steady_clock::time_point start) {
     options.epochs = told.epochs;
   }
   tl::Trainer trainer{model, options};
-  const std::filesystem::path out = told.out.empty() ? tl::default_run_folder() : std::filesystem::path(told.out);
-  tl::RunFolder folder{out,
-                       trainer,
-                       augmented,
-                       validation,
-                       {{"data", told.data},
-                        {"format", told.format},
-                        {"network", told.cfg.empty() ? told.backbone : told.cfg},
-                        {"neck", told.cfg.empty() ? told.neck : std::string("of the .cfg")},
-                        {"head", told.head},
-                        {"freeze", told.freeze},
-                        {"size", told.size},
-                        {"augment", told.augment},
-                        {"minutes", told.minutes},
-                        {"random", told.random}}};
+  // What was chosen is told too, so that the run can be gone on with from the folder alone.
+  tl::Json all = told.told;
+  all["epochs"] = text(told.epochs);
+  tl::RunFolder folder{out, trainer, augmented, validation, std::move(all)};
   try {
     trainer.fit(augmented, validation, tl::Console{}, folder, TimeLimit(start, 60.0 * told.minutes));
   } catch (const tl::Stopped&) {
     // What was complete is in the folder.
   }
-  std::printf("the run's folder: %s\n", out.c_str());
-  return options.stop.stop_requested() ? 130 : 0;
+  return tools::said_at_end("detect_train", options, static_cast<tl::Index>(folder.history().epochs.size()), out);
+}
+
+int train(Told& told, std::chrono::steady_clock::time_point start) {
+  tl::BoxDataOptions data_options{.seed = told.seed, .cache_bytes = std::size_t{1} << 30};
+  const auto [fine, validation] = tools::split_boxes(told.data, told.format, told.train, told.val, data_options);
+  // To learn from they need no more pixels than the network sees.
+  data_options.labels = fine.labels();
+  data_options.most_side = told.size;
+  const tl::BoxData training = tools::split_boxes(told.data, told.format, told.train, told.val, data_options).train;
+  say("data", text(told.data, ", ", training.size(), " pictures to train and ", validation.size(), " to validate, ",
+                   training.labels().size(), " classes: ", tl::detail::first_few(training.labels())));
+  tools::warn_of(fine);
+  if (told.train.empty()) say("sets", "the data's own, or by chance", "--train SET --val SET");
+  return told.two_stage() ? train(told, start, two_stage_of(told, training), training, validation)
+                          : train(told, start, yolo_of(told, training), training, validation);
 }
 
 }  // namespace
@@ -268,8 +270,10 @@ int main(int argc, char** argv) {
       "--data DIR (--cfg C --weights W | --backbone B) [options]",
       "Trains a detector on pictures with boxes: a network of darknet with a new head, or a backbone of the zoo with "
       "a\n"
-      "neck and a head. The run's folder has the model (for detect and detect_evaluate) and metrics.csv.");
+      "neck and a head. What is not told is chosen, and said.");
   arguments.option("--data", "DIR", "pictures and boxes", told.data)
+      .option("--family", "F", "yolo, or two-stage: a feature pyramid, regions proposed and looked at (yolo)",
+              told.family)
       .option("--format", "F", "voc, yolo or coco (voc)", told.format)
       .option("--train", "SET", "to learn from (the data's own set, or by chance)", told.train)
       .option("--val", "SET", "to measure with", told.val)
@@ -294,17 +298,20 @@ int main(int argc, char** argv) {
       .option("--epochs", "N", "times that all pictures are seen (50, or what --minutes allow)", told.epochs)
       .option("--minutes", "M", "training ends by then", told.minutes)
       .option("--batch", "N", "pictures a step (16)", told.batch)
-      .option("--lr", "X", "AdamW's learning rate at its peak (0.002)", told.lr)
-      .option("--backbone-rate", "X", "factor of the backbone's rate (1)", told.backbone_rate)
-      .option("--ema", "X", "of the running average of the weights; 0: none (0.998)", told.ema)
-      .option("--autocast", "P", "of what is trained: fp32 or bf16 (fp32)", told.autocast)
+      .option("--optimizer", "NAME", "sgd, adam or adamw (adamw)", told.optimizer)
+      .option("--lr", "X", "its learning rate at its peak (0.002)", told.lr)
       .option("--precision", "P", "of what is frozen: auto, fp32 or bf16 (auto)", told.precision)
       .option("--threads", "N", "(one a core)", told.threads)
-      .option("--seed", "N", "what order, weights, anchors and a drawn split depend on (0)", told.seed)
-      .option("--out", "DIR", "the run's folder (runs/<date-time>)", told.out)
-      .footer("Ctrl-C stops it; what was complete by then is kept.");
+      .option("--seed", "N", "what order, weights, anchors and a drawn split depend on (0)", told.seed);
+  tools::add_training(arguments, told);
+  tools::add_going_on(arguments, told);
+  arguments.footer(
+      "The run's folder holds model.safetensors (for detect and detect_evaluate), metrics.csv, precision_recall.svg, "
+      "confusion.svg,\nconfig.json, report.html, events for TensorBoard, checkpoints/ and log.txt. Ctrl-C stops it "
+      "where it can go on:\ndetect_train --resume DIR.");
   return tools::run(argc, argv, arguments, [&](const std::vector<std::string>& given) {
     if (!given.empty()) throw tools::Usage(text("\"", given[0], "\" is no option"));
+    tools::take_files(arguments, told);
     check(told, arguments);
     tools::settle_threads(told.threads);
     return train(told, start);

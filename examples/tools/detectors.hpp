@@ -1,17 +1,16 @@
 /// \file
-/// What the tools that train and measure detectors share: opening data with boxes, and what is frozen.
+/// What the tools that train and measure detectors share: opening data with boxes, and models.
 #pragma once
 
-#include <charconv>
 #include <cstdio>
 #include <filesystem>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 #include <transferlib/data/detection.hpp>
-#include <transferlib/freeze/policy.hpp>
+#include <transferlib/detector_zoo.hpp>
+#include <transferlib/model/save.hpp>
 
 #include "arguments.hpp"
 
@@ -48,13 +47,13 @@ inline void warn_of(const tl::BoxData& data) {
   if (problems.size() > 10) std::fprintf(stderr, "warning: and %zu more\n", problems.size() - 10);
 }
 
-/// all, none, until:N or until:NAME. \throws Usage
-inline tl::AnyRule freeze_rule(const std::string& freeze) {
-  if (freeze == "all") return tl::FreezeAll{};
-  if (freeze == "none") return tl::FreezeNone{};
-  constexpr std::string_view until = "until:";
-  if (freeze.starts_with(until) && freeze.size() > until.size()) return tl::FreezeUntil{freeze.substr(until.size())};
-  throw Usage(text("--freeze is all, none, or until:NAME of a layer, not \"", freeze, "\""));
+/// Calls `use` with the detector of a file, of whichever family it is. \throws transferlib::Error
+template <class Use>
+auto with_detector(const std::filesystem::path& file, const Use& use) {
+  const auto saved = tl::detail::SavedModel::read(file);
+  const auto family = saved.metadata.find("family");
+  const bool two_stage = family != saved.metadata.end() && family->second == "two_stage";
+  return two_stage ? use(tl::load_two_stage(file)) : use(tl::load_detector(file));
 }
 
 }  // namespace tools

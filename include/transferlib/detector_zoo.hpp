@@ -13,6 +13,7 @@
 #include <transferlib/detector_parts.hpp>
 #include <transferlib/formats/json.hpp>
 #include <transferlib/model/save.hpp>
+#include <transferlib/two_stage_parts.hpp>
 #include <transferlib/zoo.hpp>
 
 namespace transferlib {
@@ -61,6 +62,20 @@ inline AnyDetector load_detector(const std::filesystem::path& path) {
     load_state_dict(*model.neck().pointer(), saved.neck_state, {}, path.string());
     load_state_dict(*model.head().pointer(), saved.head_state, {}, path.string());
     return model;
+  });
+}
+
+/// A two-stage detector whose backbone is known at run time only.
+using AnyTwoStage = TwoStage<AnyNetwork, FeaturePyramid, RegionProposal, RoI>;
+
+/// Reads any two-stage detector with a feature pyramid that `save` wrote, of the zoo's networks or torchvision's
+/// detectors. Nothing is frozen. \throws FileError, FormatError, OptionError, WeightsError
+inline AnyTwoStage load_two_stage(const std::filesystem::path& path) {
+  return detail::guarded(detail::text("loading ", path), [&] {
+    const auto saved = detail::SavedModel::read(path);
+    return saved.backbone.starts_with("fasterrcnn_")
+               ? load_faster_rcnn(path)
+               : detail::two_stage_of<FeaturePyramid>(saved, zoo_entry(saved.backbone).random(saved.options, 0));
   });
 }
 

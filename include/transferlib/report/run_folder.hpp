@@ -7,6 +7,7 @@
 /// | `metrics.csv` | a row an epoch: `epoch,train_loss,train_accuracy,val_loss,val_accuracy,seconds` |
 /// | `events.out.tfevents.…` | the same for TensorBoard |
 /// | `accuracy.svg`, `confusion.svg` | the curves; the confusion matrix of the validation data |
+/// | `precision_recall.svg` | of a detector, whose confusion has the background too |
 /// | `report.html` | all of it on one page, with calibration and the worst mistakes |
 /// | `model.safetensors` | the trained model |
 /// | `best.safetensors` | the model as it was after the best epoch, by accuracy, average precision or loss |
@@ -28,8 +29,10 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
 #include <transferlib/formats/json.hpp>
+#include <transferlib/metrics/detection.hpp>
 #include <transferlib/model/save.hpp>
 #include <transferlib/report/csv.hpp>
+#include <transferlib/report/detection.hpp>
 #include <transferlib/report/evaluation.hpp>
 #include <transferlib/report/events.hpp>
 #include <transferlib/report/html.hpp>
@@ -92,6 +95,12 @@ class RunFolder {
         Evaluation all;
         trainer.evaluate(validation, all);
         return all.report(validation);
+      };
+    if constexpr (std::same_as<typename D::Target, Boxes>)
+      evaluate_ = [&trainer, &validation] {
+        BoxAveragePrecision all;
+        trainer.evaluate(validation, all);
+        return detection_report(all.truth(), all.found(), validation.labels());
       };
   }
 
@@ -162,7 +171,8 @@ class RunFolder {
     Report report;
     if (evaluate_) {
       report = evaluate_();
-      plot_confusion(report.confusion, model.labels(), path_ / "confusion.svg");
+      if (!report.confusion.empty()) plot_confusion(report.confusion, model.labels(), path_ / "confusion.svg");
+      for (const ReportFigure& f : report.figures) write_file(path_ / (f.title + ".svg"), f.svg);
     }
     report.title = detail::text("Run ", std::filesystem::absolute(path_).lexically_normal().filename().string());
     report.history = history_;
