@@ -202,6 +202,42 @@ TEST_CASE("A run that is stopped writes where it stands, and goes on from there"
   }
 }
 
+/// A loss of two terms.
+struct TwoTerms : tl::Module {
+  struct Options {};
+  using Input = tl::Pooled;
+  using Output = tl::Tensor;
+  using Target = tl::ClassIndex;
+  using Prediction = tl::Tensor;
+  using Metric = tl::Accuracy;
+  TwoTerms(const tl::FeatureSpec& features, const Options&)
+      : weight(register_parameter("weight", at::zeros({features.classes, features.width}))) {}
+  tl::Tensor forward(const tl::Activations& a, const tl::Pass&) { return a.at(0).matmul(weight.t()); }
+  tl::LossTerms loss(const tl::Tensor& y, const tl::Batch& b) {
+    return {{{"wrong", at::cross_entropy_loss(y, b.target)}, {"large", y.square().mean()}}};
+  }
+  tl::Tensor predict(const tl::Tensor& y) { return y.softmax(1); }
+  tl::Tensor weight;
+};
+
+TEST_CASE("The terms of a loss go on under their names, after the last step of an epoch too") {
+  const auto train = colour_data(37, 16, 1), val = colour_data(12, 16, 2);
+  const auto metrics = [&](const std::filesystem::path& folder, bool resume, std::stop_token stop, StopAt at) {
+    tl::Classifier<SqueezeNet, TwoTerms> model{lively<SqueezeNet>(16, 1), tl::FreezePolicy<tl::FreezeAll>{},
+                                               tl::Head<TwoTerms>{}, colours};
+    tl::Trainer trainer{
+        model, {.epochs = 2, .batch = 8, .checkpoints = {.folder = folder, .resume = resume}, .stop = std::move(stop)}};
+    return metrics_of(trainer.fit(train, val, at));
+  };
+  Folder whole, folder;
+  const std::string expected = metrics(whole, false, {}, {});
+  CHECK_THAT(expected, ContainsSubstring("1 train_wrong "));
+  CHECK_THAT(expected, ContainsSubstring("1 train_large "));
+  std::stop_source source;
+  CHECK(metrics(folder, false, source.get_token(), {&source, 4}).empty());  // the fifth step is the epoch's last
+  CHECK(metrics(folder, true, {}, {}) == expected);
+}
+
 TEST_CASE("Where a write fails, what was written before goes on") {
   const SetUp set_up = set_ups()[2];
   Folder whole;

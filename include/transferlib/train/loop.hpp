@@ -605,9 +605,9 @@ class Loop {
     state.add("loop.stall",
               std::vector<double>{stall_.best, static_cast<double>(stall_.waited), stall_.any ? 1.0 : 0.0});
     state.add("loop.scaler", scaler_.state());
-    std::vector<double> sums;
-    for (const auto& item : sums_) sums.push_back(item.second);
-    state.add("loop.sums", sums);
+    // Numbered, so that they come back in their order.
+    for (std::size_t t = 0; t < sums_.size(); ++t)
+      state.add(text("loop.sum.", 1000 + t, ".", sums_[t].first), std::vector<double>{sums_[t].second});
     if (hooks_.metric_state) state.add("loop.metric", hooks_.metric_state());
     if (plateau_) {
       const auto plateau = plateau_->state();
@@ -672,7 +672,10 @@ class Loop {
     hooks_.metric(true);
     if (hooks_.set_metric_state && batch_ > 0) hooks_.set_metric_state(state.numbers("loop.metric"));
     sums_.clear();
-    for (double sum : state.numbers("loop.sums")) sums_.emplace_back(std::string(), sum);
+    StateDict terms = state.part("loop.sum");
+    std::sort(terms.begin(), terms.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    for (const auto& item : terms)
+      sums_.emplace_back(item.first.substr(item.first.find('.') + 1), state.numbers("loop.sum." + item.first, 1)[0]);
     note(ended_ || epoch_ > epochs_ ? text("the training is complete: ", epoch_ - 1, " epochs, ", steps_, " steps")
                                     : text("goes on after step ", steps_, ", in epoch ", epoch_, " of ", epochs_));
     if (hooks_.resumed) hooks_.resumed(history_);
