@@ -20,7 +20,7 @@ int main(int argc, char** argv) {
                          model.to(o.device);
                          tl::Trainer trainer{model.classifier(), o.training()};
                          tl::RunFolder folder{o.out, trainer, windows, unseen};
-                         tl::fit_windows(model, trainer, windows, unseen, train, {.boxes = false}, tl::Console{},
+                         tl::fit_windows(model, trainer, windows, unseen, train, {}, tl::Console{},
                                          folder);  // train
                          tl::save(model, o.out / "window.safetensors");
                          tl::BoxAveragePrecision metric;

@@ -120,8 +120,7 @@ int train(const Told& told) {
   const std::filesystem::path out = told.out.empty() ? tl::default_run_folder() : std::filesystem::path(told.out);
   tl::RunFolder folder{out, trainer, windows, unseen};
   const tl::Index before = windows.size();
-  tl::fit_windows(model, trainer, windows, unseen, data, {.rounds = told.rounds, .boxes = false}, tl::Console{},
-                  folder);
+  tl::fit_windows(model, trainer, windows, unseen, data, {.rounds = told.rounds}, tl::Console{}, folder);
   std::printf("hard negatives: %lld\n", static_cast<long long>(windows.size() - before));
   tl::save(model, out / "window.safetensors");
 

@@ -105,7 +105,7 @@ const Toy& trained() {
     const WindowData validation = WindowData::of(Squares{4, 9}, cut_options());
     Toy out{classifier(), slide_options()};
     Trainer trainer{out.classifier(), {.epochs = 40, .batch = 64, .optimizer = Adam{.lr = 0.05}}};
-    fit_windows(out, trainer, windows, validation, data);
+    fit_windows(out, trainer, windows, validation, data, {.boxes = true});
     return out;
   }();
   return model;

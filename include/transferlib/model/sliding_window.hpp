@@ -289,7 +289,7 @@ class SlidingWindow {
       detail::BackboneCore core = classifier_.backbone_core();
       const std::vector<Index> wanted = dense ? std::vector<Index>{core.graph.map} : classifier_.wanted();
       // Weights are packed for an input's size: that of a level, not that of a window, is several times as fast.
-      if (dense) core.preprocessing.size *= 4;
+      if (dense) core.preprocessing.size = std::max(core.size(), std::min(4 * core.size(), options_.tile));
       const auto engine = engines_[dense ? 1 : 0].get(core, wanted, precision);
       std::vector<WindowAnswers> out;
       for (const Tensor& block : batch.pictures) {
@@ -492,7 +492,7 @@ Index mine_hard_negatives(const SlidingWindow<N, H>& detector, WindowData& windo
 struct FitWindows {
   Index rounds = 1;  ///< times that hard negatives are looked for and the training goes on with them
   HardNegatives negatives{};
-  bool boxes = true;   ///< whether boxes are learnt too, at the end
+  bool boxes = false;  ///< whether boxes are learnt too, at the end
   double ridge = 0.1;  ///< see `SlidingWindow::fit_boxes`
 };
 
