@@ -7,6 +7,7 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -19,6 +20,7 @@
 #include <transferlib/formats/png_writer.hpp>
 
 #include "arguments.hpp"
+#include "detectors.hpp"
 #include "draw.hpp"
 #include "shared.hpp"
 #include "yuv4mpeg.hpp"
@@ -60,7 +62,8 @@ Finder finder(M model, tl::Precision precision) {
 
 Finder open(const Told& told) {
   const tl::Precision precision = tools::precision_of(told.precision);
-  if (!told.model.empty()) return finder(tl::load_detector(told.model), precision);
+  if (!told.model.empty())
+    return tools::with_detector(told.model, [&](auto model) { return finder(std::move(model), precision); });
   return finder(tl::darknet_detector(told.cfg, told.weights, tl::read_names(told.names), {.size = told.size}),
                 precision);
 }

@@ -1,10 +1,12 @@
 // Detectors: preprocessing with its boxes, training, measuring; darknet's own.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <span>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -13,12 +15,16 @@
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/random.hpp>
 #include <transferlib/darknet_detector.hpp>
+#include <transferlib/data/box_transforms.hpp>
 #include <transferlib/data/preprocess.hpp>
+#include <transferlib/data/transforms.hpp>
 #include <transferlib/detector_parts.hpp>
 #include <transferlib/detector_zoo.hpp>
 #include <transferlib/heads/yolo.hpp>
+#include <transferlib/metrics/box_confusion.hpp>
 #include <transferlib/metrics/detection.hpp>
 #include <transferlib/model/detector.hpp>
+#include <transferlib/report/detection.hpp>
 #include <transferlib/train/trainer.hpp>
 
 #include "as_darknet.hpp"
@@ -110,6 +116,110 @@ struct Squeeze : tl::Module {
 };
 
 using Toy = tl::Detector<toys::SqueezeNet, Squeeze, tl::Yolo>;
+
+/// A small backbone whose pyramid has strides of 4, 8 and 16.
+struct Trunk : tl::Plan {
+  explicit Trunk(const tl::NetworkOptions& o = {}) : Plan("Trunk") {
+    const auto unit = [&](Index x, const std::string& name, Index in, Index out) {
+      x = call(declare_convolution(name, {.in = in, .out = out, .kernel = 3, .stride = 2, .padding = 1}), {x});
+      x = call(declare_norm(name + "_norm", out), {x});
+      return call(declare_activation(name + "_activation", tl::Activation::silu), {x});
+    };
+    Index x = unit(unit(0, "stem", o.in_channels, 16), "low", 16, 24);
+    end_stage(x, "middle");
+    x = unit(x, "middle", 24, 32);
+    end_stage(x, "high");
+    x = unit(x, "high", 32, 48);
+    end_stage(x, "pool");
+    set_map(x);
+    x = call(declare_global_pool("pool"), {x});
+    set_pooled(x);
+    set_logits(call(declare_linear("fc", 48, 10), {x}));
+  }
+};
+
+/// A version of YOLO: its neck and its head.
+struct Version {
+  const char *neck, *head;
+};
+
+/// What a version's smallest model finds of the pictures that it was trained on, as AP at IoU .5.
+double learnt_by_heart(const Version& version, Index epochs) {
+  const std::string_view neck = version.neck, head = version.head;
+  const Rectangles data(30);
+  tl::Json neck_options = tl::Json::object(), head_options = tl::Json::object();
+  if (neck == "passthrough") {
+    neck_options["channels"] = 48;
+    neck_options["fine"] = 16;
+  } else if (neck != "none") {
+    neck_options["channels"] = std::vector<Index>{32, 48};
+    if (neck == "c3_path_aggregation") neck_options["depth"] = 0.33;
+    if (neck == "elan_path_aggregation") neck_options["depth"] = 2;
+  }
+  if (head == "yolo_v1") {
+    head_options["side"] = 6;
+    head_options["dropout"] = 0.0;
+  } else if (head == "yolox") {
+    head_options["width"] = 32;
+  } else {
+    tl::LevelAnchors anchors{{{16, 16}, {24, 24}}, {{32, 32}, {32, 20}}};
+    if (neck == "passthrough") anchors = {{{16, 16}, {24, 24}, {32, 32}, {32, 20}}};
+    head_options["anchors"] = tl::detail::value_to_json(anchors);
+    head_options["balance"] = std::vector<double>{1.0};
+    head_options["grid_sensitivity"] = std::vector<double>{head == "yolo_v5" || head == "yolo_v7" ? 2.0 : 1.0};
+  }
+  tl::Detector model{tl::AnyBackbone(toys::lively<Trunk>(96).core), tl::FreezePolicy<tl::FreezeNone>{},
+                     tl::any_neck(neck, neck_options), tl::any_box_head(head, head_options), data.labels()};
+  static_assert(std::same_as<decltype(model), tl::AnyDetector>);
+  tl::Trainer{model,
+              {.epochs = epochs,
+               .batch = 6,
+               .optimizer = tl::Adam{.lr = 4e-3},
+               .schedule = tl::CosineRate{.warmup = 0.05},
+               .clip_norm = 10.0}}
+      .fit(data, Rectangles(2, 2));
+  tl::BoxAveragePrecision metric;
+  const auto batch = data.batch(toys::first_ids(data.size()));
+  metric.update(model.predict(batch, tl::Precision::fp32), batch);
+  return metric.result(3).mean.ap50;
+}
+
+struct Killed {};
+
+/// Ends the program, as it were, when the training has told so many things.
+struct KillAt {
+  Index left = -1;
+  void on_progress(const tl::Progressed& p) {
+    if (p.phase != "features" && left-- == 0) throw Killed{};
+  }
+};
+
+/// A detector trained on mosaics of a data set, with checkpoints: its bytes and what was measured. \throws Killed
+std::pair<std::string, std::string> trained_on_mosaics(const std::filesystem::path& folder, bool resume, KillAt& kill) {
+  const Rectangles train(14), val(4, 2);
+  Toy model{toys::lively<toys::SqueezeNet>(64), tl::FreezePolicy<tl::FreezeNone>{}, tl::Neck<Squeeze>{{.channels = 8}},
+            tl::Head<tl::Yolo>{small_yolo()}, train.labels()};
+  tl::Trainer trainer{model,
+                      {.epochs = 2,
+                       .batch = 4,
+                       .optimizer = tl::AdamW{.lr = 5e-3},
+                       .schedule = tl::CosineRate{.warmup = 0.1},
+                       .ema = tl::Ema{.decay = 0.9},
+                       .clip_norm = 10.0,
+                       .seed = 3,
+                       .workers = 1,
+                       .checkpoints = {.folder = folder, .every_steps = 1, .resume = resume}}};
+  const auto mosaics = tl::augment(
+      train, tl::compose(tl::Mosaic(train, {.size = 128, .probability = 0.7}),
+                         tl::BoxAffine{.translate = 0.1, .scale = 0.4, .size = 64}, tl::BoxFlip{}, tl::HsvJitter{}));
+  const auto history = trainer.fit(mosaics, val, kill);
+  tl::save(model, folder / "model.safetensors");
+  std::string measured;
+  for (const tl::Epoch& epoch : history.epochs)
+    for (const auto& [name, value] : epoch.values)
+      if (name != "seconds") measured += tl::detail::text(name, " ", value, "\n");
+  return {tl::read_file(folder / "model.safetensors"), measured};
+}
 
 tl::Detections found_at(std::vector<double> boxes, std::vector<double> scores, std::vector<Index> labels) {
   return {at::tensor(boxes).view({-1, 4}).to(at::kFloat), at::tensor(scores).to(at::kFloat), at::tensor(labels)};
@@ -213,6 +323,28 @@ TEST_CASE("the metric is COCO's, picture by picture") {
   CHECK_THAT(sentence_of<tl::DataError>([&] { metric.update({{}}, batch); }), ContainsSubstring("2 pictures"));
 }
 
+TEST_CASE("what is taken for what, with the background, and the report of it") {
+  const auto box = [](double x) { return std::array<double, 4>{x, 0.0, 10.0, 10.0}; };
+  const std::vector<tl::TruthBox> truth{{.picture = 0, .label = 0, .box = box(0)},
+                                        {.picture = 0, .label = 1, .box = box(20)},
+                                        {.picture = 0, .label = 1, .box = box(40)},
+                                        {.picture = 1, .label = 0, .box = {0, 0, 50, 50}, .crowd = true}};
+  const std::vector<tl::DetectedBox> found{{0, 0, box(1), 0.9},   // right
+                                           {0, 1, box(2), 0.95},  // overlaps less: the background's, however sure
+                                           {0, 0, box(20), 0.5},  // the wrong class
+                                           {0, 1, box(40), 0.1},  // not sure enough
+                                           {1, 0, box(5), 0.9},   // in a crowd
+                                           {2, 1, box(0), 0.9}};  // nothing is there
+  CHECK(tl::box_confusion(truth, found, 2) == std::vector<Index>{1, 0, 0, 1, 0, 1, 0, 2, 0});
+  CHECK(tl::box_confusion(truth, found, 2, {.score = 0.0}) == std::vector<Index>{1, 0, 0, 1, 1, 0, 0, 2, 0});
+  CHECK_THAT(sentence_of<tl::DataError>([&] { tl::box_confusion(truth, found, 1); }), ContainsSubstring("1 classes"));
+  const tl::Report report = tl::detection_report(truth, found, {"cat", "dog"});
+  REQUIRE(report.figures.size() == 2);
+  CHECK_THAT(report.figures[0].svg, ContainsSubstring("dog"));
+  CHECK_THAT(report.figures[1].svg, ContainsSubstring("background"));
+  CHECK_THAT(tl::report_html(report), ContainsSubstring("AP at IoU .5"));
+}
+
 TEST_CASE("a detector learns, is measured in the pictures' pixels, and is copied whole") {
   const Rectangles train(48), test(16, 2);
   auto backbone = toys::lively<toys::SqueezeNet>(64);
@@ -273,6 +405,41 @@ TEST_CASE("a frozen backbone is computed once, and its boxes still move") {
   REQUIRE(with.size() == 3);
   CHECK(with[2] < with[0]);
   for (std::size_t i = 0; i < 3; ++i) CHECK(std::abs(with[i] / without[i] - 1.0) < 1e-5);
+}
+
+TEST_CASE("training on mosaics that is killed anywhere and goes on gives the bytes of one that never stopped") {
+  const toys::Folder whole;
+  KillAt counter{.left = 1 << 20};
+  const auto expected = trained_on_mosaics(whole, false, counter);
+  const Index events = (1 << 20) - counter.left;
+  REQUIRE(events > 8);
+  for (Index at = 1; at < events; at += 2) {
+    CAPTURE(at, events);
+    const toys::Folder folder;
+    KillAt kill{.left = at}, never{.left = 1 << 20};
+    CHECK_THROWS_AS(trained_on_mosaics(folder, false, kill), Killed);
+    const auto outcome = trained_on_mosaics(folder, true, never);
+    CHECK((outcome.first == expected.first));
+    CHECK(outcome.second == expected.second);
+    // It did go on, and did not begin anew.
+    CHECK((at < 3 || (1 << 20) - never.left < events));
+  }
+}
+
+TEST_CASE("thirty pictures are learnt by heart") {
+  for (const Version& version : {Version{"c3_path_aggregation", "yolo_v5"}, Version{"yolo_v3", "yolo_v3"}}) {
+    CAPTURE(version.head);
+    CHECK(learnt_by_heart(version, 60) >= 0.95);
+  }
+}
+
+TEST_CASE("thirty pictures are learnt by heart, by the other versions too", "[all]") {
+  for (const Version& version :
+       {Version{"none", "yolo_v1"}, Version{"passthrough", "yolo_v2"}, Version{"path_aggregation", "yolo_v4"},
+        Version{"elan_path_aggregation", "yolo_v7"}, Version{"c3_path_aggregation", "yolox"}}) {
+    CAPTURE(version.head);
+    CHECK(learnt_by_heart(version, 120) >= 0.95);
+  }
 }
 
 TEST_CASE("what a .cfg says is what the head does") {
