@@ -186,9 +186,12 @@ expect 2 'pictures are wanted' "$bin/detect" --model whole/model.safetensors
 expect 2 '--threshold must be from 0 to 1, not 2' "$bin/detect" --model whole/model.safetensors --threshold 2 a.png
 expect 1 'absent.safetensors' "$bin/detect" --model absent.safetensors a.png
 expect 1 'text.png' "$bin/detect" --model whole/model.safetensors text.png
-expect 0 '' "$bin/detect" --model whole/model.safetensors --about
+# One that has learnt where the squares are.
+expect 0 '' "$train" --data voc --cfg tiny.cfg --random --head yolo_v3 --anchors 2 --size 64 --batch 2 --augment none \
+  --threads 1 --seed 3 --workers 0 --lr 0.01 --epochs 60 --out learnt
+expect 0 '' "$bin/detect" --model learnt/model.safetensors --about
 has '^classes: '
-expect 0 '' "$bin/detect" --model whole/model.safetensors --threshold 0.001 --json found.json --draw drawn \
+expect 0 '' "$bin/detect" --model learnt/model.safetensors --threshold 0.001 --json found.json --draw drawn \
   voc/JPEGImages/p0.png voc/JPEGImages/p1.png
 has '^voc/JPEGImages/p1.png: [0-9]+ objects?$'
 check 'JSON has all of every object' "$python" -c '
@@ -208,8 +211,8 @@ assert open("drawn/p0.png", "rb").read() != open("voc/JPEGImages/p0.png", "rb").
 # ------------------------------------------------------------------------------------------------------ detect_evaluate
 evaluate="$bin/detect_evaluate"
 expect 2 '--model FILE and --data DIR are wanted' "$evaluate" --data voc
-expect 2 '--batch must be at least 1, not 0' "$evaluate" --model whole/model.safetensors --data voc --batch 0
-expect 0 '' "$evaluate" --model whole/model.safetensors --data voc --set val --json numbers.json --html report.html
+expect 2 '--batch must be at least 1, not 0' "$evaluate" --model learnt/model.safetensors --data voc --batch 0
+expect 0 '' "$evaluate" --model learnt/model.safetensors --data voc --set val --json numbers.json --html report.html
 has '^ap50 +-?[0-9]\.[0-9]{4}$'
 check 'numbers, and a report of them' "$python" -c '
 import json
