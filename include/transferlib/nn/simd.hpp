@@ -77,12 +77,14 @@ void in_team(Index n, const Work& work) {
                       .declare_static_shape({n})
                       .add_output(items)
                       .build();
-  iterator.for_each(
-      [&](char** data, const std::int64_t*, std::int64_t size) {
-        const Index begin = reinterpret_cast<const std::uint8_t*>(data[0]) - first;
-        work(begin, begin + size);
-      },
-      1);
+  // By rows, of which there is one: the iterator's own loop over rows gives a user's compiler false alarms.
+  const auto rows = [&](char** data, const std::int64_t* strides, std::int64_t size, std::int64_t count) {
+    for (std::int64_t row = 0; row < count; ++row) {
+      const Index begin = reinterpret_cast<const std::uint8_t*>(data[0] + row * strides[1]) - first;
+      work(begin, begin + size);
+    }
+  };
+  iterator.for_each(rows, 1);
 }
 
 }  // namespace transferlib::detail
