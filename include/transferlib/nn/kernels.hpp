@@ -11,11 +11,13 @@
 #include <transferlib/nn/kernel_types.hpp>
 
 /// \cond
-#ifndef TRANSFERLIB_SIMD_NAME
+#if !defined(TRANSFERLIB_SIMD_NAME) && !defined(TRANSFERLIB_SIMD_ALONE)
+#define TRANSFERLIB_SIMD_ALONE
 #define TRANSFERLIB_SIMD_NAME simd_alone
 #define TRANSFERLIB_SIMD_LANES 4
 #define TRANSFERLIB_SIMD_TARGET
 #endif
+#ifdef TRANSFERLIB_SIMD_NAME
 #define TRANSFERLIB_INLINE TRANSFERLIB_SIMD_TARGET __attribute__((always_inline)) inline
 /// \endcond
 
@@ -279,3 +281,4 @@ inline Kernels kernels() { return {kernels_of<float>(), kernels_of<std::uint16_t
 #undef TRANSFERLIB_SIMD_NAME
 #undef TRANSFERLIB_SIMD_LANES
 #undef TRANSFERLIB_SIMD_TARGET
+#endif

@@ -10,6 +10,7 @@
 #include <ATen/Version.h>
 #include <ATen/ops/empty.h>
 
+#include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/kernel_types.hpp>
 
 /// \cond
