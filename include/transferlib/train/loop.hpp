@@ -282,6 +282,16 @@ class Loop {
     if (parameters.empty())
       throw TrainingError(text("nothing is left to train: all ", hooks_.core->graph.table.rows.size(),
                                " layers of the backbone are frozen and the head has no parameters; freeze less"));
+    pulled_.clear();
+    if (o.l2_sp.backbone > 0.0 || o.l2_sp.head > 0.0)
+      for (const TrainedParameter& p : parameters) {
+        const auto found =
+            std::find_if(reference_.begin(), reference_.end(), [&](const auto& item) { return item.first == p.name; });
+        const bool is_backbone = p.name.starts_with("backbone.");
+        // Without a pull on the backbone there is no reference.
+        if (!is_backbone || found != reference_.end())
+          pulled_.emplace_back(p.value, is_backbone ? found->second : Tensor());
+      }
     if (optimizer_)
       optimizer_->set_parameters(std::move(parameters));
     else
@@ -489,15 +499,13 @@ class Loop {
 
   /// Adds the gradient of L2-SP.
   void pull_back(const L2Sp& l2) {
-    for (const TrainedParameter& p : optimizer_->trained()) {
-      Tensor gradient = p.value.grad();
+    for (const auto& [value, pretrained] : pulled_) {
+      Tensor gradient = value.grad();
       if (!gradient.defined()) continue;
-      if (!p.name.starts_with("backbone.")) {
-        gradient.add_(p.value, l2.head);
-        continue;
-      }
-      for (const auto& [name, pretrained] : reference_)
-        if (name == p.name) gradient.add_(p.value - pretrained, l2.backbone);
+      if (pretrained.defined())
+        gradient.add_(value - pretrained, l2.backbone);
+      else
+        gradient.add_(value, l2.head);
     }
   }
 
@@ -550,10 +558,7 @@ class Loop {
     for (std::size_t p = 0; p < phases_.size(); ++p)
       for (auto& [name, value] : describe(phases_[p].options)) {
         // Where no schedule looks at the end, a run may be made longer.
-        if (name == "epochs" && phases_.size() == 1 && !std::holds_alternative<CosineRate>(first().schedule) &&
-            !std::holds_alternative<OneCycle>(first().schedule) &&
-            !std::holds_alternative<PolynomialRate>(first().schedule))
-          continue;
+        if (name == "epochs" && phases_.size() == 1 && !looks_at_the_end(first().schedule)) continue;
         out.emplace_back(p == 0 ? name : text("phase ", p + 1, ": ", name), std::move(value));
       }
     if (described_data_.empty()) {
@@ -697,11 +702,12 @@ class Loop {
   std::optional<Plateau> plateau_;
   GradientScaler scaler_;
   Stall stall_;
-  StateDict reference_;            ///< the weights at the start, for L2-SP
-  std::set<std::string> touched_;  ///< names of what training may have changed
-  std::vector<bool> base_mask_;    ///< what was frozen when the phase began
-  Index opened_ = 0;               ///< stages that were unfrozen since
-  Index epoch_ = 1, batch_ = 0;    ///< which epoch it is, and how many of its batches are done
+  StateDict reference_;                            ///< the weights at the start, for L2-SP
+  std::vector<std::pair<Tensor, Tensor>> pulled_;  ///< what is trained, and what L2-SP pulls it to; undefined: zero
+  std::set<std::string> touched_;                  ///< names of what training may have changed
+  std::vector<bool> base_mask_;                    ///< what was frozen when the phase began
+  Index opened_ = 0;                               ///< stages that were unfrozen since
+  Index epoch_ = 1, batch_ = 0;                    ///< which epoch it is, and how many of its batches are done
   Index steps_ = 0, phase_steps_ = 0, best_step_ = -1;
   bool ended_ = false, learning_ = false;
   double total_ = 0.0;                                ///< of this epoch's losses

@@ -186,11 +186,6 @@ class OptimizerState {
     for (const Slot& slot : slots_) out.push_back(slot.parameter.value);
     return out;
   }
-  std::vector<TrainedParameter> trained() const {
-    std::vector<TrainedParameter> out;
-    for (const Slot& slot : slots_) out.push_back(slot.parameter);
-    return out;
-  }
 
   /// All that the next steps depend on, under the parameters' names; the tensors are the optimiser's own.
   StateDict state() const {

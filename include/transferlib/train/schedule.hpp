@@ -262,6 +262,13 @@ inline std::string to_string(const Schedule& schedule) {
   return std::visit([](const auto& s) { return detail::words(s); }, schedule);
 }
 
+/// Whether a schedule's factors depend on how many steps there are in all. A training under one that does not can be
+/// made longer afterwards.
+inline bool looks_at_the_end(const Schedule& schedule) {
+  return std::holds_alternative<CosineRate>(schedule) || std::holds_alternative<OneCycle>(schedule) ||
+         std::holds_alternative<PolynomialRate>(schedule) || std::holds_alternative<RisingRate>(schedule);
+}
+
 /// The factors of a step: a function of the schedule and the point alone, so that nothing needs to be kept. A point
 /// past the end is the end. For `ReduceOnPlateau` the rate's factor is 1 here; it is what `Plateau` says.
 /// \throws OptionError if the point has no steps
