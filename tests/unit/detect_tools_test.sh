@@ -1,45 +1,7 @@
 #!/bin/bash
 # The tools for detectors as a user meets them: exit codes, --help, one line an error, and the way from pictures with
 # boxes to boxes in pictures. Told by the environment: TRANSFERLIB_BIN, the folder of the programs.
-set -u
-bin=${TRANSFERLIB_BIN:?} python=${TRANSFERLIB_PYTHON:-python3}
-here=$(mktemp -d)
-trap 'rm -rf "$here"' EXIT
-cd "$here" || exit 1
-export TRANSFERLIB_CACHE=$here/cache HOME=$here/home
-unset TRANSFERLIB_WEIGHTS TORCH_HOME XDG_CACHE_HOME
-checks=0 failures=0
-
-fail() {
-  failures=$((failures + 1))
-  printf 'FAILED: %s\n' "$*"
-}
-
-check() { # what, then a command that must succeed
-  local what=$1
-  shift
-  checks=$((checks + 1))
-  "$@" || fail "$what"
-}
-
-# expect CODE SENTENCE COMMAND…: the exit code, and where there is a sentence, that stderr has it, in one line.
-expect() {
-  local code=$1 sentence=$2
-  shift 2
-  checks=$((checks + 1))
-  "$@" > out 2> err < /dev/null
-  local got=$?
-  [ "$got" = "$code" ] || { fail "exit code $got instead of $code: $*"; cat out err; return; }
-  [ -z "$sentence" ] && return
-  [ "$(wc -l < err)" = 1 ] || { fail "stderr should have one line: $*"; cat err; }
-  grep -qF -- "$sentence" err || { fail "stderr lacks '$sentence': $*"; cat err; }
-}
-
-# has PATTERN: what the last command printed has such a line.
-has() {
-  checks=$((checks + 1))
-  grep -qE -- "$1" out || { fail "the output has no line like '$1'"; cat out; }
-}
+source "$(dirname "${BASH_SOURCE[0]}")/expect.sh"
 
 # Pictures with a rectangle in each, as Pascal VOC has them. Python's standard library suffices.
 "$python" - << 'PYTHON' || { echo "no pictures"; exit 1; }
