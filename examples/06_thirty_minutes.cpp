@@ -1,4 +1,4 @@
-// Lesson 6: as accurate as half an hour on two cores allows. The low layers of EfficientNet-Lite0 stay frozen, so that
+// Lesson 6: accuracy for half an hour on two cores. The low layers of EfficientNet-Lite0 stay frozen, so that
 // what leaves them is computed once for each picture and its mirror image; the others are trained in bf16 where the
 // processor computes with it, at a rate that rises and falls, with smoothed labels and an average of the weights; and a
 // picture's answer is the mean of that to it and to its mirror image.
