@@ -29,20 +29,14 @@
 #include <transferlib/model/classifier.hpp>
 
 #include "as_darknet.hpp"
+#include "folder.hpp"
 #include "formula.hpp"
 
 using namespace transferlib;
 using Catch::Matchers::ContainsSubstring;
+using toys::Folder;
 
 namespace {
-
-/// A folder that is gone afterwards.
-struct Folder {
-  std::filesystem::path path =
-      std::filesystem::temp_directory_path() / ("transferlib_darknet_" + std::to_string(::getpid()));
-  Folder() { std::filesystem::create_directories(path); }
-  ~Folder() { std::filesystem::remove_all(path); }
-};
 
 DarknetConfig layers_cfg() { return read_darknet_cfg(data_folder() / "darknet" / "layers.cfg"); }
 

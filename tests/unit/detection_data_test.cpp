@@ -29,17 +29,15 @@
 #include <transferlib/formats/xml.hpp>
 #include <transferlib/formats/yolo_text.hpp>
 
+#include "folder.hpp"
+
 using namespace transferlib;
 using Catch::Matchers::ContainsSubstring;
 
 namespace {
 
 /// A folder that is gone afterwards.
-struct Folder {
-  std::filesystem::path path =
-      std::filesystem::temp_directory_path() / ("transferlib_boxes_" + std::to_string(::getpid()));
-  Folder() { std::filesystem::create_directories(path); }
-  ~Folder() { std::filesystem::remove_all(path); }
+struct Folder : toys::Folder {
   void put(const std::string& name, std::string_view bytes) const {
     std::filesystem::create_directories((path / name).parent_path());
     // Not `write_file`, which waits for the disk: there are hundreds.

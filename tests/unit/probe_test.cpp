@@ -17,6 +17,7 @@
 #include <transferlib/probe/logme.hpp>
 #include <transferlib/probe/ridge.hpp>
 
+#include "folder.hpp"
 #include "formula.hpp"
 
 using namespace transferlib;
@@ -24,6 +25,7 @@ using Catch::Approx;
 using Catch::Matchers::ContainsSubstring;
 using Catch::Matchers::WithinAbs;
 using Catch::Matchers::WithinRel;
+using toys::sentence_of;
 
 namespace {
 
@@ -59,16 +61,6 @@ double largest(const Tensor& t) { return t.abs().max().item<double>(); }
 
 Tensor double_tensor(const Json& values) {
   return at::tensor(values.get<std::vector<double>>(), at::TensorOptions(at::kDouble));
-}
-
-template <class E, class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const E& e) {
-    return e.what();
-  }
-  return "no error of this kind";
 }
 
 }  // namespace
@@ -242,9 +234,9 @@ TEST_CASE("Logistic regression of separable classes and of offsets", "[probe]") 
 
 TEST_CASE("What a probe can't use is refused in a sentence", "[probe]") {
   const auto refused = [](const Features& f, const char* sentence) {
-    CHECK_THAT(message_of<DataError>([&] { logme(f); }), ContainsSubstring(sentence));
-    CHECK_THAT(message_of<DataError>([&] { ridge_probe(f); }), ContainsSubstring(sentence));
-    CHECK_THAT(message_of<DataError>([&] { logistic_probe(f); }), ContainsSubstring(sentence));
+    CHECK_THAT(sentence_of<DataError>([&] { logme(f); }), ContainsSubstring(sentence));
+    CHECK_THAT(sentence_of<DataError>([&] { ridge_probe(f); }), ContainsSubstring(sentence));
+    CHECK_THAT(sentence_of<DataError>([&] { logistic_probe(f); }), ContainsSubstring(sentence));
   };
   const Features f = some();
   refused({f.x, at::ones({40}, at::kLong)}, "all 40 pictures have the class 1");
@@ -262,19 +254,19 @@ TEST_CASE("What a probe can't use is refused in a sentence", "[probe]") {
   refused({f.y.view({40, 1}), f.y}, "they are Long of shape (40, 1)");
   refused({Tensor(), f.y}, "they are undefined");
   refused({f.x.narrow(0, 0, 2), f.y.narrow(0, 0, 2)}, "3 pictures or more, not of 2");
-  CHECK_THAT(message_of<DataError>([&] { logme({f.x * 1e200, f.y}); }), ContainsSubstring("too large to be squared"));
+  CHECK_THAT(sentence_of<DataError>([&] { logme({f.x * 1e200, f.y}); }), ContainsSubstring("too large to be squared"));
 
-  CHECK_THAT(message_of<OptionError>([&] { ridge_probe(f, {.strengths = {}}); }), ContainsSubstring("no strength"));
-  CHECK_THAT(message_of<OptionError>([&] {
+  CHECK_THAT(sentence_of<OptionError>([&] { ridge_probe(f, {.strengths = {}}); }), ContainsSubstring("no strength"));
+  CHECK_THAT(sentence_of<OptionError>([&] {
                ridge_probe(f, {.strengths = {1.0, 0.0}});
              }),
              ContainsSubstring("above 0, not 0"));
-  CHECK_THAT(message_of<OptionError>([&] { logistic_probe(f, {.strength = -1.0}); }),
+  CHECK_THAT(sentence_of<OptionError>([&] { logistic_probe(f, {.strength = -1.0}); }),
              ContainsSubstring("above 0, not -1"));
-  CHECK_THAT(message_of<OptionError>([&] { logistic_probe(f, {.tolerance = 0.0}); }),
+  CHECK_THAT(sentence_of<OptionError>([&] { logistic_probe(f, {.tolerance = 0.0}); }),
              ContainsSubstring("between 0 and 1, not 0"));
-  CHECK_THAT(message_of<OptionError>([&] { logistic_probe(f, {.iterations = 0}); }),
+  CHECK_THAT(sentence_of<OptionError>([&] { logistic_probe(f, {.iterations = 0}); }),
              ContainsSubstring("at least 1 iteration, not 0"));
-  CHECK_THAT(message_of<TrainingError>([&] { logistic_probe(f, {.iterations = 1}); }),
+  CHECK_THAT(sentence_of<TrainingError>([&] { logistic_probe(f, {.iterations = 1}); }),
              ContainsSubstring("not at its minimum after 1 iterations"));
 }

@@ -21,8 +21,13 @@
 #include <transferlib/report/svg.hpp>
 #include <transferlib/train/history.hpp>
 
+#include "folder.hpp"
+
 using namespace transferlib;
 using Catch::Matchers::ContainsSubstring;
+
+using toys::Folder;
+using toys::sentence_of;
 
 namespace {
 
@@ -41,31 +46,6 @@ History history_of(int epochs) {
   }
   return out;
 }
-
-template <class E, class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const E& e) {
-    return e.what();
-  }
-  return "no error of this kind";
-}
-
-/// A folder that is gone at the end of the test.
-struct Folder {
-  Folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "report_test.XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  Folder(const Folder&) = delete;
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path, ignored);
-  }
-  std::filesystem::path path;
-};
 
 /// What a bar writes, with a clock that the test sets.
 struct Screen {
@@ -176,7 +156,7 @@ TEST_CASE("a history tells columns, the best epoch, and which columns there are"
   CHECK(history.epochs[1]["seconds"] == 22.0);
   CHECK(history.epochs[0].has("val_loss"));
   CHECK_FALSE(history.epochs[0].has("loss"));
-  CHECK(message_of<OptionError>([&] { history["loss"]; }) ==
+  CHECK(sentence_of<OptionError>([&] { history["loss"]; }) ==
         "epoch 1 has no column \"loss\"; its columns are train_loss, train_accuracy, val_loss, val_accuracy, seconds");
   CHECK(history.best("val_accuracy", true).number == 3);
   CHECK(history.best("val_loss", false).number == 3);
@@ -416,11 +396,11 @@ TEST_CASE("accuracy and loss over the epochs") {
   CHECK(xml_fault(read_file(path)) == "");
   CHECK_THAT(read_file(path), ContainsSubstring("Loss of &lt;a &amp; b&gt;"));
 
-  CHECK(message_of<OptionError>([&] { plot_accuracy({}, path); }) ==
+  CHECK(sentence_of<OptionError>([&] { plot_accuracy({}, path); }) ==
         "a history without epochs can't be drawn; train first");
   History other;
   other.epochs.push_back({1, {{"train_loss", 1.0}, {"seconds", 2.0}}});
-  CHECK(message_of<OptionError>([&] { plot_accuracy(other, path); }) ==
+  CHECK(sentence_of<OptionError>([&] { plot_accuracy(other, path); }) ==
         "no epoch has a column train_accuracy, val_accuracy; the history's columns are train_loss, seconds");
   plot_loss(other, path);
   CHECK_THAT(read_file(path), !ContainsSubstring("validation"));
@@ -452,7 +432,7 @@ TEST_CASE("lines with gaps, with nothing to draw, with extreme and equal values,
   draw({{"a", {1, 2, 3}, {5e-324, 1e-320, 0}}});
   draw({{"a", {0.1}, {7.0}}}, {.whole_x = false});
   draw({{"a", {1e12, 1e12 + 1}, {7.0, 8.0}}});
-  CHECK(message_of<OptionError>([] {
+  CHECK(sentence_of<OptionError>([] {
           lines_svg({{"a", {1, 2}, {1}}});
         }) == "the series \"a\" has 2 x and 1 y; a point needs both");
 
@@ -516,12 +496,12 @@ TEST_CASE("a confusion matrix of one class to a thousand") {
     for (std::size_t i = 1; i < ends.size(); ++i) CHECK(ends[i] - ends[i - 1] >= 12.4);
   }
 
-  CHECK(message_of<OptionError>([] {
+  CHECK(sentence_of<OptionError>([] {
           confusion_svg({1, 2, 3}, {"a", "b"});
         }) == "a confusion matrix of 2 classes has 4 counts, not 3");
-  CHECK(message_of<OptionError>([] { confusion_svg({}, {}); }) ==
+  CHECK(sentence_of<OptionError>([] { confusion_svg({}, {}); }) ==
         "a confusion matrix of 0 classes has 0 counts, not 0");
-  CHECK(message_of<OptionError>([] {
+  CHECK(sentence_of<OptionError>([] {
           confusion_svg({1, 0, -2, 3}, {"a", "b"});
         }) == "a confusion matrix counts pictures, but row 1, column 0 is -2");
   const Labels odd{"\xFF\xFE\x01 broken", "日本語のとても長いラベルです、本当に長い"};
@@ -635,7 +615,9 @@ TEST_CASE("CSV comes back as it was written") {
 }
 
 TEST_CASE("CSV that is wrong is refused with its line") {
-  const auto fault = [](std::string_view bytes) { return message_of<FormatError>([&] { parse_csv(bytes, "m.csv"); }); };
+  const auto fault = [](std::string_view bytes) {
+    return sentence_of<FormatError>([&] { parse_csv(bytes, "m.csv"); });
+  };
   CHECK(fault("") == "m.csv is empty; expected a line of column names that begins with \"epoch\"");
   CHECK(fault("loss,epoch\n") == "m.csv, line 1: the first column is \"loss\", expected \"epoch\"");
   CHECK(fault("epoch,a,b,a\n") == "m.csv, line 1: two columns are called \"a\"");

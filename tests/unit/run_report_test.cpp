@@ -24,6 +24,8 @@
 #include <transferlib/report/html.hpp>
 #include <transferlib/report/svg.hpp>
 
+#include "folder.hpp"
+
 #include "formula.hpp"
 
 namespace tl = transferlib;
@@ -32,32 +34,10 @@ using Catch::Matchers::ContainsSubstring;
 using tl::Index;
 using tl::detail::text;
 
+using toys::Folder;
+using toys::sentence_of;
+
 namespace {
-
-template <class E, class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const E& e) {
-    return e.what();
-  }
-  return "no error of this kind";
-}
-
-/// A folder that is gone at the end of the test.
-struct Folder {
-  Folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "run_report.XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  Folder(const Folder&) = delete;
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path, ignored);
-  }
-  std::filesystem::path path;
-};
 
 std::vector<double> uniforms(const std::string& name, Index count) {
   std::vector<double> out;
@@ -166,21 +146,21 @@ TEST_CASE("Event files of a folder are read in the order in which they were begu
   const tl::EventFile first(folder.path), second(folder.path, {.purge_step = 3});
   CHECK_THAT(first.path().filename().string(), ContainsSubstring("events.out.tfevents.9000000001."));
   CHECK_THAT(second.path().filename().string(), ContainsSubstring("events.out.tfevents.9000000002."));
-  CHECK_THAT(message_of<tl::FileError>([&] { tl::EventFile{folder.path / "absent"}; }), ContainsSubstring("absent"));
+  CHECK_THAT(sentence_of<tl::FileError>([&] { tl::EventFile{folder.path / "absent"}; }), ContainsSubstring("absent"));
 }
 
 TEST_CASE("A file that grows is whole after each piece, and as it was where a piece has no room") {
   const Folder folder;
   const auto path = folder.path / "log";
   tl::GrowingFile file(path);
-  CHECK_THAT(message_of<tl::FileError>([&] { tl::GrowingFile{path}; }), ContainsSubstring("File exists"));
+  CHECK_THAT(sentence_of<tl::FileError>([&] { tl::GrowingFile{path}; }), ContainsSubstring("File exists"));
   file.append("first");
   CHECK(tl::read_file(path) == "first");
   // The write fails, or the sync behind it.
   for (const std::int64_t passes : {0, 1}) {
     tl::detail::file_faults.error = ENOSPC;
     tl::detail::file_faults.passes = passes;
-    CHECK_THAT(message_of<tl::FileError>([&] { file.append("second"); }), ContainsSubstring("No space left"));
+    CHECK_THAT(sentence_of<tl::FileError>([&] { file.append("second"); }), ContainsSubstring("No space left"));
     CHECK(tl::detail::file_faults.met.exchange(false));
     tl::detail::file_faults.passes = -1;
     CHECK(tl::read_file(path) == "first");
@@ -255,11 +235,11 @@ TEST_CASE("Scores where there is nothing to divide by") {
   const auto scores = tl::classification_scores({1, 1, 0, 0, 2, 0, 0, 0, 0}, 3);
   CHECK(scores.classes[2].f1 == 0.0);
   CHECK(scores.macro.recall == Approx(0.75));
-  CHECK_THAT(message_of<tl::OptionError>([] {
+  CHECK_THAT(sentence_of<tl::OptionError>([] {
                tl::classification_scores({1, 2, 3}, 2);
              }),
              ContainsSubstring("has 4 counts, not 3"));
-  CHECK_THAT(message_of<tl::OptionError>([] {
+  CHECK_THAT(sentence_of<tl::OptionError>([] {
                tl::classification_scores({1, 2, -3, 4}, 2);
              }),
              ContainsSubstring("row 1, column 0 is -3"));
@@ -281,9 +261,9 @@ TEST_CASE("Calibration's intervals hold their upper end") {
   CHECK(std::isfinite(calibration.negative_log_likelihood()));  // the last answer gave the truth no chance
   for (const auto& value : tl::Calibration().values()) CHECK(value.second == 0.0);
 
-  CHECK_THAT(message_of<tl::OptionError>([] { tl::Calibration(0); }), ContainsSubstring("not 0"));
+  CHECK_THAT(sentence_of<tl::OptionError>([] { tl::Calibration(0); }), ContainsSubstring("not 0"));
   const auto refused = [&](const Answers& bad) {
-    return message_of<tl::DataError>([&] { calibration.update(bad.p, bad.batch); });
+    return sentence_of<tl::DataError>([&] { calibration.update(bad.p, bad.batch); });
   };
   CHECK_THAT(refused(answers_of({{0.5, 0.5}}, {2})), ContainsSubstring("label 2 is out of range"));
   CHECK_THAT(refused(answers_of({{0.5, std::nan("")}}, {0})), ContainsSubstring("a probability is nan"));
@@ -333,7 +313,7 @@ TEST_CASE("An evaluation becomes a report with the pictures of its mistakes") {
 
 TEST_CASE("PNG of what no picture is") {
   const auto refused = [](Index n, Index width, Index height, Index channels) {
-    return message_of<tl::OptionError>(
+    return sentence_of<tl::OptionError>(
         [&] { tl::encode_png(std::vector<std::uint8_t>(static_cast<std::size_t>(n)), width, height, channels); });
   };
   CHECK_THAT(refused(11, 2, 2, 3), ContainsSubstring("has 12 bytes, not 11"));
@@ -357,7 +337,7 @@ TEST_CASE("JSON as rows") {
 TEST_CASE("A report refuses what it can't show") {
   tl::Report report;
   report.mistakes = {{.bytes = "GIF89a", .name = "a.gif"}};
-  CHECK_THAT(message_of<tl::OptionError>([&] { tl::report_html(report); }),
+  CHECK_THAT(sentence_of<tl::OptionError>([&] { tl::report_html(report); }),
              ContainsSubstring("\"a.gif\" of the report is neither PNG nor JPEG"));
   report = {};
   report.labels = {"a", "b"};
@@ -376,9 +356,9 @@ TEST_CASE("The curves of several runs") {
   CHECK_THAT(svg, ContainsSubstring("val_loss") && ContainsSubstring("val_accuracy") && !ContainsSubstring("train_"));
   CHECK_THAT(svg, ContainsSubstring("two: 88.0 % at epoch 5"));
   CHECK(count_of(tl::curves_svg(runs, {.columns = {"lr"}}), "<svg ") == 2);
-  CHECK_THAT(message_of<tl::OptionError>([&] { tl::curves_svg(runs, {.columns = {"val_lost"}}); }),
+  CHECK_THAT(sentence_of<tl::OptionError>([&] { tl::curves_svg(runs, {.columns = {"val_lost"}}); }),
              ContainsSubstring("no run has a column \"val_lost\"; the columns are train_loss,"));
-  CHECK_THAT(message_of<tl::OptionError>([] { tl::curves_svg({{"one", {}}}); }), ContainsSubstring("no curves"));
+  CHECK_THAT(sentence_of<tl::OptionError>([] { tl::curves_svg({{"one", {}}}); }), ContainsSubstring("no curves"));
   const Folder folder;
   tl::plot_curves(runs, folder.path / "curves.svg");
   CHECK(tl::read_file(folder.path / "curves.svg") == svg);

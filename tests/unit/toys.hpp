@@ -25,6 +25,8 @@
 #include <transferlib/nn/plan.hpp>
 #include <transferlib/weights/state_dict.hpp>
 
+#include "folder.hpp"
+
 // LibTorch's logging has a macro of this name, which ends the program where Catch2's counts a failure.
 #undef CHECK
 #include <catch2/catch_test_macros.hpp>
@@ -181,38 +183,5 @@ inline bool same_bytes(const std::map<std::string, Tensor>& a, const std::map<st
 inline double difference(const Tensor& a, const Tensor& b) {
   return ((a - b).abs().max() / b.abs().max()).item<double>();
 }
-
-/// What an `E` says; something else where none is thrown.
-template <class E, class F>
-std::string sentence_of(F&& work) {
-  try {
-    work();
-  } catch (const E& e) {
-    return e.what();
-  }
-  return "(no error)";
-}
-
-/// A folder that goes away with its owner.
-class Folder {
- public:
-  Folder() {
-    static int number = 0;
-    path_ = std::filesystem::temp_directory_path() / tl::detail::text("transferlib_test_", ::getpid(), "_", number++);
-    std::filesystem::remove_all(path_);
-    std::filesystem::create_directories(path_);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  std::filesystem::path operator/(std::string_view name) const { return path_ / name; }
-  operator const std::filesystem::path&() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 }  // namespace toys
