@@ -81,10 +81,6 @@ class RunState {
       if (own == name && (count < 0 || tensor.numel() == count)) return numbers_of_tensor(tensor);
     throw FormatError(text("the checkpoint ", where_, " lacks \"", name, "\""));
   }
-  bool has(std::string_view name) const {
-    return std::any_of(tensors.begin(), tensors.end(), [&](const auto& item) { return item.first == name; });
-  }
-
   void set_history(const History& history) { history_ = history; }
   const History& history() const { return history_; }
 
