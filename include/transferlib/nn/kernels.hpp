@@ -277,8 +277,10 @@ inline Kernels kernels() { return {kernels_of<float>(), kernels_of<std::uint16_t
 
 }  // namespace transferlib::detail::TRANSFERLIB_SIMD_NAME
 
+/// \cond
 #undef TRANSFERLIB_INLINE
 #undef TRANSFERLIB_SIMD_NAME
 #undef TRANSFERLIB_SIMD_LANES
 #undef TRANSFERLIB_SIMD_TARGET
 #endif
+/// \endcond
