@@ -22,7 +22,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       });
       if (items != p.items(r) || (p.kind(r) == Pickle::Kind::dict && 2 * pairs != items)) std::abort();
       for (const char c : p.string(r)) sum += static_cast<unsigned char>(c);
-      if (p.kind(r) == Pickle::Kind::global && p.string(r).find('.') == std::string_view::npos) std::abort();
+      if (p.kind(r) == Pickle::Kind::global && p.name(r).find('.') == std::string_view::npos) std::abort();
       sum += static_cast<std::size_t>(p.first_items<3>(r)[2] + 1);
     }
     if (sum > (size + 4) * (size + 4) * 256) std::abort();

@@ -90,7 +90,7 @@ def pickle_seeds():
     plain = {k: v for k, v in value.items() if k not in "chi"}
     for protocol in range(1, 6):
         put("pickle", f"protocol{protocol}", pickle.dumps(value if protocol >= 4 else plain, protocol))
-    for name in ("small.pth", "shapes.pth", "types.pth", "wrapped.pth", "evil.pth"):
+    for name in ("small.pth", "shapes.pth", "types.pth", "wrapped.pth", "evil.pth", "whole.pth"):
         with zipfile.ZipFile(os.path.join(DATA, name)) as z:
             put("pickle", name, z.read("archive/data.pkl"))
     ordered = named("collections", "OrderedDict")

@@ -75,6 +75,52 @@ def module():
     return net
 
 
+class Conv(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(width, width, 1, bias=False)
+        self.bn = torch.nn.BatchNorm2d(width)
+        self.act = torch.nn.SiLU()
+
+
+class Detect(torch.nn.Module):
+    """The last layer of YOLO v5: tensors as attributes, in lists, and as buffers that belong to no state."""
+    def __init__(self, width):
+        super().__init__()
+        self.nc = 2
+        self.stride = formula((2,))
+        self.grid = [torch.zeros(1)] * 2
+        self.register_buffer("anchors", formula((2, 1, 2)))
+        self.register_buffer("passing", formula((3,)), persistent=False)
+        self.m = torch.nn.ModuleList(torch.nn.Conv2d(width, 7, 1) for _ in range(2))
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.yaml = {"nc": 2, "backbone": [[-1, 1, "Conv", [2]]]}
+        self.names = ["a", "b"]
+        self.model = torch.nn.Sequential(Conv(2), Detect(2))
+        self.tied = self.model[0].conv
+
+
+def whole():
+    """A module as YOLO v5 and v7 publish theirs, in half precision; its classes are of modules that nobody has."""
+    import types
+    for name, kinds in (("models.common", (Conv,)), ("models.yolo", (Detect, Model))):
+        there = types.ModuleType(name)
+        sys.modules.setdefault("models", types.ModuleType("models"))
+        sys.modules[name] = there
+        for kind in kinds:
+            kind.__module__ = name
+            setattr(there, kind.__name__, kind)
+    out = Model()
+    with torch.no_grad():
+        for t in out.parameters():
+            t.copy_(formula(t.shape))
+    return out.half()
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("echo this must never run",)
@@ -128,6 +174,16 @@ def make(folder):
     save({"epoch": 1, "global_step": 10, "pytorch-lightning_version": "2.0", "state_dict": lightning, "loops": {"a": {}},
           "callbacks": {}, "optimizer_states": [optimizer.state_dict()], "lr_schedulers": []}, "lightning.pth")
     save({"generator": {"weight": formula((2,))}, "discriminator": {"weight": formula((3,))}, "step": 4}, "two.pth")
+
+    import argparse
+    module_ = whole()
+    save({"epoch": -1, "best_fitness": numpy.float64(0.5), "model": module_, "ema": None, "updates": None,
+          "optimizer": None, "opt": argparse.Namespace(lr=0.1, sizes=[1, 2]), "date": "2021"}, "whole.pth")
+    save(module_, "whole_alone.pth", pickle_protocol=4)
+    get, torch.serialization.get_source_lines_and_file = torch.serialization.get_source_lines_and_file, None
+    save(module_, "whole_legacy.pth", **legacy)  # without the text of its classes
+    torch.serialization.get_source_lines_and_file = get
+    save(module_.state_dict(), "whole_state.pth")
 
     tag, torch.serialization.location_tag = torch.serialization.location_tag, lambda storage: "cuda:1"
     save(small(), "cuda.pth")

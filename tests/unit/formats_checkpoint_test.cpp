@@ -443,11 +443,76 @@ TEST_CASE("what is no dictionary of tensors is refused") {
 
 TEST_CASE("nothing in a file is run, and what it asks for is named") {
   CHECK(message_of(read_file(folder / "evil.pth")) ==
-        "f: the pickle at byte 241 names \"posix.system\", which plain weights don't need, and nothing in a file is "
+        "f: its entry \"evil\" is made by \"posix.system\", which plain weights don't need, and nothing in a file is "
         "ever run; in Python, save the weights alone: torch.save(model.state_dict(), path)");
-  CHECK_THAT(message_of(read_file(folder / "quantized.pth")), ContainsSubstring("\"torch._utils._rebuild_qtensor\""));
-  CHECK_THAT(pickle_message(str("os") + str("system") + "\x93."), ContainsSubstring("names \"os.system\""));
-  CHECK_THAT(pickle_message(global("builtins", "eval") + "."), ContainsSubstring("\"builtins.eval\""));
+  CHECK_THAT(message_of(read_file(folder / "quantized.pth")),
+             ContainsSubstring("the type torch.QInt8Storage, which is none"));
+  for (const std::string& bytes : {str("os") + str("system") + "\x93", global("os", "system")}) {
+    const std::string call = bytes + str("true") + "\x85R.";
+    const Pickle p = Pickle::parse(as_bytes(call), "f");
+    REQUIRE(p.kind(p.root()) == Pickle::Kind::call);
+    const auto callee = static_cast<Pickle::Ref>(p.first_items<1>(p.root())[0]);
+    CHECK(p.global(callee) == PickleGlobal::unknown);
+    CHECK(p.name(callee) == "os.system");
+  }
+}
+
+TEST_CASE("whole modules, as YOLO v5 and v7 are published, are read without their classes") {
+  const Checkpoint state = open_checkpoint(folder / "whole_state.pth");
+  REQUIRE(state.tensors.size() == 12);
+  CHECK(state.tensors[0].name == "model.0.conv.weight");
+  CHECK(state.tensors[0].dtype == DType::f16);
+  for (const char* name : {"whole.pth", "whole_alone.pth", "whole_legacy.pth"}) {
+    CAPTURE(name);
+    const Checkpoint read = open_checkpoint(folder / name);
+    REQUIRE(read.tensors.size() == state.tensors.size());
+    for (std::size_t i = 0; i < state.tensors.size(); ++i) {
+      CHECK(read.tensors[i].name == state.tensors[i].name);
+      CHECK(read.tensors[i].dtype == state.tensors[i].dtype);
+      CHECK(read.tensors[i].shape == state.tensors[i].shape);
+      CHECK(numbers(read.tensors[i]) == numbers(state.tensors[i]));
+    }
+    const bool nested = read.entry == "model";
+    CHECK(nested == (name == std::string_view("whole.pth")));
+    // The tensors that are plain attributes belong to no state.
+    CHECK(read.skipped == (nested ? std::vector<std::string>{"epoch", "best_fitness", "ema", "updates", "optimizer",
+                                                             "opt", "date", "model.model.1.stride"}
+                                  : std::vector<std::string>{"model.1.stride"}));
+  }
+}
+
+TEST_CASE("objects of unknown classes are records") {
+  const std::string w = str("w") + tensor(storage("0", 2));
+  const auto object = [](const std::string& state) { return global("some", "Thing") + ")\x81" + state + "b"; };
+  const auto names = [](const std::string& pickle) {
+    const std::string bytes = pth(pickle);
+    std::vector<std::string> out;
+    for (const auto& t : parse_checkpoint(as_bytes(bytes), "f").tensors) out.push_back(t.name);
+    return out;
+  };
+  using Names = std::vector<std::string>;
+  // Attributes of what is no module, dictionaries in them, and an object among others.
+  CHECK(names("\x80\2" + object("}(" + w + "u") + ".") == Names{"w"});
+  CHECK(names("\x80\2" + object("}(" + str("more") + "}(" + w + "uu") + ".") == Names{"more.w"});
+  CHECK(names(dictionary(str("a") + object("}(" + w + "u") + str("b") + object("}(" + w + "u"))) ==
+        Names{"a.w", "b.w"});
+  // A class that is a dictionary, and one that a function makes.
+  CHECK(names("\x80\2" + global("some", "Dict") + ")\x81(" + w + "u.") == Names{"w"});
+  CHECK(names("\x80\2" + global("copyreg", "_reconstructor") + global("some", "Thing") + "\x85R}(" + w + "ub.") ==
+        Names{"w"});
+  // Modules: no names but those of parameters, buffers and modules; None is no tensor.
+  const auto module_of = [&](const std::string& parameters, const std::string& modules) {
+    return object("}(" + w + str("_parameters") + "}(" + parameters + "u" + str("_modules") + "}(" + modules + "uu");
+  };
+  const std::string leaf = module_of(str("p") + tensor(storage("0", 2)) + str("bias") + "N", "");
+  CHECK(names("\x80\2" + module_of("", str("a") + leaf + str("b") + leaf) + ".") == Names{"a.p", "b.p"});
+  CHECK_THAT(message_of(pth("\x80\2" + module_of(str("p") + global("some", "tensor") + ")R", "") + ".")),
+             ContainsSubstring("its entry \"p\" is made by \"some.tensor\""));
+  // A list of its own is passed over; one that is wanted must hold tensors.
+  CHECK_THAT(message_of(pth("\x80\2" + global("some", "List") + ")\x81(K\1e.")), ContainsSubstring("holds no tensors"));
+  // An object that holds itself.
+  CHECK_THAT(message_of(pth("\x80\2" + global("some", "Thing") + ")\x81q\0}("s + str("x") + "h\0ub."s)),
+             ContainsSubstring("describes more than it can hold"));
 }
 
 TEST_CASE("foreign files are called by their names") {

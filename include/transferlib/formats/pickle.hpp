@@ -1,7 +1,7 @@
 /// \file
 /// A restricted unpickler: what `torch.save` writes, in protocols 1 to 5, becomes a tree of plain values. Nothing in a
-/// file can run: a global is a name, and one that is not on the list below is an error. The opcodes are those of
-/// Python's `pickletools`.
+/// file can run: a global is a name, and what is made of one that is not on the list below is an opaque record, which
+/// tells its class and its attributes. The opcodes are those of Python's `pickletools`.
 #pragma once
 
 #include <array>
@@ -35,7 +35,8 @@ enum class PickleGlobal : std::uint8_t {
   dtype,
   size,
   sequence,  ///< set, list, tuple …
-  other      ///< harmless, and no value here
+  other,     ///< harmless, and no value here
+  unknown    ///< a class or function that is not on the list: a name, and nothing else
 };
 
 /// The values of one pickle. They are few and small (at most 40 bytes of memory a byte of the pickle), and look into
@@ -56,8 +57,10 @@ class Pickle {
     list,        ///< `items`; also sets
     tuple,       ///< `items`
     dict,        ///< `items`: key, value, key, value …
-    global,      ///< `global`, `dtype`, `string` (its name)
-    call,        ///< `items`: what is called (a global) and the tuple of arguments
+    global,      ///< `global`, `dtype`, `name`
+    call,        ///< `items`: what is called (a global), the tuple of arguments, and what `object` has
+    object,      ///< `items`: its class (a global, unknown), the tuple of arguments, and what it was given later: its
+                 ///< attributes and the items of a class that is a dictionary (a dict each), those of a list (a list)
     persistent,  ///< `items`: the id
   };
 
@@ -73,12 +76,19 @@ class Pickle {
   std::int64_t integer(Ref r) const { return nodes_[r].number; }
   /// The number of a real.
   double real(Ref r) const { return std::bit_cast<double>(nodes_[r].number); }
-  /// The bytes of a string, of bytes, or of a global's name; they live as long as the pickle's do.
+  /// The bytes of a string or of bytes; they live as long as the pickle's do.
   std::string_view string(Ref r) const {
     const Node& n = nodes_[r];
-    if (n.kind == Kind::global) return globals()[n.size].name;
     if (n.kind != Kind::string && n.kind != Kind::bytes) return {};
     return {reinterpret_cast<const char*>(bytes_.data()) + n.number, n.size};
+  }
+  /// What a global is called: "torch.FloatStorage"; empty for every other value.
+  std::string name(Ref r) const {
+    const Node& n = nodes_[r];
+    if (n.kind != Kind::global) return {};
+    if (n.size != 0) return std::string(globals()[n.size].name);
+    // Its module and its name are values too.
+    return detail::text(string(first(n)), ".", string(last(n)));
   }
   /// Of a global; `other` for every other value.
   PickleGlobal global(Ref r) const {
@@ -124,7 +134,7 @@ class Pickle {
   /// Parses one pickle from the beginning of `bytes`.
   /// \param where the file's name, for the error's sentence
   /// \param offset where `bytes` begin in that file, for the same
-  /// \throws FormatError: cut, damaged, or a global that is not on the list
+  /// \throws FormatError: cut or damaged
   static Pickle parse(std::span<const std::byte> bytes, std::string_view where, std::uint64_t offset = 0) {
     Pickle out;
     Machine machine(out, bytes, where, offset);
@@ -135,8 +145,9 @@ class Pickle {
  private:
   struct Node {
     Kind kind = Kind::none;
-    std::uint32_t size = 0;   // items, bytes, or the global's number
-    std::int64_t number = 0;  // the number itself, where a string begins, or the first and the last cell
+    std::uint32_t size = 0;  // items, bytes, or the global's number
+    // The number itself, where a string begins, the first and the last cell, or an unknown global's module and name.
+    std::int64_t number = 0;
   };
   struct Cell {
     Ref value = 0;
@@ -149,17 +160,22 @@ class Pickle {
   };
 
   static bool is_container(Kind k) {
-    return k == Kind::list || k == Kind::tuple || k == Kind::dict || k == Kind::call || k == Kind::persistent;
+    return k == Kind::list || k == Kind::tuple || k == Kind::dict || k == Kind::call || k == Kind::object ||
+           k == Kind::persistent;
   }
   static std::uint32_t first(const Node& n) {
     return static_cast<std::uint32_t>(static_cast<std::uint64_t>(n.number) >> 32);
   }
   static std::uint32_t last(const Node& n) { return static_cast<std::uint32_t>(n.number); }
+  static std::int64_t both(std::uint32_t first, std::uint32_t last) {
+    return static_cast<std::int64_t>((static_cast<std::uint64_t>(first) << 32) | last);
+  }
 
-  /// The globals that may stand in a file.
+  /// The globals that are known; the first stands for all others.
   static std::span<const Global> globals() {
     using G = PickleGlobal;
     static constexpr Global known[] = {
+        {"", G::unknown},
         {"collections.OrderedDict", G::dict},
         {"collections.defaultdict", G::dict},
         {"collections.Counter", G::dict},
@@ -312,7 +328,7 @@ class Pickle {
       out_.cells_.push_back({item, 0});
       const std::uint32_t head = n.size == 0 ? cell : first(n);
       if (n.size != 0) out_.cells_[last(n)].next = cell;
-      n.number = static_cast<std::int64_t>((static_cast<std::uint64_t>(head) << 32) | cell);
+      n.number = both(head, cell);
       ++n.size;
     }
     /// Where the values above the last mark begin; the mark is gone.
@@ -341,7 +357,12 @@ class Pickle {
     /// Puts the values above `from` into the container below them.
     bool extend(Kind kind, std::size_t from) {
       if (from == (marks_.empty() ? 0 : marks_.back())) fail("has nothing to add to; the file is damaged");
-      const Ref container = stack_[from - 1];
+      Ref container = stack_[from - 1];
+      if (is_opaque(container)) {
+        const Ref inside = make(kind, 0, 0);
+        append(container, inside);
+        container = inside;
+      }
       // The constant () is shared: it must stay empty.
       if (node(container).kind != kind)
         fail(kind == Kind::dict ? "sets an item of what is no dictionary" : "appends to what is no list",
@@ -390,22 +411,33 @@ class Pickle {
       return static_cast<std::uint32_t>(n);
     }
 
-    bool global(std::string_view module, std::string_view name) {
-      if (module == "__builtin__") module = "builtins";
+    Ref string_of(std::string_view s) {
+      push_string(s);
+      return pop();
+    }
+    /// \param module, name strings
+    bool global(Ref module, Ref name) {
+      std::string_view m = out_.string(module);
+      const std::string_view n = out_.string(name);
+      if (m == "__builtin__") m = "builtins";
       // Storages that were saved on a GPU by old versions.
-      if (module == "torch.cuda") module = "torch";
-      for (std::size_t i = 0; i < globals().size(); ++i) {
+      if (m == "torch.cuda") m = "torch";
+      for (std::size_t i = 1; i < globals().size(); ++i) {
         const std::string_view known = globals()[i].name;
-        if (known.size() == module.size() + 1 + name.size() && known.starts_with(module) &&
-            known[module.size()] == '.' && known.ends_with(name))
+        if (known.size() == m.size() + 1 + n.size() && known.starts_with(m) && known[m.size()] == '.' &&
+            known.ends_with(n))
           return push(Kind::global, static_cast<std::uint32_t>(i), 0);
       }
-      fail("names ", detail::in_quotes(text_(module.substr(0, 60), ".", name.substr(0, 60))),
-           ", which plain weights don't need, and nothing in a file is ever run; in Python, save the weights alone: "
-           "torch.save(model.state_dict(), path)");
+      return push(Kind::global, 0, both(module, name));
     }
-    /// REDUCE and NEWOBJ: what is called is one of the list, so the call is a value like any other.
-    bool call() {
+    /// Whether a value is a record of something unknown.
+    bool is_opaque(Ref r) {
+      const Node& n = node(r);
+      return n.kind == Kind::object ||
+             (n.kind == Kind::call && out_.global(out_.cells_[first(n)].value) == PickleGlobal::unknown);
+    }
+    /// REDUCE and NEWOBJ: nothing is called, so the call is a value like any other.
+    bool call(Kind kind) {
       const Ref arguments = pop(), callee = pop();
       if (node(callee).kind != Kind::global || node(arguments).kind != Kind::tuple)
         fail("calls what can't be called; the file is damaged");
@@ -434,7 +466,7 @@ class Pickle {
         const Ref argument = out_.cells_[first(node(arguments))].value;
         if (node(argument).kind == Kind::tuple) return push(argument);
       }
-      const Ref out = make(Kind::call, 0, 0);
+      const Ref out = make(role == PickleGlobal::unknown ? kind : Kind::call, 0, 0);
       append(out, callee);
       append(out, arguments);
       return push(out);
@@ -556,27 +588,35 @@ class Pickle {
         case 0x94:  // MEMOIZE
           return put(memo_.size());
         case 'c': {  // GLOBAL
-          const std::string_view module = line(), name = line();
-          return global(module, name);
+          const Ref module = string_of(line());
+          return global(module, string_of(line()));
         }
         case 0x93: {  // STACK_GLOBAL
           const Ref name = pop(), module = pop();
           if (node(name).kind != Kind::string || node(module).kind != Kind::string)
             fail("has a global whose name is no string; the file is damaged");
-          return global(out_.string(module), out_.string(name));
+          return global(module, name);
         }
         case 'Q': {  // BINPERSID
-          const Ref id = pop(), out = make(Kind::persistent, 0, 0);
+          const Ref id = pop();
+          // Files of whole modules in the legacy format name a class so: ("module", class, its source's file and text).
+          const auto parts = out_.first_items<2>(id);
+          if (parts[1] >= 0 && out_.string(static_cast<Ref>(parts[0])) == "module" &&
+              node(static_cast<Ref>(parts[1])).kind == Kind::global)
+            return push(static_cast<Ref>(parts[1]));
+          const Ref out = make(Kind::persistent, 0, 0);
           append(out, id);
           return push(out);
         }
         case 'R':
+          return call(Kind::call);
         case 0x81:  // NEWOBJ
-          return call();
-        case 'b':  // BUILD: attributes, such as an OrderedDict's _metadata; values have none here
-          pop();
-          top();
+          return call(Kind::object);
+        case 'b': {  // BUILD: attributes; those of what is known, such as an OrderedDict's _metadata, are passed over
+          const Ref state = pop(), r = top();
+          if (is_opaque(r)) append(r, state);
           return true;
+        }
         default:
           break;
       }

@@ -74,7 +74,7 @@ class PthReader {
     std::size_t id = 0;
     for (const auto& item : storages_) storage_numbers_[item.first] = id++;
     Ref chosen = pickle_.root();
-    if (pickle_.kind(chosen) != Kind::dict)
+    if (!is_group(chosen))
       fail("holds ", is_tensor(chosen) ? "a single tensor" : "no dictionary",
            ", and a dictionary of tensors by name is wanted; in Python, save model.state_dict()");
     std::string prefix;  // of names that are skipped
@@ -90,9 +90,15 @@ class PthReader {
       }
     }
     out.entry = prefix;
-    if (pickle_.kind(chosen) != Kind::dict)
+    if (!is_group(chosen))
       fail("its entry ", in_quotes(out.entry), " is no dictionary; choose one that holds tensors by name");
-    collect(chosen, "", prefix.empty() ? prefix : prefix + ".", has_tensor(chosen) ? 0 : 3, out);
+    const std::string outer = prefix.empty() ? prefix : prefix + ".";
+    if (is_record(chosen)) {
+      collect_object(chosen, "", outer, 0, out);
+    } else {
+      check_calls(chosen);
+      collect(chosen, "", outer, has_tensor(chosen) ? 0 : 3, out);
+    }
     if (out.tensors.empty())
       fail(out.entry.empty() ? "" : "its entry ", out.entry.empty() ? std::string() : in_quotes(out.entry),
            out.entry.empty() ? "" : " ", "holds no tensors; its entries are ",
@@ -134,14 +140,37 @@ class PthReader {
     return found;
   }
 
-  /// The first of the usual names under which training scripts keep a model, if `dict` has one that is a dictionary.
+  /// What may hold tensors by name.
+  bool is_group(Ref r) const { return pickle_.kind(r) == Kind::dict || is_record(r); }
+  /// What has attributes: an object, or what an unknown function made that was given some.
+  bool is_record(Ref r) const {
+    return pickle_.kind(r) == Kind::object || (is_unknown_call(r) && pickle_.items(r) > 2);
+  }
+  bool is_unknown_call(Ref r) const {
+    return pickle_.kind(r) == Kind::call &&
+           pickle_.global(static_cast<Ref>(pickle_.first_items<1>(r)[0])) == PickleGlobal::unknown;
+  }
+  /// \throws FormatError where an unknown function makes a value of the dictionary that is wanted: it may be a tensor
+  void check_calls(Ref dict) const {
+    pickle_.for_pairs(dict, [&](Ref key, Ref value) {
+      if (is_unknown_call(value) && !is_record(value))
+        fail("its entry ", in_quotes(name_of(key)), " is made by ",
+             in_quotes(pickle_.name(static_cast<Ref>(pickle_.first_items<1>(value)[0])).substr(0, 120)),
+             ", which plain weights don't need, and nothing in a file is ever run; in Python, save the weights alone: "
+             "torch.save(model.state_dict(), path)");
+      return true;
+    });
+  }
+
+  /// The first of the usual names under which training scripts keep a model, if `dict` has one that is a dictionary or
+  /// a whole module.
   std::string_view known_entry(Ref dict) const {
     static constexpr std::string_view usual[] = {
         "state_dict", "model",   "model_state_dict", "model_state",    "module",         "net",        "network",
         "params",     "weights", "model_ema",        "state_dict_ema", "ema_state_dict", "params_ema", "ema"};
     std::size_t best = std::size(usual);
     pickle_.for_pairs(dict, [&](Ref key, Ref value) {
-      if (pickle_.kind(key) == Kind::string && pickle_.kind(value) == Kind::dict)
+      if (pickle_.kind(key) == Kind::string && is_group(value))
         for (std::size_t i = 0; i < best; ++i)
           if (pickle_.string(key) == usual[i]) best = i;
       return true;
@@ -196,19 +225,79 @@ class PthReader {
       } else if (depth > 0 && pickle_.kind(value) == Kind::dict && pickle_.kind(key) == Kind::string &&
                  has_tensor_below(value, depth - 1)) {
         collect(value, prefix + name + ".", outer, depth - 1, out);
+      } else if (const std::size_t before = out.tensors.size(); depth > 0 && is_record(value)) {
+        collect_object(value, prefix + name + ".", outer, 0, out);
+        if (out.tensors.size() == before) add_name(out.skipped, outer + prefix, name);
       } else {
         add_name(out.skipped, outer + prefix, name);
       }
       return true;
     });
   }
+
+  /// Takes the tensors of an object under the names of its attributes. A module of PyTorch, which its `_parameters`
+  /// tell, has those of its parameters, of the buffers that belong to its state, and of its modules: the names of its
+  /// `state_dict()`. Tensors that are other attributes of it are skipped.
+  void collect_object(Ref object, const std::string& prefix, const std::string& outer, int depth, Checkpoint& out) {
+    if (depth > 64) fail("its objects lie more than 64 deep in one another at ", in_quotes(prefix.substr(0, 80)));
+    pay(spent_names_, prefix.size() + 8, 8);
+    Ref parameters = 0, buffers = 0, modules = 0;
+    std::set<std::string_view> passing;
+    const auto attributes = [&](const auto& take) {
+      pickle_.for_items(object, [&](Ref given) {
+        pickle_.for_pairs(given, take);
+        return true;
+      });
+    };
+    attributes([&](Ref key, Ref value) {
+      const std::string_view name = pickle_.string(key);
+      if (name == "_parameters") parameters = value;
+      if (name == "_buffers") buffers = value;
+      if (name == "_modules") modules = value;
+      if (name == "_non_persistent_buffers_set") strings_in(value, 3, passing);
+      return true;
+    });
+    const bool is_module = pickle_.kind(parameters) == Kind::dict;
+    const auto take = [&](Ref key, Ref value) {
+      const std::string name = name_of(key);
+      if (is_tensor(value)) {
+        pay(spent_names_, prefix.size() + name.size() + 8, 8);
+        out.tensors.push_back(tensor(value, prefix + name));
+      } else if (is_record(value)) {
+        collect_object(value, prefix + name + ".", outer, depth + 1, out);
+      } else if (!is_module && pickle_.kind(value) == Kind::dict) {
+        collect(value, prefix + name + ".", outer, 2, out);
+      }
+      return true;
+    };
+    if (!is_module) return attributes(take);
+    check_calls(parameters);
+    check_calls(buffers);
+    pickle_.for_pairs(parameters, take);
+    pickle_.for_pairs(buffers,
+                      [&](Ref key, Ref value) { return passing.count(pickle_.string(key)) != 0 || take(key, value); });
+    pickle_.for_pairs(modules, take);
+    attributes([&](Ref key, Ref value) {
+      if (is_tensor(value)) add_name(out.skipped, outer + prefix, name_of(key));
+      return true;
+    });
+  }
+  /// The strings of a container, which Python may have wrapped: set([…]).
+  void strings_in(Ref r, int depth, std::set<std::string_view>& out) const {
+    if (pickle_.kind(r) == Kind::string) out.insert(pickle_.string(r));
+    if (depth > 0)
+      pickle_.for_items(r, [&](Ref item) {
+        strings_in(item, depth - 1, out);
+        return true;
+      });
+  }
   bool has_tensor_below(Ref dict, int depth) {
     bool found = false;
     pickle_.for_pairs(dict, [&](Ref key, Ref value) {
       pay(spent_names_, 1, 8);
-      found =
-          pickle_.kind(key) == Kind::string &&
-          (is_tensor(value) || (depth > 0 && pickle_.kind(value) == Kind::dict && has_tensor_below(value, depth - 1)));
+      found = pickle_.kind(key) == Kind::string &&
+              (is_tensor(value) || (depth > 0 && is_record(value)) ||
+               (depth > 0 && pickle_.kind(value) == Kind::dict && has_tensor_below(value, depth - 1)));
       return !found;
     });
     return found;
@@ -249,7 +338,7 @@ class PthReader {
     if (pickle_.global(type) == PickleGlobal::typed_storage)
       out.dtype = pickle_.dtype(type);
     else if (pickle_.global(type) != PickleGlobal::untyped_storage)
-      fail(where, " has the type ", pickle_.string(type), ", which is none; the file is damaged");
+      fail(where, " has the type ", pickle_.name(type).substr(0, 120), ", which is none; the file is damaged");
     out.count = integer(part[4], where + ": its count");
     if (multiply(out.count, size_of(out.dtype)) < 0)
       fail(where, " has a count of ", out.count, "; the file is damaged");
@@ -475,10 +564,11 @@ inline bool is_legacy_pth(std::span<const std::byte> bytes) {
 /// tensor itself, the first of these entries is entered that is a dictionary: `state_dict`, `model`,
 /// `model_state_dict`, `model_state`, `module`, `net`, `network`, `params`, `weights`, `model_ema`, `state_dict_ema`,
 /// `ema_state_dict`, `params_ema`, `ema`. If none is there, the tensors of all dictionaries inside are taken, names
-/// joined by dots. What was not taken is listed in `skipped`. The order is that of the dictionary. Whether a storage
-/// came from a GPU does not matter, nor does a Parameter's `requires_grad`.
-/// \param where the file's name, for the error's sentence
-/// \throws FormatError
+/// joined by dots. A whole module that was pickled (`torch.save(model)`, as YOLO v5 and v7 are published) is a
+/// dictionary too: its tensors have the names of its `state_dict()`; nothing of its classes is needed or run. What was
+/// not taken is listed in `skipped`. The order is that of the dictionary. Whether a storage came from a GPU does not
+/// matter, nor does a Parameter's `requires_grad`. \param where the file's name, for the error's sentence \throws
+/// FormatError
 inline Checkpoint parse_pth(std::span<const std::byte> bytes, std::string_view where,
                             const CheckpointOptions& options = {}) {
   return is_zip(bytes) ? detail::parse_zip_pth(bytes, where, options) : detail::parse_legacy_pth(bytes, where, options);
