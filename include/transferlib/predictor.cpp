@@ -16,6 +16,7 @@
 
 #include <transferlib/core/guard.hpp>
 #include <transferlib/data/pictures.hpp>
+#include <transferlib/detector_zoo.hpp>
 #include <transferlib/model/save.hpp>
 #include <transferlib/zoo.hpp>
 
@@ -100,48 +101,94 @@ torch::Device device_of(const std::string& name) {
   throw OptionError(detail::text("there is no device \"", name, "\"; it can be cpu, cuda or cuda:NUMBER"));
 }
 
-using Predict = std::function<Tensor(const Batch&)>;
+/// What a model says of a batch of one.
+using Ask = std::function<Predictor::Answer(const Batch&)>;
 
-template <class Target>
-Predict predict_with(const std::filesystem::path& path, const torch::Device& device, Precision precision) {
-  auto model = std::make_shared<AnyClassifier<Target>>(load_any<Target>(path));
-  model->to(device);
-  return [model, precision](const Batch& batch) {
-    return std::as_const(*model).predict(batch, precision).to(at::kCPU, at::kFloat).contiguous();
+/// The confidences of a picture as an answer, of which `most` labels are the best.
+Predictor::Answer answer_of(const Tensor& y, const Labels& labels, std::size_t most, const std::string& path) {
+  Predictor::Answer out;
+  out.confidences.assign(y.const_data_ptr<float>(), y.const_data_ptr<float>() + y.numel());
+  if (out.confidences.size() != labels.size())
+    throw WeightsError(detail::text("the model in ", path, " gives ", out.confidences.size(),
+                                    " numbers a picture and has ", labels.size(), " labels"));
+  for (std::size_t i = 0; i < labels.size(); ++i)
+    if (!std::isfinite(out.confidences[i]))
+      throw WeightsError(detail::text("the model in ", path, " gives ", out.confidences[i], " for \"", labels[i],
+                                      "\": its weights hold numbers that are none; train it again"));
+  std::vector<std::size_t> order(labels.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  const auto count = std::min(order.size(), most);
+  const auto better = [&](std::size_t a, std::size_t b) {
+    return out.confidences[a] != out.confidences[b] ? out.confidences[a] > out.confidences[b] : a < b;
   };
+  std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(count), order.end(), better);
+  for (std::size_t i = 0; i < count; ++i)
+    out.best.push_back({labels[order[i]], static_cast<Index>(order[i]), out.confidences[order[i]]});
+  return out;
 }
+
+/// What was found in a picture as an answer.
+Predictor::Answer answer_of(const Detections& found, const Labels& labels) {
+  const Tensor boxes = found.boxes.to(at::kCPU, at::kFloat).contiguous(),
+               scores = found.scores.to(at::kCPU, at::kFloat).contiguous(),
+               classes = found.labels.to(at::kCPU, at::kLong).contiguous();
+  Predictor::Answer out;
+  for (Index i = 0; i < found.size(); ++i) {
+    const float* box = boxes.const_data_ptr<float>() + 4 * i;
+    const Index index = classes.const_data_ptr<Index>()[i];
+    out.objects.push_back({labels.at(static_cast<std::size_t>(index)),
+                           index,
+                           scores.const_data_ptr<float>()[i],
+                           {box[0], box[1], box[2] - box[0], box[3] - box[1]}});
+  }
+  const auto surer = [](const auto& a, const auto& b) { return a.confidence > b.confidence; };
+  std::stable_sort(out.objects.begin(), out.objects.end(), surer);
+  return out;
+}
+
+/// How a model that was loaded is asked.
+struct Asking {
+  torch::Device device;
+  Precision precision;
+  const Predictor::Options& options;
+  const std::string& path;
+
+  template <class N, class H>
+  Ask operator()(Classifier<N, H> model) const {
+    model.to(device);
+    return [model = std::make_shared<const Classifier<N, H>>(std::move(model)), how = precision,
+            most = static_cast<std::size_t>(options.best), path = path](const Batch& batch) {
+      return answer_of(model->predict(batch, how).to(at::kCPU, at::kFloat).contiguous(), model->labels(), most, path);
+    };
+  }
+
+  /// Any detector.
+  template <class M>
+  Ask operator()(M model) const {
+    // They would only be found in no picture.
+    for (const auto& [name, tensor] : model.state())
+      if (tensor.is_floating_point() && !tensor.isfinite().all().template item<bool>())
+        throw WeightsError(detail::text("the tensor ", name, " of the model in ", path,
+                                        " holds numbers that are none; train it again"));
+    model.to(device);
+    return [model = std::make_shared<const M>(std::move(model)), how = precision,
+            threshold = options.threshold](const Batch& batch) {
+      return answer_of(surer_than(model->predict(batch, how).at(0), threshold), model->labels());
+    };
+  }
+};
 
 }  // namespace
 
 struct Predictor::Model {
   About about;
   Labels labels;
-  Index best = 5;
-  Predict predict;
+  Ask ask;
 
   Answer answer(const Batch& batch) const {
     // A new thread learns here how many threads the process's options allow it.
     at::get_num_threads();
-    const Tensor y = predict(batch);
-    Answer out;
-    out.confidences.assign(y.const_data_ptr<float>(), y.const_data_ptr<float>() + y.numel());
-    if (out.confidences.size() != labels.size())
-      throw WeightsError(detail::text("the model in ", about.path, " gives ", out.confidences.size(),
-                                      " numbers a picture and has ", labels.size(), " labels"));
-    for (std::size_t i = 0; i < labels.size(); ++i)
-      if (!std::isfinite(out.confidences[i]))
-        throw WeightsError(detail::text("the model in ", about.path, " gives ", out.confidences[i], " for \"",
-                                        labels[i], "\": its weights hold numbers that are none; train it again"));
-    std::vector<std::size_t> order(labels.size());
-    std::iota(order.begin(), order.end(), std::size_t{0});
-    const auto count = std::min(order.size(), static_cast<std::size_t>(best));
-    const auto better = [&](std::size_t a, std::size_t b) {
-      return out.confidences[a] != out.confidences[b] ? out.confidences[a] > out.confidences[b] : a < b;
-    };
-    std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(count), order.end(), better);
-    for (std::size_t i = 0; i < count; ++i)
-      out.best.push_back({labels[order[i]], static_cast<Index>(order[i]), out.confidences[order[i]]});
-    return out;
+    return ask(batch);
   }
 };
 
@@ -150,6 +197,8 @@ Predictor Predictor::open(const std::filesystem::path& path, const Options& opti
     if (options.best < 1) throw OptionError(detail::text("at least 1 label must be asked for, not ", options.best));
     if (options.threads < 0 || options.threads > 1024)
       throw OptionError(detail::text("threads must be from 1 to 1024, or 0 to leave them, not ", options.threads));
+    if (!(options.threshold >= 0.0 && options.threshold <= 1.0))
+      throw OptionError(detail::text("the threshold must be from 0 to 1, not ", options.threshold));
     const torch::Device device = device_of(options.device);
     const Precision precision = options.precision == PredictorPrecision::fp32 ? Precision::fp32 : Precision::automatic;
     const auto saved = detail::SavedModel::read(path);
@@ -161,13 +210,17 @@ Predictor Predictor::open(const std::filesystem::path& path, const Options& opti
     model->about = {path.string(), saved.backbone, saved.head,         saved.target,
                     saved.source,  saved.licence,  saved.options.size, saved.options.in_channels};
     model->labels = saved.labels;
-    model->best = options.best;
+    const Asking asking{device, precision, options, model->about.path};
+    const auto family = saved.metadata.find("family");
     if (saved.target == detail::target_name<ClassIndex>())
-      model->predict = predict_with<ClassIndex>(path, device, precision);
+      model->ask = asking(load_any<ClassIndex>(path));
     else if (saved.target == detail::target_name<MultiLabel>())
-      model->predict = predict_with<MultiLabel>(path, device, precision);
+      model->ask = asking(load_any<MultiLabel>(path));
     else if (saved.target == detail::target_name<Values>())
-      model->predict = predict_with<Values>(path, device, precision);
+      model->ask = asking(load_any<Values>(path));
+    else if (saved.target == detail::target_name<Boxes>())
+      model->ask = family != saved.metadata.end() && family->second == "two_stage" ? asking(load_two_stage(path))
+                                                                                   : asking(load_detector(path));
     else
       throw WeightsError(detail::text("the model in ", path, " predicts ", saved.target,
                                       ", which this version of transferlib does not know; use a newer one"));

@@ -8,6 +8,11 @@
 /// const auto answer = predictor({.data = p, .width = w, .height = h, .stride = s, .format = Pixels::bgr8});
 /// std::puts(answer.best[0].label.c_str());
 /// \endcode
+///
+/// A detector answers with objects:
+/// \code
+/// for (const auto& o : answer.objects) draw(o.label, o.box.left, o.box.top, o.box.width, o.box.height);
+/// \endcode
 #pragma once
 
 #include <filesystem>
@@ -47,7 +52,8 @@ class Predictor {
  public:
   /// How a predictor works; all has a default.
   struct Options {
-    Index best = 5;  ///< how many labels `Answer::best` has at most
+    Index best = 5;           ///< how many labels `Answer::best` has at most
+    double threshold = 0.25;  ///< an object of `Answer::objects` is at least so sure, from 0 to 1
     PredictorPrecision precision = PredictorPrecision::automatic;
     /// Threads that one call may use. They are LibTorch's, and so the whole process's; 0 leaves them as they are.
     int threads = 0;
@@ -62,26 +68,43 @@ class Predictor {
     float confidence = 0.0F;
   };
 
-  /// What the model says of one picture.
+  /// Where an object is, in pixels of the picture that was given, whose left top corner is 0, 0. It may reach beyond
+  /// the picture's borders.
+  struct Box {
+    float left = 0.0F, top = 0.0F, width = 0.0F, height = 0.0F;
+  };
+
+  /// What a detector has found.
+  struct Object {
+    std::string label;
+    Index index = 0;          ///< in `labels()`
+    float confidence = 0.0F;  ///< in [0, 1]
+    Box box;
+  };
+
+  /// What the model says of one picture: `best` and `confidences`, or, where it is a detector, `objects`.
   struct Answer {
     std::vector<Guess> best;         ///< the best first; equal ones in the order of `labels()`
     std::vector<float> confidences;  ///< of every label, in the order of `labels()`
+    std::vector<Object> objects;     ///< the surest first
   };
 
   /// What a model is.
   struct About {
     std::string path;      ///< the file that was opened
     std::string backbone;  ///< the network's name: "efficientnet_lite0"
-    std::string head;      ///< "linear", "mlp:128"
-    std::string target;    ///< "class_index": one label a picture; "multi_label": several; "values": numbers
-    std::string weights;   ///< the file of the pretrained weights that the training began with; empty: random ones
-    std::string licence;   ///< of those weights, an SPDX name; empty where unknown
-    Index size = 0;        ///< the side of the network's input in pixels; pictures of any size are brought to it
-    Index channels = 0;    ///< of the network's input
+    std::string head;      ///< "linear", "mlp:128", "yolo"
+    /// "class_index": one label a picture; "multi_label": several; "values": numbers; "boxes": it is a detector
+    std::string target;
+    std::string weights;  ///< the file of the pretrained weights that the training began with; empty: random ones
+    std::string licence;  ///< of those weights, an SPDX name; empty where unknown
+    Index size = 0;       ///< the side of the network's input in pixels; pictures of any size are brought to it
+    Index channels = 0;   ///< of the network's input
   };
 
-  /// Opens a model that `save` wrote (a run's `model.safetensors`). Nothing else is needed beside the file.
-  /// \throws FileError, FormatError, WeightsError if it is no such model; OptionError; DeviceError
+  /// Opens a model that `save` wrote (a run's `model.safetensors`): a classifier, or a detector of one or of two
+  /// stages. Nothing else is needed beside the file. \throws FileError, FormatError, WeightsError if it is no such
+  /// model; OptionError; DeviceError
   static Predictor open(const std::filesystem::path& path, const Options& options);
   /// The same with the options' defaults.
   static Predictor open(const std::filesystem::path& path);

@@ -28,6 +28,7 @@
 
 #include <transferlib/data/pictures.hpp>
 #include <transferlib/data/preprocess.hpp>
+#include <transferlib/detector_zoo.hpp>
 #include <transferlib/formats/checkpoint.hpp>
 #include <transferlib/formats/safetensors.hpp>
 #include <transferlib/nn/modules.hpp>
@@ -291,6 +292,103 @@ TEST_CASE("how many labels, and in which order where they are equal", "[predicto
   }
 }
 
+/// A detector with random weights, which finds something in any picture.
+static tl::AnyDetector detector() {
+  tl::YoloOptions options = tl::yolo_v3();
+  options.anchors = {{{12, 10}, {20, 24}}};
+  options.selection.score_threshold = 0.0;
+  options.selection.most = 20;
+  tl::AnyDetector out(tl::zoo_entry("squeezenet1_1").random({.size = 64}, 3), tl::FreezePolicy<tl::FreezeNone>{},
+                      tl::any_neck("none"), tl::any_head(tl::Head<tl::Yolo>{options}), {"cup", "mug", "jug"});
+  const torch::NoGradGuard guard;
+  for (auto& p : out.head().pointer()->parameters())
+    if (p.dim() == 1) p.copy_(at::linspace(-2.0, 2.0, p.numel()));
+  return out;
+}
+
+/// That a predictor finds in pictures, of all shapes of memory and from several threads, what the model does.
+template <class M>
+static void same_objects(const M& model, const fs::path& path, double threshold) {
+  const auto predictor = tl::Predictor::open(path, {.threshold = threshold, .precision = tl::PredictorPrecision::fp32});
+  CHECK(predictor.about().target == "boxes");
+  CHECK(predictor.labels() == model.labels());
+  const auto bytes = Scene::bytes(rgb, Scene::width * 3 + 4);
+  const tl::PixelView view{
+      .data = bytes.data(), .width = Scene::width, .height = Scene::height, .stride = Scene::width * 3 + 4};
+  tl::Tensor pixels = at::empty({1, Scene::height, Scene::width, 3}, at::kByte);
+  const auto plain = Scene::bytes(rgb, Scene::width * 3);
+  std::copy(plain.begin(), plain.end(), pixels.mutable_data_ptr<std::uint8_t>());
+  const auto expected =
+      tl::surer_than(model.predict({{pixels.permute({0, 3, 1, 2})}, {}, {}}, tl::Precision::fp32)[0], threshold);
+  REQUIRE(expected.size() > 0);
+
+  std::vector<tl::Predictor::Answer> answers(6);
+  std::vector<std::thread> threads;
+  for (auto& answer : answers) threads.emplace_back([&answer, &predictor, &view] { answer = predictor(view); });
+  for (std::thread& t : threads) t.join();
+  for (const auto& answer : answers) {
+    CHECK(answer.best.empty());
+    CHECK(answer.confidences.empty());
+    REQUIRE(static_cast<Index>(answer.objects.size()) == expected.size());
+    for (Index i = 0; i < expected.size(); ++i) {
+      const auto& object = answer.objects[static_cast<std::size_t>(i)];
+      const tl::Tensor box = expected.boxes[i];
+      CHECK(object.index == expected.labels[i].template item<Index>());
+      CHECK(object.label == model.labels()[static_cast<std::size_t>(object.index)]);
+      CHECK(std::abs(object.confidence - expected.scores[i].template item<float>()) < 1e-5F);
+      CHECK(object.confidence >= static_cast<float>(threshold));
+      CHECK(object.confidence <= 1.0F);
+      const float wanted[] = {box[0].template item<float>(), box[1].template item<float>(),
+                              (box[2] - box[0]).template item<float>(), (box[3] - box[1]).template item<float>()};
+      const float found[] = {object.box.left, object.box.top, object.box.width, object.box.height};
+      for (int k = 0; k < 4; ++k) CHECK(std::abs(found[k] - wanted[k]) < 1e-3F * (1.0F + std::abs(wanted[k])));
+      if (i > 0) CHECK(object.confidence <= answer.objects[static_cast<std::size_t>(i - 1)].confidence);
+    }
+  }
+}
+
+TEST_CASE("detectors say where things are", "[predictor]") {
+  const Models& models = Models::get();
+  auto model = detector();
+  const fs::path path = models.folder / "detector.safetensors";
+  tl::save(model, path);
+  same_objects(model, path, 0.0);
+  // A threshold leaves some out.
+  const tl::Predictor all = tl::Predictor::open(path, {.threshold = 0.0});
+  const auto objects = all(picture("rgb.png")).objects;
+  REQUIRE(objects.size() > 2);
+  REQUIRE(objects.front().confidence > objects.back().confidence);
+  const double between = 0.5 * (objects.front().confidence + objects.back().confidence);
+  const auto few = tl::Predictor::open(path, {.threshold = between})(picture("rgb.png")).objects;
+  CHECK(!few.empty());
+  CHECK(few.size() < objects.size());
+  CHECK(all.about().head == "yolo");
+  CHECK(all.about().backbone == "squeezenet1_1");
+  for (const double t : {-0.1, 1.1, std::numeric_limits<double>::quiet_NaN()})
+    CHECK_THROWS_MATCHES(tl::Predictor::open(path, {.threshold = t}), tl::OptionError,
+                         MessageMatches(ContainsSubstring("the threshold must be from 0 to 1")));
+
+  // One whose training went wrong would find nothing, and is refused.
+  {
+    const torch::NoGradGuard guard;
+    model.head().pointer()->parameters()[0][0].fill_(std::numeric_limits<double>::quiet_NaN());
+  }
+  tl::save(model, models.folder / "no_numbers.safetensors");
+  CHECK_THROWS_MATCHES(
+      tl::Predictor::open(models.folder / "no_numbers.safetensors"), tl::WeightsError,
+      MessageMatches(ContainsSubstring("head.0.weight") && ContainsSubstring("numbers that are none")));
+}
+
+TEST_CASE("detectors of two stages do too", "[predictor]") {
+  const fs::path path = Models::get().folder / "two_stages.safetensors";
+  const tl::AnyTwoStage model(tl::zoo_entry("squeezenet1_1").random({.size = 64}, 3),
+                              tl::FreezePolicy<tl::FreezeNone>{}, tl::Neck<tl::FeaturePyramid>{{.channels = 16}},
+                              tl::Head<tl::RegionProposal>{{.seed = 1}}, tl::Head<tl::RoI>{{.samples = 64, .seed = 2}},
+                              {"cup", "mug"});
+  tl::save(model, path);
+  same_objects(model, path, 0.06);
+}
+
 TEST_CASE("views that can't be pictures are refused", "[predictor]") {
   const auto predictor = tl::Predictor::open(Models::get().classes);
   const std::vector<std::uint8_t> bytes(1000);
@@ -332,7 +430,7 @@ TEST_CASE("files that are no models are refused", "[predictor]") {
   refused<tl::WeightsError>(bare, "is no model that transferlib saved");
   refused<tl::WeightsError>(changed("custom.safetensors", "backbone", "custom"), "a network of its program's own");
   refused<tl::WeightsError>(changed("head.safetensors", "head", "custom"), "a head of its program's own");
-  refused<tl::WeightsError>(changed("boxes.safetensors", "target", "boxes"), "predicts boxes");
+  refused<tl::WeightsError>(changed("boxes.safetensors", "target", "boxes"), "is no detector that transferlib saved");
   refused<tl::WeightsError>(changed("format.safetensors", "transferlib.format", "2"), "use a newer transferlib");
   refused<tl::WeightsError>(changed("labels.safetensors", "labels", "[\"ant\",\"bee\"]"), "labels.safetensors");
   refused<tl::WeightsError>(changed("other.safetensors", "backbone", "efficientnet_lite4"), "other.safetensors");
