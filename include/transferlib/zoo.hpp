@@ -124,7 +124,7 @@ Head<AnyHead<T>> any_head(std::string_view description, double dropout = 0.0, st
 template <class T = ClassIndex>
 using AnyClassifier = Classifier<AnyNetwork, AnyHead<T>>;
 
-/// Reads any model that `save` wrote. Nothing is frozen.
+/// Reads any model that `save` wrote. Nothing is frozen, and the head minimises what it was trained by.
 /// \throws FileError, FormatError, WeightsError
 template <class T = ClassIndex>
 AnyClassifier<T> load_any(const std::filesystem::path& path) {
@@ -135,7 +135,8 @@ AnyClassifier<T> load_any(const std::filesystem::path& path) {
           detail::text("the model in ", path, " predicts ", saved.target, ", not ", detail::target_name<T>()));
     auto backbone = zoo_entry(saved.backbone).random(saved.options, 0);
     saved.fill(backbone.core, detail::wanted_steps(backbone.core, Pooled{}));
-    AnyClassifier<T> model(std::move(backbone), FreezePolicy<FreezeNone>{}, any_head<T>(saved.head), saved.labels);
+    AnyClassifier<T> model(std::move(backbone), FreezePolicy<FreezeNone>{},
+                           any_head<T>(saved.head, 0.0, 0, saved.template loss<LossOf<T>>()), saved.labels);
     load_state_dict(*model.head().pointer(), saved.head_state, {}, path.string());
     model.head()->set_trained(true);
     return model;

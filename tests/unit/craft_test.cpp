@@ -15,14 +15,17 @@
 #include <variant>
 #include <vector>
 
+#include <transferlib/core/files.hpp>
 #include <transferlib/core/random.hpp>
 #include <transferlib/data/balanced.hpp>
 #include <transferlib/data/mix.hpp>
 #include <transferlib/data/transforms.hpp>
+#include <transferlib/formats/checkpoint.hpp>
 #include <transferlib/heads/vector_head.hpp>
 #include <transferlib/metrics/classification.hpp>
 #include <transferlib/metrics/temperature.hpp>
 #include <transferlib/model/flips.hpp>
+#include <transferlib/model/save.hpp>
 #include <transferlib/nn/losses.hpp>
 #include <transferlib/report/rate_plot.hpp>
 #include <transferlib/train/calibrate.hpp>
@@ -30,6 +33,7 @@
 #include <transferlib/train/rate_range.hpp>
 #include <transferlib/train/schedule.hpp>
 #include <transferlib/train/trainer.hpp>
+#include <transferlib/weights/state_dict.hpp>
 #include <transferlib/zoo.hpp>
 
 #include "toys.hpp"
@@ -40,6 +44,7 @@
 using namespace transferlib;
 using Catch::Matchers::ContainsSubstring;
 using toys::colours;
+using toys::Folder;
 using toys::same_bytes;
 using toys::sentence_of;
 
@@ -394,6 +399,55 @@ TEST_CASE("a head's loss is the one it was told, whatever wraps it") {
   hard.update(at::softmax(out, 1), {{}, y, {}, {}});
   softly.update(at::softmax(out, 1), {{}, soft, {}, {}});
   CHECK(hard.values() == softly.values());
+}
+
+TEST_CASE("a saved model keeps the loss that it was trained by") {
+  const Folder folder;
+  const auto path = folder / "model.safetensors";
+  const auto saved_with = [&]<class H>(const Head<H>& head) {
+    Classifier model(Backbone<toys::SqueezeNet>::random({.size = 16}), FreezePolicy<FreezeAll>{}, head, colours);
+    save(model, path);
+    return load<toys::SqueezeNet, H>(path).head().recipe();
+  };
+  const std::vector<double> weights{0.1, 2.0, 1.0 / 3.0};
+  CHECK(saved_with(Head<Linear>{}) == Linear(features_of(4, 3), {}).recipe());
+  for (const ClassLoss& loss : std::vector<ClassLoss>{CrossEntropy{.label_smoothing = 0.1, .class_weights = weights},
+                                                      Focal{.gamma = 1.5, .class_weights = weights}, Focal{}}) {
+    CHECK(saved_with(Head<Linear>{{.loss = loss}}) == Linear(features_of(4, 3), {.loss = loss}).recipe());
+    // Every digit of it; unless another is told.
+    const auto model = load<toys::SqueezeNet, Linear>(path);
+    const auto other = load<toys::SqueezeNet, Linear>(path, {.dropout = 0.5, .loss = Focal{.gamma = 3.0}});
+    CHECK(other.head().recipe() == "focal, gamma 3, dropout 0.5");
+    CHECK(load<toys::SqueezeNet, Linear>(path, {.dropout = 0.5}).head().recipe() ==
+          Linear(features_of(4, 3), {.dropout = 0.5, .loss = loss}).recipe());
+    const auto kept = [](const auto& l) { return l.class_weights; };
+    CHECK(std::visit(kept, model.head().criterion()) == std::visit(kept, loss));
+  }
+  const SigmoidFocal focal{.gamma = 1.0, .alpha = 0.5};
+  CHECK(saved_with(Head<MultiLabelLinear>{{.loss = focal}}) == "sigmoid focal, gamma 1, alpha 0.5, dropout 0");
+  CHECK(saved_with(Head<MultiLabelLinear>{{.loss = BinaryCrossEntropy{.positive_weights = weights}}}) ==
+        MultiLabelLinear(features_of(4, 3), {.loss = BinaryCrossEntropy{.positive_weights = weights}}).recipe());
+  CHECK(saved_with(Head<RegressionLinear>{}) == "squared error, dropout 0");
+
+  // A file of before has none, and is read; one that can't be meant is refused.
+  saved_with(Head<Linear>{{.loss = Focal{.class_weights = weights}}});
+  const auto changed = [&](const char* loss) {
+    const Checkpoint file = open_checkpoint(path);
+    StateDict state;
+    for (const TensorView& view : file.tensors)
+      state.emplace_back(view.name, transferlib::detail::to_tensor(view, file.owner).clone());
+    auto metadata = file.metadata;
+    metadata.erase("loss");
+    if (loss != nullptr) metadata["loss"] = loss;
+    write_state_dict(folder / "changed.safetensors", state, metadata);
+    return load<toys::SqueezeNet, Linear>(folder / "changed.safetensors").head().recipe();
+  };
+  CHECK(changed(nullptr) == Linear(features_of(4, 3), {}).recipe());
+  for (const char* loss :
+       {"", "{", "[]", "{}", R"({"name": 3})", R"({"name": "hinge"})", R"({"name": "focal", "gamma": 2})",
+        R"({"name": "focal", "gamma": -1, "class_weights": []})", R"({"name": "squared_error"})",
+        R"({"name": "cross_entropy", "label_smoothing": 0, "class_weights": [1, 2]})"})
+    CHECK_THAT(sentence_of<WeightsError>([&] { changed(loss); }), ContainsSubstring("the loss in the metadata of"));
 }
 
 TEST_CASE("gradients of every head are finite differences'") {
@@ -807,6 +861,16 @@ TEST_CASE("a range of rates tells where the loss falls fastest") {
   const std::string svg = rates_svg(range);
   CHECK_THAT(svg, ContainsSubstring("Loss by learning rate, steepest at 0.00"));
   CHECK_THAT(svg, ContainsSubstring("rate, as a power of ten"));
+  // As a file; what lies far above the rest is left out, so that the fall is to be seen.
+  const Folder folder;
+  plot_rates(range, folder / "rates.svg");
+  CHECK(read_file(folder / "rates.svg") == svg);
+  range.losses.back() = 1e6;
+  range.losses[40] = std::nan("");
+  const std::string clipped = rates_svg(range, {.title = "Mine"});
+  CHECK_THAT(clipped, ContainsSubstring("Mine") && !ContainsSubstring("1e+06") && !ContainsSubstring(" nan"));
+  CHECK_THAT(sentence_of<FileError>([&] { plot_rates(range, folder / "none" / "rates.svg"); }),
+             ContainsSubstring("none"));
   // What never falls has no such rate.
   RateRange rising{{1, 2, 3, 4, 5, 6}, {1, 2, 3, 4, 5, 6}};
   CHECK(rising.steepest() == std::nullopt);

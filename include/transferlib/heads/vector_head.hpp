@@ -66,6 +66,13 @@ class VectorHead : public Module {
     check_loss(loss_, classes);
   }
 
+  /// What it minimises.
+  const LossOf<T>& criterion() const { return loss_; }
+  /// Lets it minimise another loss. \throws OptionError if the loss does not fit the number of classes
+  void set_criterion(LossOf<T> loss) {
+    check_loss(loss, last().weight.size(0));
+    loss_ = std::move(loss);
+  }
   /// What it minimises and drops: what a training depends on besides its weights.
   std::string recipe() const {
     return detail::text(std::visit([](const auto& loss) { return detail::words(loss); }, loss_), ", dropout ",

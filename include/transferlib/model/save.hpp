@@ -10,7 +10,9 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <transferlib/core/error.hpp>
@@ -19,6 +21,7 @@
 #include <transferlib/formats/checkpoint.hpp>
 #include <transferlib/formats/json.hpp>
 #include <transferlib/model/classifier.hpp>
+#include <transferlib/nn/losses.hpp>
 #include <transferlib/weights/state_dict.hpp>
 
 namespace transferlib {
@@ -60,6 +63,49 @@ E enum_of(const std::string& name, int count) {
 
 /// As they are written in a file, by number.
 inline constexpr const char* depths_names[] = {"last", "stages", "blocks"};
+
+/// \name A loss as JSON, under its name; and back. \throws FormatError, WeightsError where it is none of these
+/// \{
+inline Json to_json(const CrossEntropy& loss) {
+  return {{"name", "cross_entropy"}, {"label_smoothing", loss.label_smoothing}, {"class_weights", loss.class_weights}};
+}
+inline Json to_json(const Focal& loss) {
+  return {{"name", "focal"}, {"gamma", loss.gamma}, {"class_weights", loss.class_weights}};
+}
+inline Json to_json(const BinaryCrossEntropy& loss) {
+  return {{"name", "binary_cross_entropy"}, {"positive_weights", loss.positive_weights}};
+}
+inline Json to_json(const SigmoidFocal& loss) {
+  return {{"name", "sigmoid_focal"}, {"gamma", loss.gamma}, {"alpha", loss.alpha}};
+}
+inline Json to_json(const SquaredError&) { return {{"name", "squared_error"}}; }
+
+template <class... L>
+Json to_json(const std::variant<L...>& loss) {
+  return std::visit([](const auto& l) { return to_json(l); }, loss);
+}
+
+inline void read_loss(const Json& json, const std::string& name, ClassLoss& out) {
+  using Weights = std::vector<double>;
+  if (name == "cross_entropy")
+    out = CrossEntropy{json["label_smoothing"].get<double>(), json["class_weights"].get<Weights>()};
+  else if (name == "focal")
+    out = Focal{json["gamma"].get<double>(), json["class_weights"].get<Weights>()};
+  else
+    throw FormatError(text(in_quotes(name), " is no loss for one class a picture that is known here"));
+}
+inline void read_loss(const Json& json, const std::string& name, MultiLabelLoss& out) {
+  if (name == "binary_cross_entropy")
+    out = BinaryCrossEntropy{json["positive_weights"].get<std::vector<double>>()};
+  else if (name == "sigmoid_focal")
+    out = SigmoidFocal{json["gamma"].get<double>(), json["alpha"].get<double>()};
+  else
+    throw FormatError(text(in_quotes(name), " is no loss for several classes a picture that is known here"));
+}
+inline void read_loss(const Json&, const std::string& name, ValueLoss&) {
+  if (name != "squared_error") throw FormatError(text(in_quotes(name), " is no loss for numbers that is known here"));
+}
+/// \}
 
 /// What `save` wrote, read back and checked.
 struct SavedModel {
@@ -135,6 +181,24 @@ struct SavedModel {
     return out;
   }
 
+  /// The loss that the head was trained by; where the file is of a version that did not keep it, the head's default.
+  /// \throws WeightsError
+  template <class Loss>
+  Loss loss() const {
+    Loss out;
+    const auto found = metadata.find("loss");
+    if (found == metadata.end()) return out;
+    try {
+      const Json json = parse_json(found->second, text(path, ": loss"));
+      read_loss(json, json["name"].get<std::string>(), out);
+      check_loss(out, static_cast<Index>(labels.size()));
+    } catch (const Error& e) {
+      throw WeightsError(text("the loss in the metadata of ", path, " can't be used: ", e.what(),
+                              "; it was written by a newer transferlib, or changed by another program"));
+    }
+    return out;
+  }
+
   /// Fills a network: all that its features need must be in the file.
   void fill(BackboneCore& core, const std::vector<Index>& wanted) const {
     StateDict all = backbone_state;
@@ -153,8 +217,8 @@ struct SavedModel {
 
 }  // namespace detail
 
-/// Writes a model, atomically. The head's standardisation is folded into its first layer.
-/// \throws FileError; an old file is then unchanged
+/// Writes a model, atomically. The head's standardisation is folded into its first layer; the loss that it was trained
+/// by is kept. \throws FileError; an old file is then unchanged
 template <class N, class H>
 void save(const Classifier<N, H>& model, const std::filesystem::path& path) {
   detail::guarded("saving the model", [&] {
@@ -165,29 +229,32 @@ void save(const Classifier<N, H>& model, const std::filesystem::path& path) {
       head = detail::inner_head(copy.head()).description();
     }
     const auto& core = copy.backbone_core();
+    std::map<std::string, std::string> metadata{{"format", "pt"},
+                                                {"transferlib.format", "1"},
+                                                {"transferlib.version", TRANSFERLIB_VERSION},
+                                                {"backbone", core.name.empty() ? "custom" : core.name},
+                                                {"head", head},
+                                                {"target", detail::target_name<typename H::Target>()},
+                                                {"labels", Json(copy.labels()).dump()},
+                                                {"preprocessing", detail::to_json(core.preprocessing).dump()},
+                                                {"licence", core.licence},
+                                                {"weights", core.source}};
+    if constexpr (requires { detail::inner_head(copy.head()).criterion(); })
+      metadata["loss"] = detail::to_json(detail::inner_head(copy.head()).criterion()).dump();
     Json options{{"in_channels", core.options.in_channels}, {"output_stride", core.options.output_stride}};
     if (core.options.depths != Depths::last) {
       options["depths"] = detail::depths_names[static_cast<std::size_t>(core.options.depths)];
       options["deviations"] = core.options.deviations;
     }
-    write_state_dict(path, copy.state(),
-                     {{"format", "pt"},
-                      {"transferlib.format", "1"},
-                      {"transferlib.version", TRANSFERLIB_VERSION},
-                      {"backbone", core.name.empty() ? "custom" : core.name},
-                      {"head", head},
-                      {"target", detail::target_name<typename H::Target>()},
-                      {"labels", Json(copy.labels()).dump()},
-                      {"preprocessing", detail::to_json(core.preprocessing).dump()},
-                      {"network_options", options.dump()},
-                      {"licence", core.licence},
-                      {"weights", core.source}});
+    metadata["network_options"] = options.dump();
+    write_state_dict(path, copy.state(), metadata);
     return 0;
   });
 }
 
 /// Reads a model whose types the program knows: `load<EfficientNetLite0, Linear>("mugs.safetensors")`. Nothing is
-/// frozen. \throws FileError, FormatError, WeightsError
+/// frozen. The head minimises what it was trained by, unless `head_options` name another loss than the default.
+/// \throws FileError, FormatError, WeightsError
 template <BackboneNetwork N, HeadNetwork H>
 Classifier<N, H> load(const std::filesystem::path& path, const typename H::Options& head_options = {}) {
   return detail::guarded(detail::text("loading ", path), [&] {
@@ -203,6 +270,12 @@ Classifier<N, H> load(const std::filesystem::path& path, const typename H::Optio
     load_state_dict(detail::inner_head(model.head()), saved.head_state, {}, path.string());
     if constexpr (requires { detail::inner_head(model.head()).set_trained(true); })
       detail::inner_head(model.head()).set_trained(true);
+    if constexpr (requires { detail::inner_head(model.head()).criterion(); }) {
+      auto& head = detail::inner_head(model.head());
+      using Loss = std::remove_cvref_t<decltype(head.criterion())>;
+      if (detail::to_json(head.criterion()).dump() == detail::to_json(Loss{}).dump())
+        head.set_criterion(saved.template loss<Loss>());
+    }
     return model;
   });
 }
