@@ -10,12 +10,12 @@ import os
 import pathlib
 import random
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
 import time
-import zlib
+
+from png import png
 
 TRAIN = pathlib.Path(os.environ.get("TRANSFERLIB_BIN", ".")) / "train"
 KILLS = int(sys.argv[1]) if len(sys.argv) > 1 else 10
@@ -35,16 +35,6 @@ SET_UPS = {
                            "--checkpoint-every", "1"],
     "a head on frozen features": ["--epochs", "30", "--freeze", "all", "--head", "mlp:8", "--checkpoint-every", "1"],
 }
-
-
-def png(path, colour, noise):
-    rows = b"".join(b"\0" + bytes(min(255, max(0, c + noise.randint(-40, 40))) for _ in range(32) for c in colour)
-                    for _ in range(32))
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 32, 8, 2, 0, 0, 0))
-                     + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
 
 def outcome(folder):
