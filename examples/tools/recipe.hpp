@@ -36,7 +36,8 @@ inline void say(std::string_view name, std::string_view value, std::string_view 
 /// are its defaults, which it sets before `options_of`.
 struct Recipe {
   std::string freeze, optimizer, schedule = "constant", unfreeze = "none", mix = "none", precision = "auto",
-                                 autocast = "fp32", checkpoint_every = "0", resume, config, out, cache_dir;
+                                 autocast = "fp32", checkpoint_every = "0", resume, config, out, cache_dir,
+                                 cache_dtype = "auto";
   double lr = 0.0, weight_decay = -1.0, warmup = 0.0, least = 0.0, backbone_rate = 1.0, stage_decay = 1.0, ema = 0.0,
          clip_norm = 0.0, l2_sp = 0.0, cache_limit = 8.0;
   tl::Index size = 0, batch = 0, epochs = 0, accumulate = 1, workers = 1;
@@ -186,6 +187,8 @@ inline void add_going_on(Arguments& arguments, Recipe& told) {
       .option("--cache-limit", "GIB", "of what the frozen part gives, kept on disk; 0: nothing is kept (8)",
               told.cache_limit)
       .option("--cache-dir", "DIR", "where; see cache list (the cache folder)", told.cache_dir)
+      .option("--cache-dtype", "P", "in which it is kept: fp32, bf16, fp16 or auto, as it comes (auto)",
+              told.cache_dtype)
       .option("--checkpoint-every", "N", "steps, or seconds: 60s; besides the end of each epoch (0)",
               told.checkpoint_every)
       .option("--resume", "DIR", "goes on with a run that was stopped or killed, with its options", told.resume)
@@ -237,7 +240,8 @@ inline tl::TrainerOptions training_of(const Recipe& told, const std::filesystem:
       .cache = {.enabled = told.cache_limit > 0.0,
                 .folder =
                     told.cache_dir.empty() ? tl::cache_folder() / "activations" : std::filesystem::path(told.cache_dir),
-                .limit = static_cast<tl::Index>(std::min(told.cache_limit, 1e6) * 1073741824.0)},
+                .limit = static_cast<tl::Index>(std::min(told.cache_limit, 1e6) * 1073741824.0),
+                .precision = told.cache_dtype == "fp16" ? tl::Precision::fp16 : precision_of(told.cache_dtype)},
       .workers = told.workers,
       .checkpoints = {.folder = out / "checkpoints", .resume = !told.resume.empty(), .allow = told.allow},
       .stop = stop_on_interrupt("stopping after this step")};

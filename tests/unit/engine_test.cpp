@@ -7,9 +7,11 @@
 #include <string>
 #include <vector>
 
+#include <transferlib/backbones/convnext.hpp>
 #include <transferlib/engine/cache.hpp>
 #include <transferlib/engine/cache_folder.hpp>
 #include <transferlib/engine/engine.hpp>
+#include <transferlib/train/features.hpp>
 
 #include "toys.hpp"
 
@@ -122,11 +124,18 @@ TEST_CASE("explain tells each call and the totals") {
   CHECK_THAT(how, ContainsSubstring("_blocks.2._project_conv: convolution with batch norm, addition\n"));
   CHECK_THAT(how, ContainsSubstring("_avg_pooling: pool, as it is\n"));
   // 49 convolutions (a stem, 15 blocks of three, one of two, a head), each with all that follows it; and the pool.
-  CHECK_THAT(how, EndsWith("50 calls in fp32: 49 fused of 140 steps, 1 as they are\n"));
-  CHECK(std::count(how.begin(), how.end(), '\n') == 51);
+  CHECK_THAT(how, ContainsSubstring("\n50 calls in fp32: 49 fused of 140 steps, 1 as they are\n"));
+  CHECK(std::count(how.begin(), how.end(), '\n') == 52);
+  // The largest neighbours: a block's 96 channels of 16 x 16, of 8 x 8 and its input, 16 channels of 16 x 16. Weights
+  // in float32, a bias of its own for each convolution.
+  CHECK(engine.peak_bytes() == Index{4} * 32 * (96 * 16 * 16 + 96 * 8 * 8));
+  CHECK(engine.weight_bytes() > 4 * 3'300'000);
+  CHECK(engine.weight_bytes() < 4 * 3'500'000);
+  CHECK_THAT(how, EndsWith(tl::detail::text("\nmemory: at most ", (engine.peak_bytes() + (1 << 20) - 1) >> 20,
+                                            " MiB of values at a time for 32 pictures, 13 MiB of weights\n")));
   const tl::Engine plain(graph, {&graph.pooled, 1}, input, {.precision = tl::Precision::fp32, .fold = false});
-  CHECK_THAT(plain.explain(), EndsWith(tl::detail::text(graph.pooled, " calls in fp32: 0 fused of 0 steps, ",
-                                                        graph.pooled, " as they are\n")));
+  CHECK_THAT(plain.explain(), ContainsSubstring(tl::detail::text(graph.pooled, " calls in fp32: 0 fused of 0 steps, ",
+                                                                 graph.pooled, " as they are\n")));
   CHECK(sentence_of<tl::OptionError>([&] {
           tl::Engine(graph, {&graph.pooled, 1}, input, {.precision = tl::Precision::fp16});
         }) == "fp16 is for GPUs: on the CPU choose bf16, fp32 or auto");
@@ -210,6 +219,65 @@ TEST_CASE("A residual sum never overwrites what is still needed") {
     const Index gate = net.call(net.declare_convolution("gate", {.in = 4, .out = 4}), {squeezed});
     CHECK(agrees(net, {net.add(net.conv(a), gate)}) == 0);
   }
+}
+
+TEST_CASE("ConvNeXt's blocks: a linear layer takes another order, a scale and a sum along") {
+  tl::ConvNeXt net({.blocks = {1, 2, 1, 1}, .width = 8}, {});
+  enliven(net);
+  const torch::NoGradGuard guard;
+  const tl::Graph& graph = net.graph();
+  const Tensor x = noise(3, 64);
+  const std::vector<Index> wanted{graph.stages[0], graph.stages[1], graph.pooled};
+  const std::vector<bool> frozen(graph.table.rows.size(), true);
+  const auto plain = graph.run({x}, tl::Cut{}, wanted, {}, frozen);
+  const Index input[3] = {3, 64, 64};
+  const tl::Engine engine(graph, wanted, input, {.precision = tl::Precision::fp32, .piece = 3});
+  const std::string how = engine.explain();
+  for (const char* block : {"1.0", "3.0", "3.1", "5.0", "7.0"})
+    CHECK_THAT(how, ContainsSubstring(tl::detail::text(
+                        "features.", block, ".block.5: linear with another order, scale, dropout, addition\n")));
+  for (int call = 0; call < 2; ++call) {
+    const auto got = engine(x);
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      CHECK(plain[i].std().item<double>() > 0.05);
+      CHECK(difference(got[i], plain[i]) <= 1e-5);
+    }
+  }
+}
+
+TEST_CASE("A gate is multiplied in place where nobody needs the map any more") {
+  const auto backbone = lively<SqueezeNet>(32);
+  const auto& net = dynamic_cast<const SqueezeNet&>(*backbone.core.network);
+  const tl::Graph& graph = backbone.core.graph;
+  const torch::NoGradGuard guard;
+  const Tensor x = noise(3, 32);
+  const Index input[3] = {3, 32, 32};
+  const auto in_place = [&](const std::vector<Index>& wanted) {
+    const tl::Engine engine(graph, wanted, input, {.precision = tl::Precision::fp32, .piece = 3});
+    const auto plain = graph.run({x}, tl::Cut{}, wanted, {}, backbone.core.frozen);
+    for (int call = 0; call < 2; ++call) {
+      const auto got = engine(x);
+      for (std::size_t i = 0; i < wanted.size(); ++i) CHECK(difference(got[i], plain[i]) <= 1e-5);
+    }
+    return engine.explain().find("multiply, in place") != std::string::npos;
+  };
+  CHECK(in_place({graph.pooled}));
+  CHECK(in_place({net.gated, net.gate}));
+  CHECK_FALSE(in_place({net.before_gate, graph.pooled}));
+}
+
+TEST_CASE("The mean over places in bfloat16 is rounded once") {
+  const torch::NoGradGuard guard;
+  const Tensor x = noise(2, 14, 40).to(at::kBFloat16);
+  const Tensor exact = x.to(at::kDouble).mean({2, 3}, true);
+  const Tensor kept = tl::detail::mean_of_places(x, true), flat = tl::detail::mean_of_places(x, false, at::kFloat);
+  CHECK(kept.sizes() == exact.sizes());
+  CHECK(kept.scalar_type() == at::kBFloat16);
+  CHECK(at::allclose(kept.to(at::kDouble), exact, 1.0 / 256, 1e-6));
+  CHECK(flat.sizes() == at::IntArrayRef({2, 40}));
+  CHECK(flat.scalar_type() == at::kFloat);
+  CHECK(at::allclose(flat.to(at::kDouble), exact.flatten(1), 0.0, 1e-6));
+  CHECK(same_bytes(tl::detail::mean_of_places(x.to(at::kFloat), true), x.to(at::kFloat).mean({2, 3}, true)));
 }
 
 TEST_CASE("Every activation, fused and plain") {
@@ -453,4 +521,36 @@ TEST_CASE("A damaged file: what is whole is used, the rest is computed again") {
     std::memset(bytes.data() + 4096 + 8, 0xFF, 8);  // as many rows as there are numbers
     CHECK(heals(bytes) == 0);
   }
+}
+
+TEST_CASE("Values are kept in the numbers that are asked for, and what is computed again is rounded alike") {
+  const Folder folder;
+  const auto backbone = lively<SqueezeNet>(16);
+  const auto& net = dynamic_cast<const SqueezeNet&>(*backbone.core.network);
+  const auto data = colour_data(40);
+  const tl::Cut cut{net.sum + 1, {net.sum}};
+  const auto all = first_ids(40);
+  const auto values = [&](tl::Precision kept, Index limit) {
+    tl::detail::FeatureSource source(
+        backbone.core, cut, tl::detail::source(data), tl::Precision::fp32,
+        {.folder = limit > 0 ? folder / "cache" : std::filesystem::path(), .limit = limit, .precision = kept}, 0, 0);
+    source.fill({}, {});
+    std::vector<Tensor> out;
+    source.for_each_batch(all, 32, 1, {}, [&](auto, const tl::Activations& a, const tl::Batch&) {
+      CHECK(a[0].scalar_type() == at::kFloat);
+      out.push_back(a[0]);
+    });
+    return at::cat(out);
+  };
+  constexpr Index plenty = Index{1} << 30;
+  const Tensor exact = values(tl::Precision::automatic, plenty);
+  CHECK(same_bytes(exact, values(tl::Precision::fp32, plenty)));
+  for (const auto kept : {tl::Precision::bf16, tl::Precision::fp16}) {
+    const Tensor rounded = values(kept, plenty);
+    CHECK(same_bytes(rounded, exact.to(tl::detail::scalar_type(kept)).to(at::kFloat)));
+    CHECK_FALSE(same_bytes(rounded, exact));
+    CHECK(same_bytes(rounded, values(kept, plenty)));  // of the file
+    CHECK(same_bytes(rounded, values(kept, 0)));       // of no file, and not kept
+  }
+  CHECK(tl::list_caches(folder / "cache").size() == 4);
 }

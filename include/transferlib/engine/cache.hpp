@@ -30,6 +30,7 @@
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/hash.hpp>
 #include <transferlib/core/tensors.hpp>
+#include <transferlib/engine/precision.hpp>
 
 namespace transferlib {
 
@@ -38,6 +39,9 @@ struct CacheOptions {
   bool enabled = true;
   std::filesystem::path folder{};  ///< empty: in memory only. Else a file a key, used again by later runs
   Index limit = Index{8} << 30;    ///< bytes; what would go beyond is computed again when it is needed
+  /// In which numbers they are kept, and then are what is trained on: `automatic` as the engine gives them, pooled
+  /// features in fp32. fp16 ends at 65,504.
+  Precision precision = Precision::automatic;
 };
 
 /// One tensor of a row.

@@ -22,28 +22,10 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/tensors.hpp>
+#include <transferlib/engine/precision.hpp>
 #include <transferlib/nn/plan.hpp>
 
 namespace transferlib {
-
-/// In which numbers a network computes. `automatic`: bf16 where the processor (fp16 where the GPU) computes with it
-/// natively, fp32 elsewhere.
-enum class Precision { automatic, fp32, bf16, fp16 };
-
-/// The precision's name: "fp32" …
-inline std::string_view to_string(Precision p) {
-  switch (p) {
-    case Precision::automatic:
-      return "auto";
-    case Precision::fp32:
-      return "fp32";
-    case Precision::bf16:
-      return "bf16";
-    case Precision::fp16:
-      return "fp16";
-  }
-  return "auto";
-}
 
 /// How an engine is built.
 struct EngineOptions {
@@ -217,9 +199,18 @@ class Engine {
       else
         ++plain;
     }
+    const auto mebibytes = [](Index bytes) { return (bytes + (Index{1} << 20) - 1) >> 20; };
     return out + detail::text(instructions_.size(), " calls in ", to_string(precision_), ": ", fused, " fused of ",
-                              covered, " steps, ", plain, " as they are\n");
+                              covered, " steps, ", plain, " as they are\nmemory: at most ", mebibytes(peak_),
+                              " MiB of values at a time for ", options_.piece, " pictures, ", mebibytes(weights_),
+                              " MiB of weights\n");
   }
+
+  /// The bytes of values that live at one time, at most, while a piece of pictures passes; what a call takes for itself
+  /// while it runs is not in it.
+  Index peak_bytes() const { return peak_; }
+  /// The bytes of the weights that the calls have.
+  Index weight_bytes() const { return weights_; }
 
  private:
   struct Instruction {
@@ -229,7 +220,11 @@ class Engine {
     Index covers = 1;         ///< steps
     std::string how;
     bool convolution = false, linear = false, sums = false;
-    Tensor weight, bias;  ///< packed; folded
+    bool overwrites = false;         ///< its first input, or the other summand
+    std::vector<Index> permutation;  ///< of a linear layer's value, before the sum; none: as it is
+    Tensor weight, bias;             ///< packed; folded
+    Tensor scale;                    ///< of a linear layer's value, which its weight has too
+    torch::jit::Stack arguments;     ///< of the fused call; the inputs' places are empty
     std::shared_ptr<Module> module;
     nn::Conv2dOptions numbers;
     Activation activation = Activation::identity;
@@ -245,6 +240,7 @@ class Engine {
   /// Whether the step's value never shares memory with what it is given, as dropout's does in evaluation.
   static bool makes_memory(const Step& s) {
     return s.kind == Kind::convolution || s.kind == Kind::norm || s.kind == Kind::add || s.kind == Kind::multiply ||
+           (s.kind == Kind::pool && s.module == nullptr && !s.layers.empty()) ||
            (s.kind == Kind::activation && s.activation != Activation::identity);
   }
 
@@ -321,7 +317,7 @@ class Engine {
             const auto& terms = step(t).from;
             const Index other = terms[0] == i.step ? terms[1] : terms[0];
             if (may_overwrite(other, s, t)) {
-              i.sums = true;
+              i.sums = i.overwrites = true;
               i.from.push_back(other);
               cover(t, "addition");
             }
@@ -340,22 +336,45 @@ class Engine {
                  linear != nullptr && fuses_linear() && is_plain(*linear, s)) {
         i.linear = true;
         i.module = step(s).module;
+        Tensor weight = linear->weight.detach().to(at::kDouble), bias;
+        if (linear->bias.defined()) bias = linear->bias.detach().to(at::kDouble);
         if (const Index t = follower(i.step, Kind::activation); t != 0) {
           if (const auto word = detail::FusedActivation::of(step(t).activation)) {
             i.activation = step(t).activation;
             i.fused = *word;
             cover(t, to_string(i.activation));
           }
-        } else if (const Index a = follower(i.step, Kind::add); a != 0) {
-          const auto& terms = step(a).from;
-          const Index other = terms[0] == i.step ? terms[1] : terms[0];
-          if (other < s && shapes_[Graph::at(other)] == shapes_[Graph::at(s)] && other != i.step) {
-            i.sums = true;
-            i.from.push_back(other);
-            cover(a, "addition");
+        } else {
+          // Its value in another order of dimensions, scaled: ConvNeXt's blocks end so.
+          Index last = i.step;
+          std::vector<Index> permutation;
+          if (const Index p = follower(last, Kind::reshape); p != 0)
+            if (permutation = permutation_of(step(p)); !permutation.empty()) last = p;
+          if (const Index t = follower(last, Kind::parameter); t != 0 && (last == s || permutation[1] == 3))
+            if (const Tensor scale = scale_of(step(t), last, last == s); scale.defined()) {
+              if (last != s) cover(last, "another order");
+              i.permutation = permutation;
+              cover(t, "scale");
+              i.scale = scale;
+              weight = weight * scale.unsqueeze(1);
+              if (bias.defined()) bias = bias * scale;
+            }
+          if (const Index t = follower(i.step, Kind::dropout); t != 0) cover(t, "dropout");
+          if (const Index t = follower(i.step, Kind::add); t != 0) {
+            const auto& terms = step(t).from;
+            const Index other = terms[0] == i.step ? terms[1] : terms[0];
+            if (other < s && shapes_[Graph::at(other)] == shapes_[Graph::at(i.step)] && other != i.step) {
+              i.sums = true;
+              i.from.push_back(other);
+              cover(t, "addition");
+            }
           }
         }
-        pack(i, *linear);
+        pack(i, weight, bias);
+      } else if (step(s).kind == Kind::multiply && fuses() && is_gate(calls, step(s)) &&
+                 may_overwrite(step(s).from[0], s, s)) {
+        i.overwrites = true;
+        parts = ", in place";
       }
       i.covers = static_cast<Index>(covered.size());
       i.how = detail::text(name_of(s), ": ", to_string(step(s).kind), parts.empty() ? ", as it is" : parts);
@@ -371,6 +390,34 @@ class Engine {
     for (std::size_t s = 0; s < n; ++s)
       if (last_user[s] >= 0 && !is_wanted(static_cast<Index>(s)))
         instructions_[Graph::at(last_user[s])].dead.push_back(static_cast<Index>(s));
+    count_memory();
+  }
+
+  void count_memory() {
+    const Index size = static_cast<Index>(at::elementSize(detail::scalar_type(precision_)));
+    const auto bytes_of = [&](Index step) {
+      Index n = options_.piece * size;
+      for (Index side : shapes_[Graph::at(step)]) n *= side;
+      return n;
+    };
+    const auto bytes = [](const Tensor& t) {
+      return t.defined() ? t.numel() * static_cast<Index>(at::elementSize(t.scalar_type())) : 0;
+    };
+    std::vector<Index> held(shapes_.size(), 0);
+    Index now = held[0] = bytes_of(0);
+    peak_ = now;
+    for (const Instruction& i : instructions_) {
+      weights_ += bytes(i.weight) + bytes(i.bias);
+      if (!i.weight.defined() && step(i.step).module != nullptr)
+        for (const Tensor& p : step(i.step).module->parameters()) weights_ += bytes(p);
+      Index& own = held[Graph::at(i.step)];
+      if (i.overwrites)
+        std::swap(own, held[Graph::at(i.sums ? i.from.back() : i.from.front())]);
+      else
+        now += own = bytes_of(i.step);
+      peak_ = std::max(peak_, now);
+      for (Index f : i.dead) now -= std::exchange(held[Graph::at(f)], 0);
+    }
   }
 
   const Step& step(Index s) const { return graph_.steps[Graph::at(s)]; }
@@ -393,6 +440,49 @@ class Engine {
     return fuses() && ops.linear && ops.linear_sum && ops.pack_linear;
   }
 
+  /// The order in which a step puts the dimensions of a value of four; none where it does something else.
+  static std::vector<Index> permutation_of(const Step& s) {
+    const Tensor probe = at::empty({2, 3, 4, 5});
+    std::vector<Index> out;
+    try {
+      const Tensor y = s.run(std::span(&probe, 1), {});
+      if (y.dim() != 4 || y.data_ptr() != probe.data_ptr()) return {};
+      for (Index d = 0; d < 4; ++d) {
+        const Index from = y.size(d) - 2;
+        if (from < 0 || from > 3 || y.stride(d) != probe.stride(from)) return {};
+        out.push_back(from);
+      }
+    } catch (const std::exception&) {  // it wants other shapes
+      return {};
+    }
+    return out;
+  }
+
+  /// The factor that a step multiplies each channel by, a dimension of float64, if that is all it does: which is asked
+  /// of the step itself. Undefined where it is not. \param last whether channels are the last dimension
+  Tensor scale_of(const Step& s, Index of, bool last) const {
+    const auto& shape = shapes_[Graph::at(of)];
+    if (s.from.size() != 1 || shape.empty() || shapes_[Graph::at(s.from[0])] != shape) return {};
+    std::vector<Index> sides{1};
+    sides.insert(sides.end(), shape.begin(), shape.end());
+    const Tensor ones = at::ones(sides), ramp = at::arange(ones.numel(), at::kFloat).sub_(7.5).view(sides);
+    const Tensor factors = s.run(std::span(&ones, 1), {}), scaled = s.run(std::span(&ramp, 1), {});
+    if (factors.sizes() != ones.sizes()) return {};
+    const Tensor rows = (last ? factors : factors.movedim(1, -1)).reshape({-1, last ? shape.back() : shape.front()});
+    if (!at::equal(scaled, ramp * factors) || !at::equal(rows, rows[0].expand_as(rows))) return {};
+    return rows[0].to(at::kDouble);
+  }
+
+  /// Whether a product is that of a map and of a factor for each of its channels, both made by convolutions here.
+  bool is_gate(const std::map<Index, Instruction>& calls, const Step& s) const {
+    if (s.from.size() != 2) return false;
+    const auto map = calls.find(s.from[0]), gate = calls.find(s.from[1]);
+    if (map == calls.end() || gate == calls.end() || !map->second.convolution || !gate->second.convolution)
+      return false;
+    const auto& shape = shapes_[Graph::at(s.from[1])];
+    return shape.size() == 3 && shape[1] == 1 && shape[2] == 1;
+  }
+
   /// Whether a step is the linear layer alone: darknet's flattens a map before.
   bool is_plain(const nn::Linear& linear, Index s) const {
     auto expected = shapes_[Graph::at(step(s).from[0])];
@@ -402,15 +492,21 @@ class Engine {
   }
 
   /// Packs a linear layer's weight for a batch of pieces.
-  void pack(Instruction& i, const nn::Linear& linear) const {
+  void pack(Instruction& i, const Tensor& weight, const Tensor& bias) const {
     const auto type = detail::scalar_type(precision_);
     Index rows = options_.piece;
     const auto& input = shapes_[Graph::at(i.from[0])];
     for (std::size_t side = 0; side + 1 < input.size(); ++side) rows *= input[side];
     torch::jit::Stack stack;
-    torch::jit::push(stack, linear.weight.detach().to(type).contiguous(), rows);
+    torch::jit::push(stack, weight.to(type).contiguous(), rows);
     i.weight = detail::call_boxed(*detail::FusedOperators::get().pack_linear, stack);
-    if (linear.bias.defined()) i.bias = linear.bias.detach().to(type, false, true);
+    if (bias.defined()) i.bias = bias.to(type);
+    const auto optional_bias = i.bias.defined() ? std::optional<Tensor>(i.bias) : std::nullopt;
+    if (i.sums)
+      torch::jit::push(i.arguments, c10::IValue(), c10::IValue(), i.weight, optional_bias, std::string("add"));
+    else
+      torch::jit::push(i.arguments, c10::IValue(), i.weight, optional_bias, i.fused.name, i.fused.scalars,
+                       i.fused.algorithm);
   }
 
   void prepare(Instruction& i, const Tensor& weight, const Tensor& bias) const {
@@ -437,34 +533,52 @@ class Engine {
       }
       o.padding = h.after;
     }
-    i.weight = at::mkldnn_reorder_conv2d_weight(i.weight.to_mkldnn(), {o.padding, o.padding}, {o.stride, o.stride},
-                                                {o.dilation, o.dilation}, o.groups, input);
+    const std::vector<Index> stride{o.stride, o.stride}, padding{o.padding, o.padding},
+        dilation{o.dilation, o.dilation};
+    i.weight = at::mkldnn_reorder_conv2d_weight(i.weight.to_mkldnn(), padding, stride, dilation, o.groups, input);
+    const auto optional_bias = i.bias.defined() ? std::optional<Tensor>(i.bias) : std::nullopt;
+    if (i.sums)
+      torch::jit::push(i.arguments, c10::IValue(), c10::IValue(), i.weight, optional_bias, padding, stride, dilation,
+                       o.groups, std::string("add"), std::optional<at::Scalar>(1.0),
+                       i.activation != Activation::identity ? std::optional<std::string>(i.fused.name) : std::nullopt,
+                       i.fused.scalars, i.fused.algorithm);
+    else
+      torch::jit::push(i.arguments, c10::IValue(), i.weight, optional_bias, padding, stride, dilation, o.groups,
+                       i.fused.name, i.fused.scalars, i.fused.algorithm);
   }
 
   /// A linear layer, with an activation or a sum behind it. What comes in another precision than the engine's, as
   /// pooled features do, is computed in its own.
   Tensor run_linear(const Instruction& i, const Activations& inputs) const {
     const Tensor& x = inputs[0];
+    const bool permutes = !i.permutation.empty();
     if (x.scalar_type() != detail::scalar_type(precision_)) {
-      const Tensor y = dynamic_cast<const nn::Linear&>(*i.module).forward(x);
+      Tensor y = dynamic_cast<const nn::Linear&>(*i.module).forward(x);
+      if (i.scale.defined()) y = y * i.scale.to(y.scalar_type());
+      if (permutes) y = y.permute(i.permutation);
       return i.sums ? y + inputs[1] : activate(y, i.activation);
     }
     const auto& ops = detail::FusedOperators::get();
-    const auto bias = i.bias.defined() ? std::optional<Tensor>(i.bias) : std::nullopt;
-    torch::jit::Stack stack;
+    torch::jit::Stack stack = i.arguments;
+    stack[0] = x.contiguous();
     if (i.sums) {
-      torch::jit::push(stack, x.contiguous(), inputs[1].to(x.scalar_type()).contiguous(), i.weight, bias,
-                       std::string("add"));
-      return detail::call_boxed(*ops.linear_sum, stack);
+      Tensor other = inputs[1].to(x.scalar_type());
+      if (permutes) {
+        std::vector<Index> back(i.permutation.size());
+        for (std::size_t d = 0; d < back.size(); ++d) back[Graph::at(i.permutation[d])] = static_cast<Index>(d);
+        other = other.permute(back);
+      }
+      stack[1] = other.contiguous();
     }
-    torch::jit::push(stack, x.contiguous(), i.weight, bias, i.fused.name, i.fused.scalars, i.fused.algorithm);
-    return detail::call_boxed(*ops.linear, stack);
+    const Tensor y = detail::call_boxed(i.sums ? *ops.linear_sum : *ops.linear, stack);
+    return permutes ? y.permute(i.permutation) : y;
   }
 
   Tensor run(const Instruction& i, Activations& inputs) const {
     if (i.linear) return run_linear(i, inputs);
     if (!i.convolution) {
       const Step& s = graph_.steps[Graph::at(i.step)];
+      if (i.overwrites) return inputs[0].mul_(inputs[1]);
       if (s.kind != Kind::opaque) return s.run(inputs, {});
       for (Tensor& input : inputs) input = input.to(at::kFloat);
       return s.run(inputs, {}).to(detail::scalar_type(precision_));
@@ -490,20 +604,12 @@ class Engine {
       return activate(y, i.activation);
     }
     const auto& ops = detail::FusedOperators::get();
-    const auto optional_bias = i.bias.defined() ? std::optional<Tensor>(i.bias) : std::nullopt;
-    const std::vector<Index> stride{o.stride, o.stride}, padding{pad_h, pad_w}, dilation{o.dilation, o.dilation};
-    torch::jit::Stack stack;
-    if (i.sums) {
-      const bool activated = i.activation != Activation::identity;
-      torch::jit::push(stack, inputs[1], x, i.weight, optional_bias, padding, stride, dilation, o.groups,
-                       std::string("add"), std::optional<at::Scalar>(1.0),
-                       activated ? std::optional<std::string>(i.fused.name) : std::nullopt, i.fused.scalars,
-                       i.fused.algorithm);
-      return detail::call_boxed(*ops.convolution_sum, stack);
-    }
-    torch::jit::push(stack, x, i.weight, optional_bias, padding, stride, dilation, o.groups, i.fused.name,
-                     i.fused.scalars, i.fused.algorithm);
-    return detail::call_boxed(*ops.convolution, stack);
+    torch::jit::Stack stack = i.arguments;
+    const std::size_t first = i.sums ? 1 : 0;
+    if (i.sums) stack[0] = inputs[1];
+    stack[first] = x;
+    if (o.same) stack[first + 3] = std::vector<Index>{pad_h, pad_w};
+    return detail::call_boxed(i.sums ? *ops.convolution_sum : *ops.convolution, stack);
   }
 
   Graph graph_;  // a copy: a model that is moved takes its engine along
@@ -513,6 +619,7 @@ class Engine {
   Precision precision_ = Precision::fp32;
   std::vector<Instruction> instructions_;
   std::vector<std::vector<Index>> shapes_;
+  Index peak_ = 0, weights_ = 0;  ///< bytes
 };
 
 }  // namespace transferlib

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -81,6 +82,17 @@ inline Tensor activate(const Tensor& x, Activation activation) {
 }
 
 namespace detail {
+
+/// The mean over all places of a map, (N, C, h, w) to (N, C), or with `keep` to (N, C, 1, 1).
+inline Tensor mean_of_places(const Tensor& x, bool keep, std::optional<at::ScalarType> type = std::nullopt) {
+  if (x.scalar_type() != at::kBFloat16 || !x.is_cpu() || x.dim() != 4 || x.numel() == 0 ||
+      (at::GradMode::is_enabled() && x.requires_grad()))
+    return at::mean(x, {2, 3}, keep, type);
+  // LibTorch's mean of bfloat16 takes several times as long as its pooling.
+  if (type == at::kFloat) return at::mean(x.to(at::kFloat), {2, 3}, keep);
+  const Tensor y = at::avg_pool2d(x, {x.size(2), x.size(3)});
+  return keep ? y : y.flatten(1);
+}
 
 /// Where this thread makes the weights of networks: on "meta" they have shapes and no memory; see `ShapesOnly`.
 inline at::DeviceType& weights_device() {
@@ -167,7 +179,8 @@ class Conv2d : public Module {
     const auto call = [&](const Tensor& input) {
       return at::conv2d(input, weight, bias, {o.stride, o.stride}, {pad_h, pad_w}, {o.dilation, o.dilation}, o.groups);
     };
-    if (o.groups != o.in || o.groups == 1 || !x.is_cpu() || !at::autocast::is_autocast_enabled(at::kCPU))
+    if (o.groups != o.in || o.groups == 1 || !x.is_cpu() || !at::autocast::is_autocast_enabled(at::kCPU) ||
+        !at::GradMode::is_enabled())
       return call(x);
     // oneDNN's gradient of a depthwise convolution is four times slower in bf16 than in fp32.
     const c10::impl::ExcludeDispatchKeyGuard plain(c10::DispatchKey::AutocastCPU);

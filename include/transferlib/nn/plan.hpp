@@ -320,7 +320,7 @@ class Plan : public Module {
   /// first step of squeeze-and-excitation (Hu et al., 2018).
   Index declare_squeeze(const std::string& name) {
     const Index row = declare(name, Kind::pool);
-    declared(row).run = [](std::span<const Tensor> x, const Pass&) { return at::mean(x[0], {2, 3}, true); };
+    declared(row).run = [](std::span<const Tensor> x, const Pass&) { return detail::mean_of_places(x[0], true); };
     return row;
   }
 
@@ -474,7 +474,7 @@ class Plan : public Module {
 
  public:
   /// See `declare_global_pool`.
-  static Tensor global_pool(const Tensor& x) { return at::mean(x, {2, 3}, false, at::kFloat); }
+  static Tensor global_pool(const Tensor& x) { return detail::mean_of_places(x, false, at::kFloat); }
 
  private:
   static Tensor sum(std::span<const Tensor> x, const Pass&) { return x[0] + x[1]; }

@@ -39,16 +39,18 @@ class FeatureSource {
     // What is mixed is another picture at each step.
     if (!cache.enabled || !source_.views.has_value() || source_.mix) return;
     std::vector<CachedTensor> layout;
-    for (Index step : cut_.live)
+    for (Index step : cut_.live) {
+      const Precision own = step == core.graph.pooled ? Precision::fp32 : engine_->precision();
       layout.push_back({core.measure.shapes[Graph::at(step)],
-                        step == core.graph.pooled ? at::kFloat : scalar_type(engine_->precision())});
+                        scalar_type(cache.precision == Precision::automatic ? own : cache.precision)});
+    }
     std::string description, key;
     CacheOptions options = cache;
     // What a transform makes that can't tell what it does (a centre crop changes pictures too) is kept for this run
     // only.
     if (source_.augmentation.empty()) options.folder.clear();
     if (!options.folder.empty()) {
-      std::tie(key, description) = identity();
+      std::tie(key, description) = identity(cache.precision);
       std::error_code ignored;
       if (!std::filesystem::exists(options.folder / (key + ".activations"), ignored))
         why_ = why_no_cache(options.folder, description, source_.size * *source_.views);
@@ -117,8 +119,10 @@ class FeatureSource {
     for (Index i = 0; auto batch = loader.next(); ++i) {
       Activations activations =
           batch->pictures.empty() ? cache_->get(rows_of(ids(i), epoch)) : compute(batch->pictures[0]);
-      // Maps in one memory format, wherever they come from: the layers behind the cut round by it.
-      for (Tensor& t : activations) {
+      // In one memory format and rounded alike, wherever they come from: the layers behind the cut round by it.
+      for (std::size_t k = 0; k < activations.size(); ++k) {
+        Tensor& t = activations[k];
+        if (cache_ != nullptr) t = t.to(cache_->layout()[k].type);
         t = t.to(device_, at::kFloat);
         if (t.dim() == 4) t = t.contiguous(at::MemoryFormat::ChannelsLast);
       }
@@ -209,7 +213,7 @@ class FeatureSource {
   }
 
   /// The cache's key, and what went into it.
-  std::pair<std::string, std::string> identity() const {
+  std::pair<std::string, std::string> identity(Precision kept) const {
     const auto environment = Environment::here(device_);
     const Preprocessing& p = core_->preprocessing;
     std::string structure;
@@ -218,15 +222,15 @@ class FeatureSource {
       for (Index f : step.from) structure += text(" ", f);
       structure += ";";
     }
-    std::string words =
-        text("network ", core_->name, "\nweights ", hash_of(needed_state(*core_, cut_.live)), "\nstructure ",
-             Sha256().add(structure).hex(), "\nanswer ", hash_of(answer()), "\nboundary ", cut_.boundary, "\nsize ",
-             p.size, "\nmean ", p.mean[0], " ", p.mean[1], " ", p.mean[2], "\ndeviation ", p.deviation[0], " ",
-             p.deviation[1], " ", p.deviation[2], "\ninterpolation ", static_cast<int>(p.interpolation), "\nfit ",
-             to_string(p.fit), "\ncrop ", p.crop_fraction, "\ndata ", source_.fingerprint(), "\nviews ", *source_.views,
-             "\naugmentation ", source_.augmentation, "\nprecision ", to_string(engine_->precision()), "\npiece ",
-             piece, "\ntransferlib ", environment.transferlib, "\nlibtorch ", environment.libtorch, "\ncpu ",
-             environment.cpu_capability, "\ndevice ", environment.device, "\nthreads ", environment.threads, "\n");
+    std::string words = text(
+        "network ", core_->name, "\nweights ", hash_of(needed_state(*core_, cut_.live)), "\nstructure ",
+        Sha256().add(structure).hex(), "\nanswer ", hash_of(answer()), "\nboundary ", cut_.boundary, "\nsize ", p.size,
+        "\nmean ", p.mean[0], " ", p.mean[1], " ", p.mean[2], "\ndeviation ", p.deviation[0], " ", p.deviation[1], " ",
+        p.deviation[2], "\ninterpolation ", static_cast<int>(p.interpolation), "\nfit ", to_string(p.fit), "\ncrop ",
+        p.crop_fraction, "\ndata ", source_.fingerprint(), "\nviews ", *source_.views, "\naugmentation ",
+        source_.augmentation, "\nprecision ", to_string(engine_->precision()), "\nkept ", to_string(kept), "\npiece ",
+        piece, "\ntransferlib ", environment.transferlib, "\nlibtorch ", environment.libtorch, "\ncpu ",
+        environment.cpu_capability, "\ndevice ", environment.device, "\nthreads ", environment.threads, "\n");
     return {Sha256().add(words).hex().substr(0, 32), words};
   }
 
