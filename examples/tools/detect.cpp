@@ -63,7 +63,7 @@ Finder finder(M model, tl::Precision precision) {
 Finder open(const Told& told) {
   const tl::Precision precision = tools::precision_of(told.precision);
   if (!told.model.empty())
-    return tools::with_detector(told.model, [&](auto model) { return finder(std::move(model), precision); });
+    return tl::with_detector(told.model, [&](auto model) { return finder(std::move(model), precision); });
   return finder(tl::darknet_detector(told.cfg, told.weights, tl::read_names(told.names), {.size = told.size}),
                 precision);
 }

@@ -45,13 +45,14 @@ int main(int argc, char** argv) {
     tools::check_word("--format", format, {"voc", "yolo", "coco"});
     tools::check_word("--precision", precision, {"auto", "fp32", "bf16"});
     tools::settle_threads(threads);
-    return tools::with_detector(model_file, [&](const auto& model) {
+    return tl::with_detector(model_file, [&](const auto& model) {
+      // A sliding window looks for some of the classes.
+      constexpr bool some = requires { model.classifier(); };
       const tl::BoxData data = tools::open_boxes(data_folder, format, set.empty() && format == "coco" ? "val" : set,
-                                                 {.labels = model.labels()});
+                                                 {.labels = some ? tl::Labels{} : model.labels()});
       tools::warn_of(data);
       // What is neither to be found nor to be missed is among the truth.
-      const auto all = tl::detail::numbers(0, data.size());
-      const std::vector<tl::TruthBox> truth = data.truth(all);
+      const std::vector<tl::TruthBox> truth = tools::truth_of(data, model.labels());
       tl::BoxAveragePrecision metric;
       tl::Progress bar(stdout, {.label = "pictures", .total = data.size(), .unit = "img"});
       for (tl::Index from = 0; from < data.size(); from += batch) {
@@ -69,7 +70,9 @@ int main(int argc, char** argv) {
         out[name] = result.mean.*member;
       }
       tl::Json by_class = tl::Json::object();
-      const auto counts = data.counts();
+      std::vector<tl::Index> counts(model.labels().size());
+      for (const tl::TruthBox& box : truth)
+        counts[static_cast<std::size_t>(box.label)] += box.crowd || box.difficult ? 0 : 1;
       for (tl::Index c = 0; c < classes; ++c) {
         const auto i = static_cast<std::size_t>(c);
         const tl::CocoNumbers& n = result.classes[i].numbers;

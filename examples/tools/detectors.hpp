@@ -2,6 +2,7 @@
 /// What the tools that train and measure detectors share: opening data with boxes, and models.
 #pragma once
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <string>
@@ -9,8 +10,6 @@
 #include <vector>
 
 #include <transferlib/data/detection.hpp>
-#include <transferlib/detector_zoo.hpp>
-#include <transferlib/model/save.hpp>
 
 #include "arguments.hpp"
 
@@ -47,13 +46,16 @@ inline void warn_of(const tl::BoxData& data) {
   if (problems.size() > 10) std::fprintf(stderr, "warning: and %zu more\n", problems.size() - 10);
 }
 
-/// Calls `use` with the detector of a file, of whichever family it is. \throws transferlib::Error
-template <class Use>
-auto with_detector(const std::filesystem::path& file, const Use& use) {
-  const auto saved = tl::detail::SavedModel::read(file);
-  const auto family = saved.metadata.find("family");
-  const bool two_stage = family != saved.metadata.end() && family->second == "two_stage";
-  return two_stage ? use(tl::load_two_stage(file)) : use(tl::load_detector(file));
+/// The boxes that a model looks for, with the model's classes.
+inline std::vector<tl::TruthBox> truth_of(const tl::BoxData& data, const tl::Labels& labels) {
+  std::vector<tl::TruthBox> out;
+  for (tl::TruthBox box : data.truth()) {
+    const auto found = std::find(labels.begin(), labels.end(), data.labels()[static_cast<std::size_t>(box.label)]);
+    if (found == labels.end()) continue;
+    box.label = found - labels.begin();
+    out.push_back(box);
+  }
+  return out;
 }
 
 }  // namespace tools

@@ -13,6 +13,7 @@
 #include <transferlib/detector_parts.hpp>
 #include <transferlib/formats/json.hpp>
 #include <transferlib/model/save.hpp>
+#include <transferlib/model/sliding_window.hpp>
 #include <transferlib/two_stage_parts.hpp>
 #include <transferlib/zoo.hpp>
 
@@ -45,13 +46,28 @@ inline Json json_of(const SavedModel& saved, const char* key) {
   return parse_json(found->second, text(saved.path, ": ", key));
 }
 
+/// What kind of detector a file holds.
+enum class DetectorFamily { one_stage, two_stage, sliding };
+
+inline DetectorFamily family_of(const SavedModel& saved) {
+  if (saved.metadata.count("sliding_window") != 0) return DetectorFamily::sliding;
+  const auto found = saved.metadata.find("family");
+  return found != saved.metadata.end() && found->second == "two_stage" ? DetectorFamily::two_stage
+                                                                       : DetectorFamily::one_stage;
+}
+
 }  // namespace detail
 
-/// Reads any detector that `save` wrote, of the library's own parts. Nothing is frozen.
+/// Reads any one-stage detector that `save` wrote, of the library's own parts. Nothing is frozen.
 /// \throws FileError, FormatError, OptionError, WeightsError
 inline AnyDetector load_detector(const std::filesystem::path& path) {
   return detail::guarded(detail::text("loading ", path), [&] {
     const auto saved = detail::SavedModel::read(path);
+    if (const auto family = detail::family_of(saved); family != detail::DetectorFamily::one_stage)
+      throw WeightsError(detail::text("the detector in ", path,
+                                      family == detail::DetectorFamily::two_stage
+                                          ? " is one of two stages; use load_two_stage, or with_detector for any"
+                                          : " is a sliding window; use load_window, or with_detector for any"));
     if (saved.target != "boxes")
       throw WeightsError(detail::text("the model in ", path, " predicts ", saved.target, ", not boxes; use load_any"));
     AnyDetector model(detail::backbone_of_file(saved), FreezePolicy<FreezeNone>{},
@@ -77,6 +93,30 @@ inline AnyTwoStage load_two_stage(const std::filesystem::path& path) {
                ? load_faster_rcnn(path)
                : detail::two_stage_of<FeaturePyramid>(saved, zoo_entry(saved.backbone).random(saved.options, 0));
   });
+}
+
+/// A sliding window whose network and head are known at run time only.
+using AnySlidingWindow = SlidingWindow<AnyNetwork, AnyHead<ClassIndex>>;
+
+/// Reads any sliding window that `save` wrote, of the zoo's networks. Nothing is frozen.
+/// \throws FileError, FormatError, OptionError, WeightsError
+inline AnySlidingWindow load_window(const std::filesystem::path& path) {
+  return load_window(load_any<ClassIndex>(path), path);
+}
+
+/// Calls `use` with the detector of a file, of whichever family it is: an `AnyDetector`, an `AnyTwoStage` or an
+/// `AnySlidingWindow`, each a `DetectorModel`. \returns what `use` returns
+/// \throws FileError, FormatError, OptionError, WeightsError
+template <class Use>
+auto with_detector(const std::filesystem::path& path, const Use& use) {
+  switch (detail::family_of(detail::SavedModel::read(path))) {
+    case detail::DetectorFamily::two_stage:
+      return use(load_two_stage(path));
+    case detail::DetectorFamily::sliding:
+      return use(load_window(path));
+    default:
+      return use(load_detector(path));
+  }
 }
 
 }  // namespace transferlib

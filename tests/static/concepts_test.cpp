@@ -15,6 +15,7 @@
 #include <transferlib/heads/yolo_v1.hpp>
 #include <transferlib/heads/yolox.hpp>
 #include <transferlib/model/detector.hpp>
+#include <transferlib/model/sliding_window.hpp>
 #include <transferlib/necks/elan.hpp>
 #include <transferlib/necks/passthrough.hpp>
 #include <transferlib/necks/path_aggregation.hpp>
@@ -526,6 +527,7 @@ static_assert(std::same_as<decltype(tl::clone(std::declval<const Model&>())), Mo
 using OneStage = tl::Detector<tl::MobileNetV3Large, tl::FeaturePyramid, tl::Yolo>;
 using NeckFree = tl::Detector<tl::DarkNet53, tl::NoNeck, tl::Yolo>;
 using InTwoStages = tl::TwoStage<tl::ResNet50, tl::FeaturePyramid, tl::RegionProposal, tl::RoI>;
+using Sliding = tl::SlidingWindow<tl::EfficientNetLite0, tl::Linear>;
 struct FindsNothing {
   tl::Labels labels() const { return {}; }
 };
@@ -537,7 +539,7 @@ struct ChangingDetector : FindsNothing {
 };
 struct OwnDetector : FindsNothing, NamesNothing {};
 static_assert(tl::DetectorModel<OneStage> && tl::DetectorModel<NeckFree> && tl::DetectorModel<InTwoStages> &&
-              tl::DetectorModel<OwnDetector>);
+              tl::DetectorModel<Sliding> && tl::DetectorModel<OwnDetector>);
 static_assert(tl::Trainable<OneStage> && tl::Trainable<NeckFree> && tl::Trainable<InTwoStages>);
 static_assert(!tl::DetectorModel<Model> && !tl::DetectorModel<FindsNothing> && !tl::DetectorModel<NamesNothing> &&
               !tl::DetectorModel<int>);

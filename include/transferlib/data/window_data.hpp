@@ -78,6 +78,50 @@ struct PictureObjects {
   std::vector<std::array<double, 4>> ignored{};                    ///< neither object nor background
 };
 
+/// Calls `visit(picture of the batch, class, box)` with each box of a batch.
+template <class Visit>
+void each_box(const Batch& batch, const Visit& visit) {
+  const Tensor offsets = batch.offsets.to(at::kCPU, at::kLong).contiguous();
+  const Tensor boxes = batch.target.to(at::kCPU, at::kDouble).contiguous();
+  const auto* at = offsets.const_data_ptr<Index>();
+  const auto* row = boxes.const_data_ptr<double>() + 5 * at[0];
+  for (Index i = 0; i + 1 < offsets.numel(); ++i)
+    for (Index b = at[i]; b < at[i + 1]; ++b, row += 5)
+      visit(static_cast<std::size_t>(i), static_cast<Index>(row[0]),
+            std::array<double, 4>{row[1], row[2], row[1] + row[3], row[2] + row[4]});
+}
+
+/// Which of the wanted classes each of a data set's is, -1 for none. \throws OptionError where one is not there
+inline std::vector<Index> classes_among(const Labels& theirs, const Labels& wanted) {
+  std::vector<Index> out(theirs.size(), -1);
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    const auto found = std::find(theirs.begin(), theirs.end(), wanted[i]);
+    if (found == theirs.end())
+      throw OptionError(text("the data have no class ", in_quotes(wanted[i]), "; they have ", first_few(theirs)));
+    out[static_cast<std::size_t>(found - theirs.begin())] = static_cast<Index>(i);
+  }
+  return out;
+}
+
+/// What of `data`'s pictures is an object. \param batch of these pictures \param classes as `classes_among` gives them
+template <class D>
+std::vector<PictureObjects> objects_in(const D& data, const Batch& batch, std::span<const Index> ids,
+                                       const std::vector<Index>& classes) {
+  std::vector<PictureObjects> out;
+  const Tensor sizes = sizes_of(batch);
+  const auto* side = sizes.template const_data_ptr<Index>();
+  for (Index i = 0; i < sizes.size(0); ++i, side += 2) out.push_back({{side[1], side[0]}});
+  each_box(batch, [&](std::size_t picture, Index theirs, const std::array<double, 4>& box) {
+    if (const Index label = classes.at(static_cast<std::size_t>(theirs)); label >= 0)
+      out[picture].objects.emplace_back(label, box);
+  });
+  if constexpr (requires { Batch(data.ignored(ids)); })
+    each_box(data.ignored(ids), [&](std::size_t picture, Index, const std::array<double, 4>& box) {
+      out[picture].ignored.push_back(box);
+    });
+  return out;
+}
+
 /// A square window inside a picture, as near as can be to this centre and side.
 inline std::array<double, 4> window_inside(PixelSize picture, double x, double y, double side) {
   const auto width = static_cast<double>(picture.width), height = static_cast<double>(picture.height);
@@ -258,19 +302,7 @@ class WindowData {
   /// What of `data`'s pictures is an object of this data's classes. \param batch of these pictures
   template <class D>
   std::vector<detail::PictureObjects> objects_of(const D& data, const Batch& batch, std::span<const Index> ids) const {
-    std::vector<detail::PictureObjects> out;
-    const Tensor sizes = detail::sizes_of(batch);
-    const auto* side = sizes.template const_data_ptr<Index>();
-    for (Index i = 0; i < sizes.size(0); ++i, side += 2) out.push_back({{side[1], side[0]}});
-    each_box(batch, [&](std::size_t picture, Index theirs, const std::array<double, 4>& box) {
-      if (const Index label = classes_.at(static_cast<std::size_t>(theirs)); label >= 0)
-        out[picture].objects.emplace_back(label, box);
-    });
-    if constexpr (requires { Batch(data.ignored(ids)); })
-      each_box(data.ignored(ids), [&](std::size_t picture, Index, const std::array<double, 4>& box) {
-        out[picture].ignored.push_back(box);
-      });
-    return out;
+    return detail::objects_in(data, batch, ids, classes_);
   }
 
   /// Calls `work(batch, ids)` with all of the data's pictures, some at a time.
@@ -287,30 +319,11 @@ class WindowData {
   WindowData(const Labels& theirs, const WindowDataOptions& options)
       : options_(options), labels_(options.labels.empty() ? theirs : options.labels) {
     detail::check(options);
-    classes_.assign(theirs.size(), -1);
-    for (std::size_t i = 0; i < labels_.size(); ++i) {
-      const auto found = std::find(theirs.begin(), theirs.end(), labels_[i]);
-      if (found == theirs.end())
-        throw OptionError(detail::text("the data have no class ", detail::in_quotes(labels_[i]), "; they have ",
-                                       detail::first_few(theirs)));
-      classes_[static_cast<std::size_t>(found - theirs.begin())] = static_cast<Index>(i);
-    }
+    classes_ = detail::classes_among(theirs, labels_);
     if (std::find(labels_.begin(), labels_.end(), options.name) != labels_.end())
       throw OptionError(detail::text("an object is called ", detail::in_quotes(options.name),
                                      ", as the background is; choose another `name`"));
     labels_.push_back(options.name);
-  }
-
-  template <class Visit>
-  static void each_box(const Batch& batch, const Visit& visit) {
-    const Tensor offsets = batch.offsets.to(at::kCPU, at::kLong).contiguous();
-    const Tensor boxes = batch.target.to(at::kCPU, at::kDouble).contiguous();
-    const auto* at = offsets.const_data_ptr<Index>();
-    const auto* row = boxes.const_data_ptr<double>() + 5 * at[0];
-    for (Index i = 0; i + 1 < offsets.numel(); ++i)
-      for (Index b = at[i]; b < at[i + 1]; ++b, row += 5)
-        visit(static_cast<std::size_t>(i), static_cast<Index>(row[0]),
-              std::array<double, 4>{row[1], row[2], row[1] + row[3], row[2] + row[4]});
   }
 
   void cut(const Batch& batch, std::span<const Index> ids, const std::vector<CutWindow>& windows) {

@@ -252,6 +252,8 @@ class SlidingWindow {
   Classifier<N, H>& classifier() { return classifier_; }
   const Classifier<N, H>& classifier() const { return classifier_; }
   const WindowOptions& options() const { return options_; }
+  /// The classifier's backbone, without its type.
+  const detail::BackboneCore& backbone_core() const { return classifier_.backbone_core(); }
 
   /// Slides otherwise from now on; the background's name stays.
   /// \throws OptionError for numbers that can't be meant, and where the network can't look densely, in a sentence
@@ -283,7 +285,46 @@ class SlidingWindow {
 
   /// The windows that answer with an object, of each picture; not merged.
   std::vector<WindowAnswers> answers(const Batch& batch, Precision precision = Precision::automatic) const {
-    return detail::guarded("sliding a window", [&] {
+    std::vector<Found> found;
+    std::vector<PixelSize> sizes;
+    const Tensor objects = at::tensor(objects_, at::kLong);
+    visit(
+        batch,
+        [&](Index picture, PixelSize size, const Activations& features, const Tensor& places) {
+          if (picture == static_cast<Index>(found.size())) found.emplace_back(), sizes.push_back(size);
+          const Tensor sure = head_->predict(head_->forward(features, Pass{})).cpu().index_select(1, objects);
+          const Tensor good = sure.ge(options_.threshold).nonzero(), row = good.select(1, 0), label = good.select(1, 1);
+          if (row.numel() == 0) return;
+          Found& own = found.back();
+          const Tensor window = places.index_select(0, row);
+          Tensor box = detail::without_margin(window, options_.margin);
+          if (offset_weight_.defined()) {
+            const Tensor of_these = features[0].cpu().index_select(0, row);
+            box = BoxCoder{}.decode(at::addmm(offset_bias_, of_these.to(at::kFloat), offset_weight_.t()), box);
+          }
+          own.boxes.push_back(box), own.windows.push_back(window), own.labels.push_back(label);
+          own.scores.push_back(sure.index({row, label}));
+        },
+        precision);
+    std::vector<WindowAnswers> out;
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      const Found& own = found[i];
+      const Tensor score = at::cat(own.scores);
+      const Tensor order = score.argsort(true, 0, true).narrow(0, 0, std::min(options_.candidates, score.size(0)));
+      const auto sorted = [&](const std::vector<Tensor>& parts) { return at::cat(parts).index_select(0, order); };
+      out.push_back(
+          {{clip_boxes(sorted(own.boxes), sizes[i]), sorted(own.scores), sorted(own.labels)}, sorted(own.windows)});
+    }
+    return out;
+  }
+
+  /// Is given a picture's number and size, what the head takes of some of its windows, and these windows (P, 4).
+  using Visit = std::function<void(Index picture, PixelSize size, const Activations& features, const Tensor& windows)>;
+
+  /// Shows the network all windows of these pictures, as `options().mode` says, and calls `use`, some at a time,
+  /// picture by picture. \throws DataError for a picture with more than `most_windows` windows
+  void visit(const Batch& batch, const Visit& use, Precision precision = Precision::automatic) const {
+    detail::guarded("sliding a window", [&] {
       const torch::NoGradGuard guard;
       const bool dense = options_.mode == WindowMode::dense;
       detail::BackboneCore core = classifier_.backbone_core();
@@ -291,13 +332,13 @@ class SlidingWindow {
       // Weights are packed for an input's size: that of a level, not that of a window, is several times as fast.
       if (dense) core.preprocessing.size = std::max(core.size(), std::min(4 * core.size(), options_.tile));
       const auto engine = engines_[dense ? 1 : 0].get(core, wanted, precision);
-      std::vector<WindowAnswers> out;
+      Index number = 0;
       for (const Tensor& block : batch.pictures) {
         detail::check_pictures(block);
         check_channels(block.size(1));
-        for (Index i = 0; i < block.size(0); ++i) out.push_back(answers_of(block.narrow(0, i, 1).cpu(), *engine));
+        for (Index i = 0; i < block.size(0); ++i) visit(block.narrow(0, i, 1).cpu(), number++, *engine, use);
       }
-      return out;
+      return 0;
     });
   }
 
@@ -322,7 +363,6 @@ class SlidingWindow {
   /// Learns them by least squares with a penalty: ridge regression in closed form, in double precision, on standardised
   /// features. \param ridge the penalty by the mean square of a feature \throws DataError without any object
   void fit_boxes(const WindowData& windows, double ridge = 0.1) {
-    if (!(ridge > 0.0)) throw OptionError(detail::text("a ridge must be above 0, not ", ridge));
     detail::guarded("learning boxes", [&] {
       const torch::NoGradGuard guard;
       const TensorData<Values> data = windows.offsets();
@@ -334,16 +374,24 @@ class SlidingWindow {
         const Batch batch{{data.pictures().narrow(0, from, n)}};
         rows.push_back((*engine)(preprocess(batch, core.preprocessing, core.options.in_channels))[0].cpu());
       }
-      const Tensor features = at::cat(rows).to(at::kDouble), target = data.target().to(at::kDouble);
-      const Tensor mean = features.mean(0), deviation = features.std(0, false).clamp_min(1e-6);
-      const Tensor x = (features - mean) / deviation, middle = target.mean(0);
-      Tensor square = x.t().mm(x) / static_cast<double>(data.size());
-      square.diagonal().add_(ridge);
-      const Tensor right = x.t().mm(target - middle) / static_cast<double>(data.size());
-      const Tensor weight = at::cholesky_solve(right, at::linalg_cholesky(square)).t() / deviation;
-      set_offsets(weight, middle - at::mv(weight, mean));
+      fit_offsets(at::cat(rows), data.target(), ridge);
       return 0;
     });
+  }
+  /// The same from features. \param features (P, width) of windows that show an object \param target (P, 4) what
+  /// `BoxCoder` makes of the objects, from the windows less their margin
+  void fit_offsets(const Tensor& features, const Tensor& target, double ridge = 0.1) {
+    if (!(ridge > 0.0)) throw OptionError(detail::text("a ridge must be above 0, not ", ridge));
+    const torch::NoGradGuard guard;
+    const Tensor all = features.to(at::kDouble), wanted = target.to(at::kDouble);
+    const Tensor mean = all.mean(0), deviation = all.std(0, false).clamp_min(1e-6);
+    const Tensor x = (all - mean) / deviation, middle = wanted.mean(0);
+    const auto count = static_cast<double>(all.size(0));
+    Tensor square = x.t().mm(x) / count;
+    square.diagonal().add_(ridge);
+    const Tensor right = x.t().mm(wanted - middle) / count;
+    const Tensor weight = at::cholesky_solve(right, at::linalg_cholesky(square)).t() / deviation;
+    set_offsets(weight, middle - at::mv(weight, mean));
   }
   /// \}
 
@@ -383,7 +431,7 @@ class SlidingWindow {
       throw DataError(detail::text("the pictures have ", have, " channels and the network takes ", takes));
   }
 
-  WindowAnswers answers_of(const Tensor& picture, const Engine& engine) const {
+  void visit(const Tensor& picture, Index number, const Engine& engine, const Visit& use) const {
     const auto& core = classifier_.backbone_core();
     const PixelSize size{picture.size(3), picture.size(2)};
     const auto levels = window_levels(size, pyramid(options_));
@@ -393,33 +441,22 @@ class SlidingWindow {
                                    "; raise it, `stride` or `smallest`"));
     if (picture.scalar_type() == at::kFloat && !at::isfinite(picture).all().template item<bool>())
       detail::refuse_not_finite(picture, 0, {});
-    std::vector<Tensor> boxes{at::empty({0, 4})}, scores{at::empty({0})}, labels{at::empty({0}, at::kLong)},
-        windows{at::empty({0, 4})};
-    const Tensor objects = at::tensor(objects_, at::kLong);
-    const auto keep = [&](const Activations& features, const Tensor& places) {
-      const Tensor sure = head_->predict(head_->forward(features, Pass{})).cpu().index_select(1, objects);
-      const Tensor good = sure.ge(options_.threshold).nonzero(), row = good.select(1, 0), label = good.select(1, 1);
-      if (row.numel() == 0) return;
-      const Tensor window = places.index_select(0, row);
-      Tensor box = detail::without_margin(window, options_.margin);
-      if (offset_weight_.defined()) {
-        const Tensor own = features[0].cpu().index_select(0, row);
-        box = BoxCoder{}.decode(at::addmm(offset_bias_, own.to(at::kFloat), offset_weight_.t()), box);
-      }
-      boxes.push_back(box), windows.push_back(window), labels.push_back(label);
-      scores.push_back(sure.index({row, label}));
+    const detail::WindowVisit own = [&](const Activations& features, const Tensor& windows) {
+      use(number, size, features, windows);
     };
     for (const WindowLevel& level : levels) {
       if (options_.mode == WindowMode::dense)
-        detail::visit_densely(picture, level, core, engine, options_.tile, keep);
+        detail::visit_densely(picture, level, core, engine, options_.tile, own);
       else
-        detail::visit_exactly(picture, level, core, engine, options_.batch, keep);
+        detail::visit_exactly(picture, level, core, engine, options_.batch, own);
     }
-    const Tensor score = at::cat(scores);
-    const Tensor order = score.argsort(true, 0, true).narrow(0, 0, std::min(options_.candidates, score.size(0)));
-    const auto sorted = [&](const std::vector<Tensor>& parts) { return at::cat(parts).index_select(0, order); };
-    return {{clip_boxes(sorted(boxes), size), sorted(scores), sorted(labels)}, sorted(windows)};
   }
+
+  /// A picture's answers, in parts.
+  struct Found {
+    std::vector<Tensor> boxes{at::empty({0, 4})}, scores{at::empty({0})}, labels{at::empty({0}, at::kLong)},
+        windows{at::empty({0, 4})};
+  };
 
   Classifier<N, H> classifier_;
   WindowOptions options_;
