@@ -1,0 +1,185 @@
+"""docs/benchmarks.md and docs/img/benchmarks.svg from the rows measured so far."""
+import html
+import math
+import pathlib
+import statistics
+
+NAMES = {"resnet50": "ResNet-50, 224", "mobilenet_v3_small": "MobileNetV3-Small, 224", "lite0_128": "EfficientNet-Lite0, 128",
+         "lite0_224": "EfficientNet-Lite0, 224", "efficientnet_b0": "EfficientNet-B0, 224", "convnext_tiny": "ConvNeXt-Tiny, 224",
+         "vit_s_16": "ViT-S/16, 224", "latency": "EfficientNet-Lite0 classifier, 224, one picture"}
+WAYS = {"plain": "as it comes", "channels_last": "channels last", "autocast": "autocast", "folded-bf16": "folded, bf16",
+        "script": "TorchScript frozen, fp32", "script-bf16": "TorchScript frozen, bf16", "compile": "`torch.compile`, fp32",
+        "compile-bf16": "`torch.compile`, bf16", "freezing-bf16": "`torch.compile` with `freezing`"}
+JOBS = {"resnet50_frozen": "ResNet-50 frozen, new linear layer", "resnet50_frozen_fp32": "the same, forced fp32",
+        "keras_frozen": "Keras's MobileNetV3-Small frozen, two flips", "keras_frozen_no_flips": "the same without flips",
+        "keras_from_100": "Keras's MobileNetV3-Small from layer 100 on, two flips"}
+
+
+def ratios(result, way):
+    """Median, least and greatest of ours by theirs."""
+    all_ = sorted(r[result["ours"]] / r[way] for r in result["rounds"])
+    return statistics.median(all_), all_[0], all_[-1]
+
+
+def cell(result, way):
+    if way not in result["rounds"][0]:
+        return "–"
+    middle, least, most = ratios(result, way)
+    speed = statistics.median(r[way] for r in result["rounds"])
+    return f"{speed:,.0f}: **{middle:.2f}** ({least:.2f}–{most:.2f})"
+
+
+def multiply_adds(zoo):
+    """Of the networks' passes at the size of their inputs, from docs/zoo.md."""
+    out = {}
+    for line in zoo.read_text().splitlines():
+        cells = [c.strip() for c in line.split("|")]
+        if len(cells) > 8 and cells[1].startswith("`") and cells[4].isdigit():
+            out[cells[1].strip("`")] = (float(cells[3]) * 1e9, int(cells[4]))
+    return out
+
+
+def of_peak(results, key, isa, zoo):
+    """The part of the machine's matrix peak that our pass reaches."""
+    r, machine = results[key + isa], results.get("peak" + isa)
+    if machine is None or key == "latency" or r["network"] not in zoo:
+        return "–"
+    count, size = zoo[r["network"]]
+    speed = statistics.median(x[r["ours"]] for x in r["rounds"])
+    return f"{100 * speed * count * (r['size'] / size) ** 2 / machine[r['ours']]:.0f} %"
+
+
+def passes(results, isa, zoo):
+    rows = [(key, results[key + isa]) for key in NAMES if key + isa in results]
+    if not rows:
+        return []
+    ways = [w for w in WAYS if any(w in r["rounds"][0] for _, r in rows)]
+    out = ["| network | ours, img/s | of the peak | " + " | ".join(WAYS[w] for w in ways) + " | error |",
+           "| --- " * (len(ways) + 4) + "|"]
+    for key, r in rows:
+        speed = statistics.median(x[r["ours"]] for x in r["rounds"])
+        worst = max(e for w, e in r["errors"].items() if w in ("plain", "channels_last", "script"))
+        own = f", {r['errors']['ours']:.1g} in bf16" if "ours" in r["errors"] else ""
+        out.append(f"| {NAMES[key]} | {speed:,.0f} | {of_peak(results, key, isa, zoo)} | " + " | ".join(cell(r, w) for w in ways) + f" | {worst:.0e}{own} |")
+    return out + [""]
+
+
+def jobs(results):
+    rows = [(key, results[key]) for key in JOBS if key in results]
+    if not rows:
+        return []
+    out = ["| training | peer | peer's img/s, train and test | peer | ours, first run | ours, second run | first | second |",
+           "| --- " * 8 + "|"]
+    for key, r in rows:
+        for name in r["jobs"][0]["peers"]:
+            peer = [j["peers"][name] for j in r["jobs"]]
+            middle = statistics.median
+            cells = [f"{middle(p['train'] for p in peer):,.0f}, {middle(p['test'] for p in peer):,.0f}",
+                     f"{middle(p['whole'] for p in peer):,.0f} s", f"{middle(j['first'] for j in r['jobs']):,.0f} s",
+                     f"{middle(j['second'] for j in r['jobs']):,.1f} s"]
+            for which in ("first", "second"):
+                all_ = sorted(j["peers"][name]["whole"] / j[which] for j in r["jobs"])
+                cells.append(f"**{middle(all_):,.1f}**" + (f" ({all_[0]:,.1f}–{all_[-1]:,.1f})" if len(all_) > 1 else ""))
+            out.append(f"| {JOBS[key]} | {name} | " + " | ".join(cells) + " |")
+    return out + [""]
+
+
+def picture(results, path):
+    """Bars of the ratios' medians with their ranges, on a logarithmic axis; light and dark by the viewer's preference."""
+    bars = []
+    for key in NAMES:
+        for isa, which in (("", "compile-bf16"), ("", "script-bf16"), ("@avx2", "script")):
+            r = results.get(key + isa)
+            if r and which in r["rounds"][0] and (which != "script-bf16" or key == "latency"):
+                bars.append((f"{NAMES[key]} by {WAYS[which].replace('`', '')}{', AVX2' if isa else ''}", ratios(r, which)))
+    if not bars:
+        return
+    low = min(0.5, min(b[1][1] for b in bars)) / 1.05
+    high = max(2.0, max(b[1][2] for b in bars)) * 1.05
+    left, width, line = 400, 760, 24
+    at = lambda v: left + (width - left - 60) * math.log(v / low) / math.log(high / low)
+    height = line * len(bars) + 60
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
+           "<style>svg{background:#fff;color:#222}@media(prefers-color-scheme:dark){svg{background:#161616;color:#ddd}}"
+           "text{fill:currentColor}.b{fill:#0072b2}.w{stroke:currentColor}.o{stroke:currentColor;stroke-dasharray:3 3}</style>",
+           "<title>How many times as fast as the peer: median and range</title>"]
+    for tick in (0.25, 0.5, 1, 2, 4, 8):
+        if low <= tick <= high:
+            out.append(f'<line class="o" x1="{at(tick):.1f}" x2="{at(tick):.1f}" y1="20" y2="{height - 30}" opacity="{1 if tick == 1 else .3}"/>'
+                       f'<text x="{at(tick):.1f}" y="{height - 12}" text-anchor="middle">{tick:g}×</text>')
+    for i, (name, (middle, least, most)) in enumerate(bars):
+        y = 24 + line * i
+        out.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{html.escape(name)}</text>'
+                   f'<rect class="b" x="{at(low):.1f}" y="{y + 2}" width="{at(middle) - at(low):.1f}" height="14"/>'
+                   f'<line class="w" x1="{at(least):.1f}" x2="{at(most):.1f}" y1="{y + 9}" y2="{y + 9}"/>'
+                   f'<text x="{at(most) + 6:.1f}" y="{y + 13}">{middle:.2f}</text>')
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join([*out, "</svg>"]) + "\n")
+
+
+def write_document(folder, results):
+    folder = pathlib.Path(folder)
+    machines = sorted({f"{r['processor']}, {r['cores']} cores, {r['threads']} threads" for r in results.values()})
+    torch = sorted({r["torch"] for r in results.values() if "torch" in r})
+    dates = sorted({r["date"] for r in results.values()})
+    lines = ["# Benchmarks", "",
+             f"Made by `tests/benchmark/run` ({', '.join(machines)}; {dates[0]}{'' if dates[0] == dates[-1] else ' to ' + dates[-1]};"
+             f" PyTorch {', '.join(torch)} in Python, ours on LibTorch 2.13). Both sides ran in turn on the same input and threads;"
+             " a ratio is the median over the rounds, in brackets the least and the greatest. Above 1 ours is faster."
+             " `benchmarks.json` holds every round.", "",
+             "![ratios](img/benchmarks.svg)", ""]
+    zoo = multiply_adds(pathlib.Path(__file__).resolve().parents[2] / "docs" / "zoo.md")
+    native, avx2 = passes({k: v for k, v in results.items() if k != "latency"}, "", zoo), passes(results, "@avx2", zoo)
+    if native:
+        lines += ["## The frozen part's pass: pooled features", "",
+                  "Normalised float32 pictures in memory, batches of 32, weights drawn at random, batch norms settled on noise."
+                  " Ours in bf16. The peers' columns: their img/s, and **ours by theirs**. `torch.compile` in its default mode with"
+                  " batch norms folded; its `freezing` is an option of its own. The error is the greatest relative one of a float32"
+                  " peer's features against ours in float32.", "", *native]
+        if "peak" in results:
+            p = results["peak"]
+            lines += [f"The peak is that of PyTorch's product of matrices of 2,048 x 2,048: {p['bf16'] / 1e9:,.0f} thousand million"
+                      f" multiply-adds a second in bf16, {p['fp32'] / 1e9:,.0f} in fp32; memory is copied at {p['copy'] / 1e9:.1f} GB/s,"
+                      " reading and writing counted.", ""]
+    if "latency" in results:
+        lines += ["## One picture through a trained classifier", "",
+                  "From uint8 pixels of the network's size to ten probabilities; the columns tell pictures a second.", "",
+                  *passes({"latency": results["latency"]}, "", zoo)]
+    if avx2:
+        lines += ["## On a processor with AVX2 alone", "",
+                  "The same with `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2`, all in float32.", "", *avx2]
+    job_rows = jobs(results)
+    if job_rows:
+        lines += ["## Whole trainings", "",
+                  "CIFAR-10's 50,000 and 10,000 pictures at 224, five epochs with a test each. Reckoned up from a subset: the"
+                  " peers' times are their pictures a second times the pictures; ours are the frozen part's pictures a second on"
+                  " the subset, and what comes behind it on all pictures (where the network is frozen whole, with features of"
+                  " smaller pictures, as wide), fixed costs in both. Keras runs on PyTorch (`KERAS_BACKEND=torch`). The peers are"
+                  " given pictures that are resized already.", "", *job_rows]
+    if "accuracy" in results:
+        r = results["accuracy"]
+        lines += ["## Accuracy", "",
+                  f"EfficientNet-Lite0's trained weights, frozen, 128 pixels, {r['pictures']:,} pictures of CIFAR-10 to learn from,"
+                  f" {r['test']:,} to measure with, ten epochs of a linear head: {100 * r['fp32']['accuracy']:.2f} % with features"
+                  f" in float32, {100 * r['bf16']['accuracy']:.2f} % in bf16.", ""]
+    if "memory" in results:
+        r = results["memory"]
+        told = "; ".join(f"{m['pictures']:,} pictures {m['peak'] / 2**20:,.0f} MiB" for m in r["runs"])
+        lines += ["## Memory of a first run", "",
+                  f"Keras's MobileNetV3-Small from layer 100 on, flips, a cache of {r['limit'] >> 20} MiB, less than the"
+                  f" activations: the process takes, at its peak, {told}; {r['runs'][0]['weights'] / 2**20:.0f} MiB of it are weights.", ""]
+    others = [(k, results[k]) for k in ("features", "fine_tune") if k in results]
+    if others:
+        lines += ["## Against a loop as one would write it", ""]
+        for key, r in others:
+            middle, least, most = ratios(r, "channels_last")
+            what = "features at 128 pixels, resizing included" if key == "features" else "an epoch in which the whole network learns, at 96 pixels"
+            lines.append(f"- EfficientNet-Lite0, {what}, {r['precision']}, channels last on both sides: {statistics.median(x['ours'] for x in r['rounds']):,.0f}"
+                         f" img/s by {statistics.median(x['channels_last'] for x in r['rounds']):,.0f}: **{middle:.2f}** ({least:.2f}–{most:.2f})")
+        if "fine_tune_accuracy" in results:
+            r = results["fine_tune_accuracy"]
+            lines.append(f"- Two such epochs on all of CIFAR-10 reach {100 * r['ours']['accuracy']:.2f} % on its test pictures,"
+                         f" PyTorch's {100 * r['theirs']['accuracy']:.2f} %.")
+        lines.append("")
+    picture(results, folder / "img" / "benchmarks.svg")
+    (folder / "benchmarks.md").write_text("\n".join(lines))
