@@ -10,13 +10,16 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <transferlib/core/environment.hpp>
 #include <transferlib/data/cifar.hpp>
 #include <transferlib/data/image_folder.hpp>
 #include <transferlib/formats/json.hpp>
+#include <transferlib/nn/losses.hpp>
 #include <transferlib/report/evaluation.hpp>
 #include <transferlib/report/html.hpp>
 #include <transferlib/report/progress.hpp>
@@ -74,6 +77,7 @@ struct Answers {
 
 struct Result {
   tl::Evaluation all;
+  double loss = 0.0;  ///< the one that the model was trained by
   double seconds = 0.0;
 };
 
@@ -94,13 +98,18 @@ Result measure(tl::AnyClassifier<>& model, const D& data, const Told& told) {
                 },
                 {},
                 {}};
-    trainer.evaluate(pictures, out);
-    return std::pair(at::cat(out.probabilities), at::cat(out.targets));
+    const tl::NamedValues values = trainer.evaluate(pictures, out);
+    return std::tuple(at::cat(out.probabilities), at::cat(out.targets), values.at(0).second);
   };
   const auto start = std::chrono::steady_clock::now();
-  auto [p, targets] = answers_to(data);
-  if (mirrored) p = (p + answers_to(Mirrored<D>(data)).first) / 2.0;
+  auto [p, targets, loss] = answers_to(data);
+  if (mirrored) {
+    p = (p + std::get<0>(answers_to(Mirrored<D>(data)))) / 2.0;
+    // Logarithms of probabilities are logits of the same probabilities.
+    loss = tl::loss_of(model.head().pointer()->criterion(), p.clamp_min(1e-38).log(), targets).template item<double>();
+  }
   Result out;
+  out.loss = loss;
   out.all.update(p, {{}, targets, {}, {}});
   out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (bar != nullptr) bar->finish();
@@ -145,7 +154,9 @@ tl::Json to_json(const Result& result, const tl::AnyClassifier<>& model, const D
           {"flip", told.flip},
           {"pictures", scores.seen},
           {"seconds", result.seconds},
-          {"loss", result.all.calibration().negative_log_likelihood()},
+          {"loss", result.loss},
+          {"criterion", tl::detail::to_json(model.head().pointer()->criterion())},
+          {"log_loss", result.all.calibration().negative_log_likelihood()},
           {"accuracy", scores.accuracy},
           {"macro", to_json(scores.macro)},
           {"weighted", to_json(scores.weighted)},
@@ -159,8 +170,20 @@ tl::Json to_json(const Result& result, const tl::AnyClassifier<>& model, const D
           {"worst_mistakes", std::move(mistakes)}};
 }
 
+/// A loss in words, without a weight for each class.
+std::string words(const tl::ClassLoss& loss) {
+  return std::visit(
+      [](auto l) {
+        const bool weighted = !l.class_weights.empty();
+        l.class_weights.clear();
+        return tl::detail::words(l) + (weighted ? ", class weights" : "");
+      },
+      loss);
+}
+
 /// What is measured, for people.
-void print(const Result& result, const tl::Labels& labels) {
+void print(const Result& result, const tl::AnyClassifier<>& model) {
+  const tl::Labels& labels = model.labels();
   const auto percent = [](double part) { return tl::detail::fixed(100.0 * part, 2) + " %"; };
   const auto scores = result.all.confusion().scores();
   const auto& calibration = result.all.calibration();
@@ -172,7 +195,8 @@ void print(const Result& result, const tl::Labels& labels) {
   for (std::size_t c = 0; c < labels.size(); ++c) row(labels[c], scores.classes[c].support, scores.classes[c]);
   row("mean", scores.seen, scores.macro);
   row("weighted mean", scores.seen, scores.weighted);
-  std::printf("accuracy: %s\nloss: %s\n", percent(scores.accuracy).c_str(),
+  std::printf("accuracy: %s\nloss: %s (%s); log loss %s\n", percent(scores.accuracy).c_str(),
+              tl::detail::fixed(result.loss, 4).c_str(), words(model.head().pointer()->criterion()).c_str(),
               tl::detail::fixed(calibration.negative_log_likelihood(), 4).c_str());
   std::printf("calibration error: %s expected, %s at most; Brier score %s\n",
               percent(tl::expected_calibration_error(bins)).c_str(),
@@ -219,7 +243,7 @@ int evaluate(const D& data, const Told& told) {
   if (told.json)
     std::printf("%s\n", to_json(result, model, data, told).dump(2).c_str());
   else
-    print(result, model.labels());
+    print(result, model);
   if (told.html.empty()) return 0;
   tl::Report report = result.all.report(data);
   report.title = text("Evaluation of ", std::filesystem::path(told.model).filename().string());

@@ -2,12 +2,16 @@
 /// Trains a classifier on pictures in class folders (or on CIFAR): `train --data DIR`. What it isn't told it chooses,
 /// and says so.
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <filesystem>
+#include <numeric>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <transferlib/data/cifar.hpp>
@@ -16,9 +20,13 @@
 #include <transferlib/formats/json.hpp>
 #include <transferlib/nn/losses.hpp>
 #include <transferlib/report/console.hpp>
+#include <transferlib/report/csv.hpp>
+#include <transferlib/report/progress.hpp>
+#include <transferlib/report/rate_plot.hpp>
 #include <transferlib/report/run_folder.hpp>
 #include <transferlib/train/callbacks.hpp>
 #include <transferlib/train/preflight.hpp>
+#include <transferlib/train/rate_finder.hpp>
 #include <transferlib/train/trainer.hpp>
 #include <transferlib/zoo.hpp>
 
@@ -34,10 +42,12 @@ namespace {
 
 /// What the command line says; -1, 0 or empty where it says nothing.
 struct Told : tools::Recipe {
-  std::string data, backbone, weights, head, flip, device = "cpu";
-  double label_smoothing = 0.0;
+  std::string data, backbone, weights, head, flip, depths = "last", loss = "cross_entropy", class_weights,
+                                                   device = "cpu";
+  double label_smoothing = 0.0, erase = 0.0;
   tl::Index head_epochs = 1, early_stopping = 0;
-  bool random = false, balanced = false, fine_tune = false, keep_best = false, no_preflight = false;
+  bool random = false, balanced = false, fine_tune = false, keep_best = false, no_preflight = false, deviations = false,
+       find_rate = false;
 };
 
 tl::Flip flip_of(const std::string& given) {
@@ -57,6 +67,68 @@ tl::Flip flip_of(const std::string& given) {
   return out;
 }
 
+/// What the head minimises, but for the weights of the classes. \throws Usage
+tl::ClassLoss loss_of(const Told& told) {
+  const auto [word, gamma] = tools::word_and_number("--loss", told.loss, tl::Focal{}.gamma);
+  tools::check_word("--loss", word, {"cross_entropy", "focal"});
+  if (word == "cross_entropy") {
+    if (told.loss != word) throw tools::Usage("--loss cross_entropy takes no number; see --label-smoothing");
+    return tl::CrossEntropy{.label_smoothing = told.label_smoothing};
+  }
+  if (told.label_smoothing != 0.0) throw tools::Usage("--label-smoothing is of cross_entropy, not of --loss focal");
+  return tl::Focal{.gamma = gamma};
+}
+
+/// A weight a class: balanced, so that all classes weigh as much, or by name from a JSON file.
+/// \throws DataError, FileError, FormatError
+template <class D>
+std::vector<double> weights_of(const std::string& given, const D& training) {
+  const tl::Labels labels = training.labels();
+  std::vector<double> out(labels.size(), 0.0);
+  if (given == "balanced") {
+    std::vector<tl::Index> ids(static_cast<std::size_t>(training.size()));
+    std::iota(ids.begin(), ids.end(), tl::Index{0});
+    const tl::Tensor classes = training.targets(ids);
+    for (tl::Index i = 0; i < classes.numel(); ++i) ++out[static_cast<std::size_t>(classes.data_ptr<tl::Index>()[i])];
+    for (std::size_t c = 0; c < out.size(); ++c) {
+      if (out[c] == 0.0)
+        throw tl::DataError(text("--class-weights balanced: there is no picture of ", labels[c], " to train with"));
+      out[c] = static_cast<double>(training.size()) / (static_cast<double>(out.size()) * out[c]);
+    }
+    return out;
+  }
+  const tl::Json file = tl::parse_json(tl::read_file(given), given);
+  for (const tl::JsonMember& member : file.members()) {
+    const auto found = std::find(labels.begin(), labels.end(), member.name);
+    if (found == labels.end())
+      throw tl::DataError(text("the class weights in ", given, " have the class ", member.name,
+                               ", which the pictures lack; the nearest is ",
+                               tl::detail::nearest_names(member.name, labels, 1).front()));
+    out[static_cast<std::size_t>(found - labels.begin())] = member.value.get<double>();
+  }
+  for (std::size_t c = 0; c < out.size(); ++c)
+    if (!(out[c] > 0.0))
+      throw tl::DataError(
+          text("the class weights in ", given, " want a number above 0 for each class, and have none for ", labels[c]));
+  return out;
+}
+
+/// A rate to two digits: more of them would say nothing.
+double two_digits(double rate) {
+  char number[32];
+  const auto end = std::to_chars(number, number + sizeof number, rate, std::chars_format::scientific, 1).ptr;
+  std::from_chars(number, end, rate);
+  return rate;
+}
+
+/// Shows how far the search for a rate has come.
+struct Searching {
+  tl::Progress bar;
+  void on_progress(const tl::Progressed& p) {
+    if (p.phase == "train") bar.update(p.done);
+  }
+};
+
 /// What the command line can be told to be wrong before any file is touched. \throws Usage
 void check(const Told& told, const tools::Arguments& arguments) {
   const auto at_least = [&](std::string_view name, auto value, auto least) {
@@ -67,6 +139,13 @@ void check(const Told& told, const tools::Arguments& arguments) {
   if (told.random && !told.weights.empty()) throw tools::Usage("--random and --weights contradict each other");
   tools::check(told, arguments);
   if (!told.flip.empty()) flip_of(told.flip);
+  if (!(told.erase >= 0.0 && told.erase <= 1.0))
+    throw tools::Usage(text("--erase is a probability from 0 to 1, not ", told.erase));
+  tools::check_word("--depths", told.depths, {"last", "stages", "blocks"});
+  if (told.deviations && told.depths == "last") throw tools::Usage("--deviations wants --depths stages or blocks");
+  if (arguments.has("--lr") && told.find_rate)
+    throw tools::Usage("--find-rate looks for the rate that --lr tells; leave one of them away");
+  loss_of(told);
   if (!told.head.empty()) try {
       tl::any_head(told.head);
     } catch (const tl::OptionError& e) {
@@ -144,11 +223,16 @@ void choose(Told& told, tl::Index pictures, bool small) {
   }
   say("optimizer", told.optimizer == "sgd" ? "sgd, momentum 0.9" : told.optimizer,
       optimizer_chosen ? "chosen: --optimizer" : "");
-  say("lr", text(told.lr), lr_chosen ? "chosen: --lr" : "");
+  if (!told.find_rate) say("lr", text(told.lr), lr_chosen ? "chosen: --lr" : "");
+  if (told.erase > 0.0)
+    say("erase", text(told.erase), frozen ? "another picture each epoch, so that the frozen part runs each epoch" : "");
 }
 
 tl::AnyBackbone backbone_of(const Told& told) {
-  const tl::NetworkOptions options{.size = told.size};
+  const auto depths = told.depths == "blocks"   ? tl::Depths::blocks
+                      : told.depths == "stages" ? tl::Depths::stages
+                                                : tl::Depths::last;
+  const tl::NetworkOptions options{.size = told.size, .depths = depths, .deviations = told.deviations};
   if (told.random) return tl::zoo_entry(told.backbone).random(options, told.seed);
   if (!told.weights.empty()) return tl::any_backbone(told.backbone, std::filesystem::path(told.weights), options);
   return tl::any_backbone(told.backbone, options);
@@ -163,18 +247,35 @@ int train(Told& told, const D& training, const D& validation, bool small) {
 
   // The two-phase recipe begins with the head alone.
   const tl::AnyRule rule = tools::rule_of(told.freeze), first = told.fine_tune ? tl::AnyRule(tl::FreezeAll{}) : rule;
-  tl::AnyClassifier<> model(
-      std::move(backbone), tl::FreezePolicy{first},
-      tl::any_head(told.head, 0.0, told.seed, tl::CrossEntropy{.label_smoothing = told.label_smoothing}),
-      training.labels());
+  tl::ClassLoss loss = loss_of(told);
+  if (!told.class_weights.empty())
+    std::visit([&](auto& l) { l.class_weights = weights_of(told.class_weights, training); }, loss);
+  tl::AnyClassifier<> model(std::move(backbone), tl::FreezePolicy{first}, tl::any_head(told.head, 0.0, told.seed, loss),
+                            training.labels());
   model.to(torch::Device(told.device));
   const std::filesystem::path out = told.out.empty() ? tl::default_run_folder() : std::filesystem::path(told.out);
   tl::TrainerOptions options = tools::training_of(told, out);
   options.balanced = told.balanced;
-  tl::Trainer trainer{model, options};
+  using Transform = tl::AnyTransform<tl::ClassIndex>;
   const tl::Flip flip = flip_of(told.flip);
-  const auto augmented = tl::augment(training, flip.left_right || flip.up_down ? tl::AnyTransform<tl::ClassIndex>(flip)
-                                                                               : tl::AnyTransform<tl::ClassIndex>());
+  const tl::RandomErasing erasing{.probability = told.erase};
+  const bool flips = flip.left_right || flip.up_down, erases = told.erase > 0.0;
+  const auto augmented = tl::augment(training, flips && erases ? Transform(tl::compose(flip, erasing))
+                                               : flips         ? Transform(flip)
+                                               : erases        ? Transform(erasing)
+                                                               : Transform());
+  std::optional<tl::RateRange> rates;
+  if (told.find_rate) {
+    Searching searching{tl::Progress(stdout, {.label = "finding a rate"})};
+    rates = tl::find_rate(model, augmented, options, {}, searching);
+    searching.bar.finish();
+    const auto found = rates->steepest();
+    if (!found) std::fputs("warning: no rate lets the loss fall in 100 steps; see rates.svg\n", stderr);
+    if (found) told.lr = two_digits(*found);
+    say("lr", text(told.lr), found ? "found: the loss falls fastest there" : "chosen: --lr");
+    std::visit([&](auto& o) { o.lr = told.lr; }, options.optimizer);
+  }
+  tl::Trainer trainer{model, options};
   if (!told.no_preflight && told.resume.empty()) {
     bool wrong = false;
     for (const tl::Finding& f : tl::preflight(model, augmented, validation, options)) {
@@ -185,7 +286,9 @@ int train(Told& told, const D& training, const D& validation, bool small) {
     if (wrong) throw tl::DataError("the set-up is wrong, as said above; --no-preflight trains all the same");
   }
   // What was chosen is told too, so that the same run can be made from the folder alone.
-  tl::Json all = told.told;
+  tl::Json all = tl::Json::object();
+  for (const tl::JsonMember& member : told.told.members())
+    if (member.name != "find-rate") all[member.name] = member.value;  // the rate that was found is told as such
   for (const auto& [name, value] : std::vector<std::pair<std::string, std::string>>{{"data", told.data},
                                                                                     {"backbone", told.backbone},
                                                                                     {"freeze", told.freeze},
@@ -198,6 +301,10 @@ int train(Told& told, const D& training, const D& validation, bool small) {
                                                                                     {"epochs", text(told.epochs)}})
     all[name] = value;
   tl::RunFolder folder{out, trainer, augmented, validation, std::move(all)};
+  if (rates) {
+    tl::plot_rates(*rates, out / "rates.svg");
+    tl::write_csv(rates->history(), out / "rates.csv");
+  }
   if (told.random)
     std::fputs("warning: random weights, as asked: what the network learnt from other pictures is not used\n", stderr);
   tl::EarlyStopping early{{.patience = told.early_stopping > 0 ? told.early_stopping : told.epochs + told.head_epochs}};
@@ -256,13 +363,20 @@ int main(int argc, char** argv) {
       .option("--weights", "FILE", "its weights, .pth or .safetensors (the published file)", told.weights)
       .flag("--random", "random weights instead of pretrained ones", told.random)
       .option("--freeze", "WHAT", "all, none, until:N or until:NAME of a layer (all)", told.freeze)
+      .option("--depths", "WHERE",
+              "where the head's features come from: the last map, or those of stages or blocks too (last)", told.depths)
+      .flag("--deviations", "beside each map's mean its standard deviation, with --depths", told.deviations)
       .option("--head", "HEAD", "linear, or mlp:WIDTH (linear)", told.head)
       .option("--optimizer", "NAME", "sgd, adam or adamw (adam)", told.optimizer)
       .option("--lr", "X", "its learning rate", told.lr)
+      .flag("--find-rate", "looks for the rate: trains a copy with rates that rise, and draws rates.svg",
+            told.find_rate)
       .option("--size", "N", "the side of the pictures that the network sees, in pixels", told.size)
       .option("--batch", "N", "pictures a step", told.batch)
       .option("--epochs", "N", "times that all pictures are seen", told.epochs)
       .option("--flip", "HOW", "pictures are mirrored by chance: none, lr, ud or lr,ud (none)", told.flip)
+      .option("--erase", "P", "the part of the pictures in which a random rectangle is covered, from 0 to 1 (0)",
+              told.erase)
       .option("--precision", "P", "of the frozen part: auto, fp32 or bf16 (auto)", told.precision)
       .option("--threads", "N", "(one a core)", told.threads)
       .option("--seed", "N", "what order, weights and a drawn split depend on (0)", told.seed)
@@ -271,6 +385,9 @@ int main(int argc, char** argv) {
       .option("--head-epochs", "N", "of the head alone, with --fine-tune (1)", told.head_epochs);
   tools::add_training(arguments, told);
   arguments
+      .option("--loss", "LOSS", "cross_entropy, or focal:GAMMA, which looks at what is hard (cross_entropy)", told.loss)
+      .option("--class-weights", "W", "balanced: each class weighs as much; or a JSON file of a number above 0 a class",
+              told.class_weights)
       .option("--label-smoothing", "X", "the part of each label that goes to all classes (0)", told.label_smoothing)
       .option("--mix", "HOW", "mixup:ALPHA, cutmix:ALPHA or both (none)", told.mix)
       .flag("--balanced", "each class is seen as often as any other", told.balanced)
@@ -282,7 +399,8 @@ int main(int argc, char** argv) {
   tools::add_going_on(arguments, told);
   arguments.footer(
       "The run's folder holds model.safetensors (for predict), metrics.csv, accuracy.svg, confusion.svg, "
-      "config.json, report.html, events for\nTensorBoard, checkpoints/ and log.txt. Ctrl-C stops it where it can "
+      "config.json, report.html, rates.svg and\nrates.csv of --find-rate, events for\nTensorBoard, checkpoints/ and "
+      "log.txt. Ctrl-C stops it where it can "
       "go on: train --resume DIR.");
   return tools::run(argc, argv, arguments, [&](const std::vector<std::string>& words) {
     if (!words.empty()) throw tools::Usage(text("\"", words[0], "\" is no option; the folder goes behind --data"));

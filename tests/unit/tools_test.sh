@@ -288,6 +288,13 @@ expect 2 '--head: ' "$train" --data data --head mlp:many
 expect 2 '--flip is none, lr' "$train" --data data --flip lr,,ud
 expect 2 '--optimizer is sgd, adam or adamw, not "lion"' "$train" --data data --optimizer lion
 expect 2 '--precision is auto, fp32 or bf16, not "int8"' "$train" --data data --precision int8
+expect 2 '--loss is cross_entropy or focal, not "hinge"' "$train" --data data --loss hinge
+expect 2 '--loss cross_entropy takes no number' "$train" --data data --loss cross_entropy:1
+expect 2 '--label-smoothing is of cross_entropy' "$train" --data data --loss focal --label-smoothing 0.1
+expect 2 '--erase is a probability from 0 to 1, not 1.5' "$train" --data data --erase 1.5
+expect 2 '--depths is last, stages or blocks, not "all"' "$train" --data data --depths all
+expect 2 '--deviations wants --depths stages or blocks' "$train" --data data --deviations
+expect 2 '--find-rate looks for the rate that --lr tells' "$train" --data data --find-rate --lr 0.1
 expect 2 '--device is cpu or cuda, not "tpu"' "$train" --data data --device tpu
 expect 2 '--random and --weights contradict each other' "$train" --data data --random --weights x.pth
 expect 2 '--random takes no value' "$train" --data data --random=yes
@@ -501,6 +508,53 @@ import json
 loss = lambda name: json.load(open(name))["loss"]
 assert abs(loss("same.none") - loss("same.lr")) < 1e-4 < abs(loss("other.none") - loss("other.lr"))'
 expect 1 'no/folder' "$evaluate" "$random" --data same --html no/folder/x.html
+
+# What else a head can learn from and by, told by a file; its file and its folder keep it.
+printf '{"blue": 1, "gren": 2}' > weights.json
+expect 1 'have the class gren, which the pictures lack; the nearest is green' "$train" --data data --random --size 32 \
+  --class-weights weights.json --out x
+printf '{"blue": 1, "green": 2}' > weights.json
+expect 1 'have none for red' "$train" --data data --random --size 32 --class-weights weights.json --out x
+expect 1 'gamma must be at least 0, not -1' "$train" --data data --random --size 32 --loss focal:-1 --out x
+check 'no folder is left of runs that did not begin' test ! -e x
+printf '{"blue": 1, "green": 2, "red": 4}' > weights.json
+cat > all.json << 'JSON'
+{"data": "data", "backbone": "resnet18", "random": true, "freeze": "all", "size": 32, "batch": 8, "epochs": 2,
+ "precision": "fp32", "seed": 3, "threads": 1, "depths": "stages", "deviations": true, "loss": "focal:1.5",
+ "class-weights": "weights.json", "erase": 0.5, "flip": "lr", "find-rate": true}
+JSON
+expect 0 'warning: random weights' "$train" --config all.json --out all
+has '^lr: [0-9.e-]+   \(found: the loss falls fastest there\)$'
+has '^erase: 0.5 '
+check 'the rates that were tried, and their plot' test "$(head -1 all/rates.csv)" = epoch,rate,loss,smoothed_loss -a -s all/rates.svg
+expect 0 '' "$evaluate" all/model.safetensors --data data --part val --seed 3 --batch 8 --precision fp32 --threads 1 --json
+check 'the loss is what training measured, and its folder tells all of it' "$python" -c '
+import csv, json
+got, (*_, last) = json.load(open("out")), list(csv.DictReader(open("all/metrics.csv")))
+assert abs(got["loss"] - float(last["val_loss"])) < 1e-5, (got["loss"], last)
+assert abs(got["loss"] - got["log_loss"]) > 1e-3
+assert got["criterion"] == {"name": "focal", "gamma": 1.5, "class_weights": [1, 2, 4]}
+told = json.load(open("all/config.json"))["options"]
+assert "find-rate" not in told and float(told["lr"]) > 0
+assert {k: told[k] for k in ("loss", "class-weights", "depths", "erase")} == {
+    "loss": "focal:1.5", "class-weights": "weights.json", "depths": "stages", "erase": "0.5"}
+rates = [float(r["rate"]) for r in csv.DictReader(open("all/rates.csv"))]
+assert len(rates) > 10 and rates == sorted(rates) and min(rates) < float(told["lr"]) < max(rates)'
+expect 0 'warning: random weights' "$train" --config all/config.json --out again
+check 'the same bytes by the rate that was found' cmp all/model.safetensors again/model.safetensors
+# Twice as many of one class: each of its pictures weighs half as much.
+mkdir -p uneven/train uneven/val
+cp -r data/* uneven/train && cp -r data/* uneven/val
+rm uneven/train/green/[0-4].png uneven/train/red/[5-9].png
+expect 0 'warning: random weights' "$train" --data uneven --backbone squeezenet1_1 --random --freeze all --size 64 \
+  --epochs 1 --threads 1 --class-weights balanced --label-smoothing 0.1 --no-preflight --out even
+expect 0 '' "$evaluate" even/model.safetensors --data uneven --threads 1
+has '^loss: [0-9.]+ \(cross entropy, smoothing 0\.1, class weights\); log loss [0-9.]+$'
+expect 0 '' "$evaluate" even/model.safetensors --data uneven --threads 1 --json
+check 'balanced weights' "$python" -c '
+import json
+w = json.load(open("out"))["criterion"]["class_weights"]
+assert all(abs(a - b) < 1e-9 for a, b in zip(w, (2 / 3, 4 / 3, 4 / 3))), w'
 
 # -------------------------------------------------------------------------------------------------------------- compare
 compare=$bin/compare
