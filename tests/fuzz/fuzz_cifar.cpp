@@ -7,6 +7,8 @@
 
 #include <transferlib/formats/cifar.hpp>
 
+#include "damage.hpp"
+
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace transferlib;
   if (size < 2) return 0;

@@ -8,6 +8,8 @@
 #include <transferlib/formats/coco.hpp>
 #include <transferlib/metrics/average_precision.hpp>
 
+#include "damage.hpp"
+
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace transferlib;
   const std::string_view all(reinterpret_cast<const char*>(data), size);

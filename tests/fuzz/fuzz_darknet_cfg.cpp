@@ -7,6 +7,8 @@
 
 #include <transferlib/formats/darknet.hpp>
 
+#include "damage.hpp"
+
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace transferlib;
   const std::string_view text(reinterpret_cast<const char*>(data), size);

@@ -5,6 +5,8 @@
 
 #include <transferlib/formats/darknet.hpp>
 
+#include "damage.hpp"
+
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace transferlib;
   static const DarknetConfig whole = parse_darknet_cfg(

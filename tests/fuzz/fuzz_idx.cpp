@@ -4,6 +4,8 @@
 
 #include <transferlib/formats/idx.hpp>
 
+#include "damage.hpp"
+
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace transferlib;
   const auto bytes = std::as_bytes(std::span(data, size));

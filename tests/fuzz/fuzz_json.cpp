@@ -4,6 +4,8 @@
 
 #include <transferlib/formats/json.hpp>
 
+#include "damage.hpp"
+
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace transferlib;
   try {

@@ -5,6 +5,8 @@
 
 #include <transferlib/formats/checkpoint.hpp>
 
+#include "damage.hpp"
+
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace transferlib;
   if (size == 0) return 0;

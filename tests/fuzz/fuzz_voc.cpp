@@ -8,6 +8,8 @@
 
 #include <transferlib/formats/voc.hpp>
 
+#include "damage.hpp"
+
 namespace {
 
 using namespace transferlib;

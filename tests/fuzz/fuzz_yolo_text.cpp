@@ -5,6 +5,8 @@
 
 #include <transferlib/formats/yolo_text.hpp>
 
+#include "damage.hpp"
+
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace transferlib;
   const std::string_view text(reinterpret_cast<const char*>(data), size);

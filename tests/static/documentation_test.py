@@ -19,5 +19,7 @@ with tempfile.TemporaryDirectory() as scratch:
     if not files:
         sys.exit("no program was found in the documentation")
     names = [str(f) for f in files]
-    done = subprocess.run([sys.executable, str(root / "tests" / "compile"), str(build), "passes"] + names)
+    clang = os.environ.get("TRANSFERLIB_CLANG")
+    by = ["--clang", clang] if clang else []
+    done = subprocess.run([sys.executable, str(root / "tests" / "compile"), str(build), "passes"] + by + names)
 sys.exit(done.returncode)
