@@ -41,14 +41,9 @@ struct FitDense {
   double apart = 0.7;      ///< and overlaps the others by less
   bool mirrored = false;   ///< each picture is looked at a second time, mirrored left to right
   LogisticOptions fit{.strength = 1e-3, .tolerance = 1e-3};
-  bool boxes = true;   ///< whether boxes are learnt too, from the same features
-  double ridge = 3.0;  ///< see `SlidingWindow::fit_boxes`
-  std::uint64_t seed = 0;
-};
-bool boxes = true;     ///< whether boxes are learnt too, from the same features
-double ridge = 0.1;    ///< see `SlidingWindow::fit_boxes`
-bool mirrored = true;  ///< each picture is looked at a second time, mirrored left to right
-std::uint64_t seed = 0;
+  bool boxes = true;       ///< whether boxes are learnt too, from the same features
+  double ridge = 3.0;      ///< see `SlidingWindow::fit_boxes`
+  std::uint64_t seed = 0;  ///< what background is drawn from
 };
 
 /// What `fit_dense` learnt from, and how well it fits.
