@@ -1,7 +1,8 @@
 /// \file
 /// A `.cfg` of darknet that finds objects, as parts of ours: all of its layers but the last convolutions are a
 /// backbone, whose pyramid is what these look at; they, with the anchors and rules of its `[yolo]` or `[region]`
-/// layers, are a head. Together they find what darknet finds.
+/// layers, are a head; or, in YOLO v1's, all before the last connected layer, and that with `[detection]`. Together
+/// they find what darknet finds.
 #pragma once
 
 #include <algorithm>
@@ -17,6 +18,7 @@
 #include <transferlib/darknet.hpp>
 #include <transferlib/formats/darknet.hpp>
 #include <transferlib/heads/yolo.hpp>
+#include <transferlib/heads/yolo_v1.hpp>
 #include <transferlib/model/detector.hpp>
 
 namespace transferlib {
@@ -41,10 +43,19 @@ inline std::vector<DarknetFinder> darknet_finders(const DarknetConfig& config) {
   for (Index n = 0; n < config.used; ++n) {
     const DarknetLayer& l = config.layers[Graph::at(n)];
     const auto refuse = [&](const auto&... why) { throw FormatError(text(darknet_place(config, l), ": ", why...)); };
-    if (l.type == DarknetType::detection)
-      refuse("the head of YOLO v1 is not one of maps; run such a network by `darknet_backbone`");
-    if (l.type == DarknetType::region && l.coordinates != 4) refuse("boxes of ", l.coordinates, " numbers, not 4");
-    if (l.type != DarknetType::yolo && l.type != DarknetType::region) continue;
+    if (l.type != DarknetType::yolo && l.type != DarknetType::region && l.type != DarknetType::detection) continue;
+    if (l.type != DarknetType::yolo && l.coordinates != 4) refuse("boxes of ", l.coordinates, " numbers, not 4");
+    if (l.background) refuse("background=1 is of another kind of network than YOLO's");
+    if (l.type == DarknetType::detection) {
+      const DarknetLayer* c = n > 0 ? &config.layers[Graph::at(n - 1)] : nullptr;
+      if (c == nullptr || n < 2 || c->type != DarknetType::connected || c->batch_normalize || c->activation != "linear")
+        refuse("a [connected] layer with activation=linear, without batch_normalize, is to stand before it");
+      if (!out.empty()) refuse("another layer finds objects too: layer ", out.front().layer);
+      const DarknetShape& seen = shapes[Graph::at(n - 2)];
+      if (seen.height != seen.width) refuse("it looks at a map of ", seen.height, " x ", seen.width, ", not a square");
+      out.push_back({n, std::max<Index>(1, config.input.height / seen.height)});
+      continue;
+    }
     const bool fed = n > 0 && config.layers[Graph::at(n - 1)].type == DarknetType::convolutional;
     const Index values = l.boxes * (5 + l.classes);
     if (!fed) refuse("a convolution is to stand before it");
@@ -61,15 +72,47 @@ inline std::vector<DarknetFinder> darknet_finders(const DarknetConfig& config) {
     out.push_back({n, std::max<Index>(1, config.input.height / shapes[Graph::at(n)].height)});
   }
   if (out.empty())
-    throw FormatError(text(config.where, ": no layer finds objects: there is no [yolo] and no [region]"));
+    throw FormatError(text(config.where, ": no layer finds objects: there is no [yolo], [region] or [detection]"));
   std::stable_sort(out.begin(), out.end(),
                    [](const DarknetFinder& a, const DarknetFinder& b) { return a.stride < b.stride; });
+  return out;
+}
+
+/// Whether a `.cfg` is YOLO v1's.
+inline bool is_darknet_v1(const DarknetConfig& config, const std::vector<DarknetFinder>& finders) {
+  return config.layers[Graph::at(finders.at(0).layer)].type == DarknetType::detection;
+}
+
+/// The options of the head that a `.cfg` of v1 describes. \throws FormatError for one of another version
+inline YoloV1::Options darknet_v1_head_options(const DarknetConfig& config) {
+  const std::vector<DarknetFinder> finders = darknet_finders(config);
+  if (!is_darknet_v1(config, finders))
+    throw FormatError(text(config.where, ": it is not of YOLO v1: it has no [detection]; use darknet_head"));
+  const Index n = finders[0].layer;
+  const DarknetLayer& l = config.layers[Graph::at(n)];
+  DarknetSection section;
+  const DarknetReader read = darknet_reader(config, l, section);
+  YoloV1::Options out{.side = l.side,
+                      .boxes = l.boxes,
+                      .places = darknet_shapes(config, config.input)[Graph::at(n - 2)].height,
+                      .softmax = l.softmax,
+                      .roots = read.flag("sqrt"),
+                      .dropout = 0.0,  // a layer of the `.cfg` where it has one
+                      .box_weight = read.real("coord_scale", 1.0, 0.0, 1e6),
+                      .object_weight = read.real("object_scale", 1.0, 0.0, 1e6),
+                      .empty_weight = read.real("noobject_scale", 1.0, 0.0, 1e6),
+                      .class_weight = read.real("class_scale", 1.0, 0.0, 1e6)};
+  out.selection.score_threshold = 0.005;  // as darknet measures average precision
   return out;
 }
 
 /// The options of the head that a `.cfg` describes.
 inline YoloOptions darknet_head_options(const DarknetConfig& config) {
   const std::vector<DarknetFinder> finders = darknet_finders(config);
+  if (is_darknet_v1(config, finders))
+    throw FormatError(text(darknet_place(config, config.layers[Graph::at(finders[0].layer)]),
+                           ": it is of YOLO v1, whose head is a `YoloV1`: use darknet_v1_head, darknet_v1_detector, or "
+                           "any_darknet_detector for a .cfg of any version"));
   YoloOptions out = config.layers[Graph::at(finders[0].layer)].type == DarknetType::region ? yolo_v2() : yolo_v3();
   out.anchors.clear();
   out.grid_sensitivity.clear();
@@ -140,7 +183,9 @@ inline BackboneCore darknet_pyramid_core(const DarknetConfig& config, const Dark
   for (const DarknetFinder& finder : darknet_finders(network.config())) {
     Index x = network.step_of(finder.layer - 1);
     // Its activation is the head's too.
-    while (core.graph.steps[Graph::at(x)].kind != Kind::convolution) x = core.graph.steps[Graph::at(x)].from.at(0);
+    while (core.graph.steps[Graph::at(x)].kind != Kind::convolution &&
+           core.graph.steps[Graph::at(x)].kind != Kind::linear)
+      x = core.graph.steps[Graph::at(x)].from.at(0);
     stages.push_back(core.graph.steps[Graph::at(x)].from.at(0));
     strides.push_back(finder.stride);
   }
@@ -158,11 +203,19 @@ inline BackboneCore darknet_pyramid_core(const DarknetConfig& config, const Dark
 
 /// A detector that was darknet's.
 using DarknetDetector = Detector<AnyNetwork, NoNeck, Yolo>;
+/// One of YOLO v1.
+using DarknetV1Detector = Detector<AnyNetwork, NoNeck, YoloV1>;
 
 /// The head that a `.cfg` describes: the anchors, losses and suppression of its `[yolo]` or `[region]` layers. For
 /// other classes than the `.cfg`'s it is the same recipe. \throws FileError, FormatError (with file and line)
 inline Head<Yolo> darknet_head(const std::filesystem::path& cfg) {
   return {detail::darknet_head_options(read_darknet_cfg(cfg))};
+}
+
+/// The head that a `.cfg` of YOLO v1 describes: its `[detection]` and the connected layer before it.
+/// \throws FileError, FormatError (with file and line)
+inline Head<YoloV1> darknet_v1_head(const std::filesystem::path& cfg) {
+  return {detail::darknet_v1_head_options(read_darknet_cfg(cfg))};
 }
 
 /// All of a `.cfg` before its head, with random weights.
@@ -181,29 +234,49 @@ inline AnyBackbone darknet_pyramid(const std::filesystem::path& cfg, const std::
   return out;
 }
 
+namespace detail {
+
+/// A detector of a `.cfg` and a `.weights` file. \param neck a neck that does nothing \param head the recipe of the
+/// `.cfg`'s head
+template <class K, class H>
+Detector<AnyNetwork, K, H> darknet_detector_of(const std::filesystem::path& cfg, const std::filesystem::path& weights,
+                                               const Neck<K>& neck, const Head<H>& head, Labels labels,
+                                               const DarknetOptions& options) {
+  AnyBackbone backbone = darknet_pyramid(cfg, weights, options);
+  const auto network = std::dynamic_pointer_cast<Darknet>(backbone.core.network);
+  const auto finders = darknet_finders(network->config());
+  const Index classes = network->config().layers[Graph::at(finders[0].layer)].classes;
+  if (static_cast<Index>(labels.size()) != classes)
+    throw OptionError(text(cfg, " finds ", classes, " classes, and there are ", labels.size(),
+                           " labels; for other classes give the backbone another head: "
+                           "Detector{darknet_pyramid(cfg, weights), policy, darknet_head(cfg), labels}"));
+  Detector<AnyNetwork, K, H> out(std::move(backbone), FreezePolicy<FreezeNone>{}, neck, head, std::move(labels));
+  StateDict state;
+  const bool v1 = is_darknet_v1(network->config(), finders);
+  for (const auto& [name, tensor] : state_dict(*network))
+    for (std::size_t l = 0; l < finders.size(); ++l)
+      for (const char* what : {"weight", "bias"})
+        if (name == text(finders[l].layer - 1, v1 ? ".connected." : ".conv.", what))
+          state.emplace_back(v1 ? text("output.", what) : text(l, ".", what), tensor);
+  load_state_dict(inner_head(out.head()), state, {}, weights.string());
+  return out;
+}
+
+}  // namespace detail
+
 /// The whole detector of a `.cfg` and a `.weights` file, which finds what darknet finds. Nothing is frozen.
 /// \param labels the names of its classes, as `read_names` reads them
 /// \throws FileError, FormatError, OptionError, WeightsError
 inline DarknetDetector darknet_detector(const std::filesystem::path& cfg, const std::filesystem::path& weights,
                                         Labels labels, const DarknetOptions& options = {}) {
-  AnyBackbone backbone = darknet_pyramid(cfg, weights, options);
-  const auto network = std::dynamic_pointer_cast<Darknet>(backbone.core.network);
-  const auto finders = detail::darknet_finders(network->config());
-  const Index classes = network->config().layers[Graph::at(finders[0].layer)].classes;
-  if (static_cast<Index>(labels.size()) != classes)
-    throw OptionError(detail::text(cfg, " finds ", classes, " classes, and there are ", labels.size(),
-                                   " labels; for other classes give the backbone another head: "
-                                   "Detector{darknet_pyramid(cfg, weights), policy, darknet_head(cfg), labels}"));
-  DarknetDetector out(std::move(backbone), FreezePolicy<FreezeNone>{}, darknet_head(cfg), std::move(labels));
-  const StateDict theirs = state_dict(*network);
-  StateDict head;
-  for (std::size_t l = 0; l < finders.size(); ++l)
-    for (const char* what : {"weight", "bias"})
-      for (const auto& item : theirs)
-        if (item.first == detail::text(finders[l].layer - 1, ".conv.", what))
-          head.emplace_back(detail::text(l, ".", what), item.second);
-  load_state_dict(out.head(), head, {}, weights.string());
-  return out;
+  return detail::darknet_detector_of(cfg, weights, Neck<NoNeck>{}, darknet_head(cfg), std::move(labels), options);
+}
+
+/// The same of YOLO v1, whose `.cfg` ends in `[detection]`. It takes pictures of the `.cfg`'s size only.
+/// \throws FileError, FormatError, OptionError, WeightsError
+inline DarknetV1Detector darknet_v1_detector(const std::filesystem::path& cfg, const std::filesystem::path& weights,
+                                             Labels labels, const DarknetOptions& options = {}) {
+  return detail::darknet_detector_of(cfg, weights, Neck<NoNeck>{}, darknet_v1_head(cfg), std::move(labels), options);
 }
 
 /// The names of classes in a text file, one a line, as darknet's `.names`. Empty lines at the end mean nothing.

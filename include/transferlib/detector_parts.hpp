@@ -28,6 +28,7 @@
 #include <transferlib/heads/yolo_v1.hpp>
 #include <transferlib/heads/yolox.hpp>
 #include <transferlib/model/detector.hpp>
+#include <transferlib/model/more_classes.hpp>
 #include <transferlib/model/save.hpp>
 #include <transferlib/necks/elan.hpp>
 #include <transferlib/necks/feature_pyramid.hpp>
@@ -71,6 +72,7 @@ void fields(YoloOptions& o, V& visit) {
 template <class V>
 void fields(YoloV1::Options& o, V& visit) {
   visit("side", o.side), visit("boxes", o.boxes), visit("hidden", o.hidden), visit("connected", o.connected);
+  visit("places", o.places), visit("softmax", o.softmax), visit("roots", o.roots);
   visit("dropout", o.dropout), visit("box_weight", o.box_weight), visit("object_weight", o.object_weight);
   visit("empty_weight", o.empty_weight), visit("class_weight", o.class_weight);
   visit("selection", o.selection), visit("seed", o.seed);
@@ -394,6 +396,52 @@ inline Json cfg_in_file(const BackboneCore& core) {
 }
 
 }  // namespace detail
+
+namespace detail {
+
+/// Puts a head's tensor for some classes into that for more: its rows, which in each head lie otherwise.
+/// \throws OptionError for a head of a program's own
+inline void put_classes(const std::string& head, const Json& options, const Tensor& old, Index before,
+                        const Tensor& grown, Index after) {
+  const auto rest = [](const Tensor& t, Index rows) {
+    return t.view({-1, rows, t.numel() / std::max<Index>(1, t.size(0))});
+  };
+  const auto put = [&](const Tensor& to, const Tensor& from, Index rows) { to.narrow(1, 0, rows).copy_(from); };
+  if (old.sizes() == grown.sizes()) {
+    grown.copy_(old);
+  } else if (head == "yolo") {  // of each anchor box, objectness, classes
+    put(rest(grown, 5 + after), rest(old, 5 + before), 5 + before);
+  } else if (head == "yolox") {  // of all places the classes
+    grown.narrow(0, 0, before).copy_(old);
+  } else if (head == "yolo_v1") {  // the classes of all cells, then all else
+    const auto o = part_options<YoloV1>(options);
+    const Index cells = o.connected ? o.side * o.side : 1, others = old.size(0) - cells * before;
+    put(rest(grown.narrow(0, 0, cells * after), after), rest(old.narrow(0, 0, cells * before), before), before);
+    grown.narrow(0, cells * after, others).copy_(old.narrow(0, cells * before, others));
+  } else {
+    throw OptionError(
+        "which rows of a head of your own belong to which class is not known; copy them yourself, from "
+        "detector.head() to detector.with_new_head(labels).head()");
+  }
+}
+
+}  // namespace detail
+
+/// The detector with more classes: an independent copy that finds the old ones as before, to the bit where the new ones
+/// take no box's place, as all rows of its head are kept; those of the new classes are drawn anew. Its backbone is
+/// frozen where the model's is. See model/more_classes.hpp on how it learns them.
+/// \throws OptionError if a class is there already; for a head of a program's own
+template <class N, class K, class H>
+Detector<N, K, H> add_classes(const Detector<N, K, H>& model, const Labels& more) {
+  const auto before = static_cast<Index>(model.labels().size());
+  Detector<N, K, H> out = model.with_new_head(with_more(model.labels(), more));
+  const auto [head, options] = detail::part_in_file(model.head_recipe());
+  const torch::NoGradGuard guard;
+  const StateDict from = state_dict(detail::inner_head(model.head())), to = state_dict(detail::inner_head(out.head()));
+  for (std::size_t i = 0; i < from.size(); ++i)
+    detail::put_classes(head, options, from[i].second, before, to[i].second, before + static_cast<Index>(more.size()));
+  return out;
+}
 
 /// Writes a detector, atomically: one safetensors file with weights, labels, preprocessing and all that its parts are
 /// built from. `load_detector` reads it where they are the library's own. \throws FileError; an old file is then

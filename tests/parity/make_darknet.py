@@ -4,7 +4,9 @@ interpreter of darknet's .cfg computes, written here from darknet's own loops an
 
     make_darknet.py OUT_FOLDER
 
-darknet.json has every layer of tests/data/darknet/layers.cfg; the networks of the zoo are kept as zoo.py says. Needs
+darknet.json has every layer of tests/data/darknet/layers.cfg; darknet_detectors.json what small networks of YOLO v1, v2
+and v3 find, decoded place by place as darknet's get_region_detections and its like do; the networks of the zoo are kept
+as zoo.py says. Needs
 torch (made with torch 2.14.1).
 """
 import os
@@ -130,6 +132,8 @@ class Network:
                 x = reorg(x.numpy(), number("stride", 1), kind == "reorg")
             elif kind in ("dropout", "cost"):
                 pass
+            elif kind == "batchnorm":
+                x = self.finished(n, {"batch_normalize": 1}, x, "linear")
             elif kind == "softmax":
                 flat = x.reshape(x.shape[0], number("groups", 1), -1) / float(o.get("temperature", 1))
                 x = (flat.exp() / flat.exp().sum(-1, keepdim=True)).reshape(x.shape)
@@ -151,14 +155,14 @@ class Network:
 
     def local(self, n, o, x, number):
         """A kernel for each place, place by place."""
-        size, pad, filters = number("size", 1), number("pad", 0), number("filters", 1)
+        size, pad, filters, stride = number("size", 1), number("pad", 0), number("filters", 1), number("stride", 1)
         padded = F.pad(x, (pad,) * 4)
-        rows, columns = padded.shape[2] - size + 1, padded.shape[3] - size + 1
+        rows, columns = ((side - size) // stride + 1 for side in padded.shape[2:])
         w = self.tensor(f"{n}.local.weight", rows * columns, filters, x.shape[1] * size * size)
         y = self.tensor(f"{n}.local.bias", filters, rows, columns).expand(x.shape[0], -1, -1, -1).clone()
         for r in range(rows):
             for c in range(columns):
-                window = padded[:, :, r : r + size, c : c + size].reshape(x.shape[0], -1)
+                window = padded[:, :, r * stride :, c * stride :][:, :, :size, :size].reshape(x.shape[0], -1)
                 y[:, :, r, c] += window @ w[r * columns + c].T
         return y
 
@@ -267,6 +271,84 @@ def keep(folder, name, made, gain, ci=False):
              network.numbers, ci=ci, trainable=trained)
 
 
+STEM = ("[net]\nwidth=48\nheight=48\nchannels=3\n" + convolution(8, 3, 2) + convolution(12, 3, 2) + convolution(16, 3, 2))
+GAIN = {"conv": 0.7, "connected": 0.9}  # of the layer before the detections, so that confidences differ
+
+
+def region(softmax):
+    """v2's: the finer map beside the coarser one by [reorg]."""
+    return (STEM + "[maxpool]\nsize=2\nstride=2\n" + convolution(24, 3) + "[route]\nlayers=-3\n" + convolution(4, 1) +
+            "[reorg]\nstride=2\n[route]\nlayers=-1,-4\n" + convolution(16, 1, activation="linear", norm=0) +
+            f"[region]\nanchors=1.7,1.9, 2.4,2.1\nclasses=3\ncoords=4\nnum=2\nsoftmax={softmax}\nthresh=.6\n")
+
+
+def detection(between, places, softmax, roots):
+    """v1's."""
+    return (STEM + between + f"[connected]\noutput={places**2 * 13}\nactivation=linear\n" +
+            f"[detection]\nclasses=3\ncoords=4\nrescore=1\nside={places}\nnum=2\nsoftmax={softmax}\nsqrt={roots}\n"
+            "coord_scale=5\nnoobject_scale=.5\n")
+
+
+def found(text):
+    """Confidence, class and corners (in pixels of the input) of all boxes, those that overlap a surer one of their class
+    by more than .45 left out."""
+    network = Network(text, [(f"{len(sections(text)) - 3}.{k}.weight", g) for k, g in GAIN.items()])
+    net, kind, o = sections(text)[0][1], *sections(text)[-1]
+    size, classes, boxes = int(net["width"]), int(o["classes"]), int(o["num"])
+    with torch.no_grad():
+        values = network.run(formula.pictures(1, size).float() / 255.0)
+    x = values[-1][0].double().numpy()  # probabilities where darknet has them
+    out = []
+
+    def take(cx, cy, w, h, confidence, probabilities):
+        for c, p in enumerate(probabilities):
+            score = min(max(confidence * p, 0.0), 1.0)
+            if score > 0.005:
+                out.append([score, c, (cx - w / 2) * size, (cy - h / 2) * size, (cx + w / 2) * size, (cy + h / 2) * size])
+
+    if kind == "detection":
+        side, flat = int(o["side"]), x.reshape(-1)
+        for i in range(side * side):
+            for n in range(boxes):
+                scale = flat[side * side * classes + i * boxes + n]
+                tx, ty, tw, th = flat[side * side * (classes + boxes) + (i * boxes + n) * 4 :][:4]
+                power = 2 if int(o["sqrt"]) else 1
+                take((tx + i % side) / side, (ty + i // side) / side, tw**power, th**power, scale,
+                     flat[i * classes :][:classes])
+    else:
+        anchors = [float(a) for a in o["anchors"].split(",")]
+        rows, columns = x.shape[1:]
+        for row in range(rows):
+            for column in range(columns):
+                for n in range(boxes):
+                    v = x[n * (5 + classes) : (n + 1) * (5 + classes), row, column]
+                    # Without softmax darknet takes the logistic of the classes; `predicted` leaves that to us.
+                    p = v[5:] if int(o["softmax"]) else 1 / (1 + np.exp(-v[5:]))
+                    take((column + v[0]) / columns, (row + v[1]) / rows, np.exp(v[2]) * anchors[2 * n] / columns,
+                         np.exp(v[3]) * anchors[2 * n + 1] / rows, v[4], p)
+    out.sort(key=lambda b: -b[0])
+    kept = []
+    for b in out:
+        def overlap(a):
+            w, h = min(a[4], b[4]) - max(a[2], b[2]), min(a[5], b[5]) - max(a[3], b[3])
+            both = max(w, 0) * max(h, 0)
+            return both / ((a[4] - a[2]) * (a[5] - a[3]) + (b[4] - b[2]) * (b[5] - b[3]) - both)
+        if not any(a[1] == b[1] and overlap(a) > 0.45 for a in kept):
+            kept.append(b)
+    assert len(kept) > 5 and (len(kept) < len(out) or kind == "detection"), (len(kept), len(out))
+    scores = [b[0] for b in kept]
+    assert len(scores) == len(set(scores)), "equal confidences have no order"
+    return {"cfg": text, "size": size, "kind": kind, "found": kept}
+
+
+def detectors(folder):
+    local = "[local]\nsize=3\nstride=2\npad=1\nfilters=8\nactivation=leaky\n[dropout]\nprobability=.5\n"
+    hidden = "[connected]\noutput=20\nactivation=leaky\n[dropout]\nprobability=.5\n"
+    write(os.path.join(folder, "darknet_detectors.json"),
+          [found(t) for t in (region(1), region(0), detection(local, 3, 0, 1), detection(hidden, 2, 1, 0),
+                              detection("[batchnorm]\n", 4, 0, 1))])
+
+
 def main(folder):
     torch.set_num_threads(1)
     path = os.path.join(HERE, "..", "data", "darknet", "layers.cfg")
@@ -277,6 +359,7 @@ def main(folder):
     write(os.path.join(folder, "darknet.json"),
           {"names": zoo.names_hash(network.state.items()), "rows": network.rows,
            "layers": [summary(v, 8) for v in values]})
+    detectors(folder)
     keep(folder, "darknet19", darknet19(), [], ci=True)
     keep(folder, "darknet53", darknet53(), [("bn.weight", 0.5)])
     keep(folder, "cspdarknet53", cspdarknet53("leaky"), [("bn.weight", 0.6)])

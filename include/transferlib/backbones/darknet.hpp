@@ -291,6 +291,8 @@ class Darknet : public Plan {
       case DarknetType::region:
       case DarknetType::detection:
         return run(name, Kind::rescale, {x}, [l](auto v, const Pass&) { return detail::darknet_predicted(v[0], l); });
+      case DarknetType::batchnorm:
+        return call(declare_norm(text(n, ".bn"), in.channels), {x});
       case DarknetType::crop:
       case DarknetType::cost:
         break;

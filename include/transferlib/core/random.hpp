@@ -42,7 +42,8 @@ enum class Purpose : std::uint32_t {
   balance = 9,
   regions = 10,
   preflight = 11,
-  windows = 12
+  windows = 12,
+  scale = 13
 };
 
 /// The random numbers of one thing: purpose, and up to two numbers that say which (an epoch and a picture, say).

@@ -38,6 +38,7 @@ enum class DarknetType {
   reorg3d,
   dropout,
   softmax,
+  batchnorm,
   crop,
   yolo,
   region,
@@ -47,9 +48,9 @@ enum class DarknetType {
 
 /// What a layer is called in a `.cfg`, without the brackets.
 inline std::string_view to_string(DarknetType type) {
-  constexpr std::string_view names[] = {"convolutional", "connected", "local",  "maxpool",   "avgpool", "shortcut",
-                                        "route",         "upsample",  "reorg",  "reorg3d",   "dropout", "softmax",
-                                        "crop",          "yolo",      "region", "detection", "cost"};
+  constexpr std::string_view names[] = {"convolutional", "connected", "local", "maxpool", "avgpool",   "shortcut",
+                                        "route",         "upsample",  "reorg", "reorg3d", "dropout",   "softmax",
+                                        "batchnorm",     "crop",      "yolo",  "region",  "detection", "cost"};
   return names[static_cast<std::size_t>(type)];
 }
 
@@ -381,6 +382,7 @@ inline DarknetLayer darknet_layer(const DarknetSection& section, std::string_vie
       l.padding = read.whole("padding", l.size - 1, 0, 1024);
       break;
     case DarknetType::avgpool:
+    case DarknetType::batchnorm:
       break;
     case DarknetType::shortcut:
       read.refuse({"weights_type"});
@@ -523,6 +525,7 @@ inline DarknetShape darknet_shape(const DarknetConfig& config, const DarknetLaye
                l.boxes, " boxes and ", l.classes, " classes need ", wanted);
       break;
     case DarknetType::dropout:
+    case DarknetType::batchnorm:
     case DarknetType::crop:
     case DarknetType::cost:
       break;
@@ -572,9 +575,7 @@ inline std::vector<DarknetBlob> darknet_blobs(const DarknetConfig& config) {
       out.push_back({text(n, ".", what), std::move(shape), static_cast<Index>(n), count, of_connected});
     };
     const auto norm = [&] {
-      add("bn.weight", {l.filters});
-      add("bn.running_mean", {l.filters});
-      add("bn.running_var", {l.filters});
+      for (const char* what : {"bn.weight", "bn.running_mean", "bn.running_var"}) add(what, {y.channels});
     };
     switch (l.type) {
       case DarknetType::convolutional:
@@ -586,6 +587,10 @@ inline std::vector<DarknetBlob> darknet_blobs(const DarknetConfig& config) {
         add(l.batch_normalize ? "bn.bias" : "connected.bias", {l.filters});
         add("connected.weight", {l.filters, x.channels * x.height * x.width}, true);
         if (l.batch_normalize) norm();
+        break;
+      case DarknetType::batchnorm:
+        add("bn.bias", {y.channels});
+        norm();
         break;
       case DarknetType::local:
         add("local.bias", {l.filters, y.height, y.width});

@@ -41,7 +41,11 @@ class YoloV1 : public Module {
     Index boxes = 2;   ///< of a cell
     Index hidden = 0;  ///< units of a hidden layer with leaky ReLU, 4096 in the paper; 0: none
     bool connected =
-        true;              ///< one layer over the whole map; else the same one in each cell, a hundredth of the weights
+        true;  ///< one layer over the whole map; else the same one in each cell, a hundredth of the weights
+    Index places =
+        0;  ///< `connected`: the map's side that the layer sees, one of other sizes is averaged to it; 0: `side`
+    bool softmax = false;  ///< classes exclude each other
+    bool roots = true;     ///< width and height are told by their square roots
     double dropout = 0.5;  ///< probability, in training, before the last layer
     double box_weight = 5.0, object_weight = 1.0, empty_weight = 0.5, class_weight = 1.0;
     Selection selection{};
@@ -52,20 +56,20 @@ class YoloV1 : public Module {
       : Module("YoloV1"), options_(options), classes_(features.classes) {
     const Options& o = options;
     if (features.channels.empty() || features.strides.empty() || features.classes < 1 || o.side < 1 || o.boxes < 1 ||
-        o.hidden < 0)
+        o.hidden < 0 || o.places < 0)
       throw OptionError("a YOLO v1 head needs a map, a class, a cell and a box at least");
     detail::check_selection(o.selection);
     stride_ = static_cast<double>(features.strides.back());
     const Index cell = classes_ + 5 * o.boxes, cells = o.connected ? o.side * o.side : 1;
-    const Index in = features.channels.back() * cells;
+    const Index in = features.channels.back() * (o.connected ? seen() * seen() : 1);
     if (o.hidden > 0) hidden_ = layer("hidden", in, o.hidden, 1);
     output_ = layer("output", o.hidden > 0 ? o.hidden : in, cell * cells, 3);
   }
 
   Output forward(const Activations& pyramid, const Pass& pass) {
     const Tensor map = pyramid.back().to(output_->weight.scalar_type());
-    const Index side = options_.side, n = map.size(0);
-    Tensor x = at::adaptive_avg_pool2d(map, {side, side});
+    const Index n = map.size(0);
+    Tensor x = at::adaptive_avg_pool2d(map, {seen(), seen()});
     x = options_.connected ? x.flatten(1) : x.permute({0, 2, 3, 1});
     if (hidden_ != nullptr) x = activate(hidden_->forward(x), Activation::leaky_relu);
     x = output_->forward(detail::dropout(x, options_.dropout, pass, 1 << 20));
@@ -107,7 +111,8 @@ class YoloV1 : public Module {
     }
     const Tensor mine = found.gather(1, responsible.unsqueeze(2).expand({-1, 1, 4})).squeeze(1);
     const Tensor box = truth.squeeze(1);
-    const Tensor wanted = at::cat({box.narrow(1, 0, 2) * o.side - at_cell, box.narrow(1, 2, 2).sqrt()}, 1);
+    const Tensor wanted = at::cat(
+        {box.narrow(1, 0, 2) * o.side - at_cell, options_.roots ? box.narrow(1, 2, 2).sqrt() : box.narrow(1, 2, 2)}, 1);
     const Tensor sure = v.sure.flatten(), which = taken * o.boxes + responsible.squeeze(1);
     const Tensor empty = at::ones_like(sure).index_fill_(0, which, 0.0);
     const Tensor classes = at::zeros({taken.size(0), classes_}, sure.options())
@@ -139,16 +144,20 @@ class YoloV1 : public Module {
   struct Parts {
     Tensor classes, sure, boxes;  // (N, cells, classes), (N, cells, boxes), (N, cells, boxes, 4)
   };
+  /// The side of the map that the first layer sees.
+  Index seen() const { return options_.connected && options_.places > 0 ? options_.places : options_.side; }
   Parts parts(const Tensor& values) const {
     const Index n = values.size(0), cells = options_.side * options_.side, b = options_.boxes;
     const Tensor flat = detail::exact(values).flatten(1);
-    return {flat.narrow(1, 0, cells * classes_).view({n, cells, classes_}),
+    const Tensor classes = flat.narrow(1, 0, cells * classes_).view({n, cells, classes_});
+    return {options_.softmax ? classes.softmax(2) : classes,
             flat.narrow(1, cells * classes_, cells * b).view({n, cells, b}),
             flat.narrow(1, cells * (classes_ + b), cells * b * 4).view({n, cells, b, 4})};
   }
   /// Centre and size as parts of the picture.
   Tensor in_picture(const Tensor& boxes, const Tensor& cell) const {
-    return at::cat({(boxes.narrow(-1, 0, 2) + cell) / options_.side, boxes.narrow(-1, 2, 2).square()}, -1);
+    const Tensor size = boxes.narrow(-1, 2, 2);
+    return at::cat({(boxes.narrow(-1, 0, 2) + cell) / options_.side, options_.roots ? size.square() : size}, -1);
   }
   static Tensor picture_size(const Output& y) {
     return at::tensor({y.width, y.height, y.width, y.height}, at::kDouble).to(detail::exact(y.values).options());

@@ -171,11 +171,18 @@ class Detector : public detail::ModelBase {
 
   /// An independent copy.
   Detector copy() const {
-    Detector out(Backbone<N>(detail::copied(core_)), neck_recipe_, head_recipe_, labels_);
+    Detector out = with_new_head(labels_);
+    const torch::NoGradGuard guard;
+    load_state_dict(detail::inner_head(*out.head_), state_dict(detail::inner_head(*head_)));
+    return out;
+  }
+
+  /// A copy whose head is new, for these labels, with weights as its recipe draws them.
+  Detector with_new_head(Labels labels) const {
+    Detector out(Backbone<N>(detail::copied(core_)), neck_recipe_, head_recipe_, std::move(labels));
     out.cut_ = cut_;
     const torch::NoGradGuard guard;
     load_state_dict(detail::inner_head(*out.neck_), state_dict(detail::inner_head(*neck_)));
-    load_state_dict(detail::inner_head(*out.head_), state_dict(detail::inner_head(*head_)));
     out.to(core_.device());
     return out;
   }

@@ -33,6 +33,10 @@ class FeatureSource {
                 std::uint64_t seed, Index workers)
       : core_(&core), cut_(cut), source_(std::move(source)), seed_(seed), workers_(workers), device_(core.device()) {
     if (cut_.boundary <= 1) return;
+    if (source_.side)
+      throw OptionError(
+          "training at several sizes (multi_scale) trains a network from its first layer on, and the first layers are "
+          "frozen: freeze none of them, or leave multi_scale out");
     const Index input[3] = {core.options.in_channels, core.size(), core.size()};
     engine_ = std::make_shared<const Engine>(core.graph, cut_.live, input,
                                              EngineOptions{.precision = precision, .piece = piece});
@@ -110,7 +114,7 @@ class FeatureSource {
     const auto prepared = [&](Index i) {
       const auto rows = rows_of(ids(i), epoch);
       if (is_cached(rows)) return prepared_targets(rows);
-      Batch batch = prepare(rows);
+      Batch batch = prepare(rows, source_.side ? source_.side(first + i) : 0);
       if (source_.mix) source_.mix(batch, first + i);
       return batch;
     };
@@ -151,7 +155,10 @@ class FeatureSource {
   }
 
   /// The network's input, as the one block of `pictures`, and the targets. Called by several threads.
-  Batch prepare(std::span<const Index> rows) const {
+  /// \param side of the pictures, in pixels; 0: the model's
+  Batch prepare(std::span<const Index> rows, Index side = 0) const {
+    Preprocessing p = core_->preprocessing;
+    if (side > 0) p.size = side;
     std::vector<Index> ids;
     for (Index row : rows) ids.push_back(row % source_.size);
     Batch batch = source_.get(ids);
@@ -163,9 +170,9 @@ class FeatureSource {
     // Boxes go where their pictures go.
     if (source_.boxes) {
       batch.sizes = sizes_of(batch);
-      batch.target = move_targets(batch, core_->preprocessing);
+      batch.target = move_targets(batch, p);
     }
-    batch.pictures = {preprocess(batch, core_->preprocessing, core_->options.in_channels, ids)};
+    batch.pictures = {preprocess(batch, p, core_->options.in_channels, ids)};
     return batch;
   }
 

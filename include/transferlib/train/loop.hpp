@@ -311,6 +311,8 @@ class Loop {
                                                                                                         Index step) {
         transferlib::mix(batch, mix, {classes, seed, step});
       };
+    if (o.multi_scale.most > 0)
+      train.side = [scale = o.multi_scale, seed = first().seed](Index step) { return scale.side(seed, step); };
     train_.reset();
     val_.reset();
     train_ = std::make_unique<FeatureSource>(hooks_.open(std::move(train)));

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/random.hpp>
 #include <transferlib/data/mix.hpp>
 #include <transferlib/engine/cache.hpp>
 #include <transferlib/engine/engine.hpp>
@@ -74,6 +75,22 @@ struct Checkpoints {
   bool allow = false;              ///< goes on even where options, data or surroundings are not what they were
 };
 
+/// Training at several sizes (Redmon and Farhadi, "YOLO9000", CVPR 2017, section 2: 320 to 608 by 32, every 10
+/// batches): all pictures of a batch are brought to one side, which is a function of the seed and the batch's number
+/// alone. The model's own size, at which it is measured and predicts, stays.
+struct MultiScale {
+  Index least = 0;      ///< side in pixels
+  Index most = 0;       ///< 0: always the model's own
+  Index multiple = 32;  ///< what all sides are multiples of
+  Index every = 10;     ///< batches until the next draw
+
+  /// The side of a batch's pictures. \param step the batch's number in the training
+  Index side(std::uint64_t seed, Index step) const {
+    Random draw(seed, Purpose::scale, static_cast<std::uint64_t>(step / every));
+    return least + multiple * draw.below((most - least) / multiple + 1);
+  }
+};
+
 /// How a model is trained. One type for every model.
 struct TrainerOptions {
   Index epochs = 10;
@@ -83,6 +100,7 @@ struct TrainerOptions {
   ParameterGroups groups{};      ///< rates of their own for parts of the model
   Unfreezing unfreezing{};       ///< `GradualUnfreezing{…}`, `UnfreezeAt{…}`, `UnfreezeOnStall{…}`
   Mix mix{};                     ///< of the pictures of a batch: `MixUp{…}`, `CutMix{…}`; class indices only
+  MultiScale multi_scale{};      ///< sizes of the pictures, drawn every few batches; of networks trained as a whole
   bool balanced = false;         ///< each class is seen as often as any other; class indices only
   std::optional<Ema> ema{};      ///< none: the weights themselves are kept
   double clip_norm = 0.0;        ///< the greatest length of the whole gradient; 0: any
@@ -118,6 +136,11 @@ inline void check(const TrainerOptions& o) {
   transferlib::check(o.schedule);
   check(o.groups);
   transferlib::check(o.mix);
+  if (const MultiScale& m = o.multi_scale; m.most != 0)
+    if (m.multiple < 1 || m.every < 1 || m.least < 1 || m.most < m.least || m.least % m.multiple != 0 ||
+        m.most % m.multiple != 0)
+      throw OptionError(text("multi_scale draws multiples of ", m.multiple, " every ", m.every, " batches from ",
+                             m.least, " to ", m.most, "; all must be at least 1, and both bounds such multiples"));
   if (o.ema && !(o.ema->decay >= 0.0 && o.ema->decay < 1.0))
     throw OptionError(text("the decay of the average of the weights must lie in [0, 1), not ", o.ema->decay));
   if (!(o.clip_norm >= 0.0)) throw OptionError(text("clip_norm must be at least 0, not ", o.clip_norm));
@@ -177,6 +200,9 @@ inline Described describe(const TrainerOptions& o) {
           {"groups", describe(o.groups)},
           {"unfreezing", describe(o.unfreezing)},
           {"mix", to_string(o.mix)},
+          {"multi_scale", o.multi_scale.most == 0 ? std::string("none")
+                                                  : text(o.multi_scale.least, " to ", o.multi_scale.most, " by ",
+                                                         o.multi_scale.multiple, " every ", o.multi_scale.every)},
           {"balanced", o.balanced ? "yes" : "no"},
           {"ema", o.ema ? text(o.ema->decay, o.ema->warmup ? " with warm-up" : "") : std::string("none")},
           {"clip_norm", text(o.clip_norm)},

@@ -79,6 +79,9 @@ struct Source {
   std::string augmentation = "none";
   /// Mixes the prepared pictures of a batch, given its number in the training; none where nothing is mixed.
   std::function<void(Batch&, Index)> mix{};
+  /// The side in pixels that the pictures of a batch are brought to, given its number in the training; none: the
+  /// model's.
+  std::function<Index(Index)> side{};
   bool boxes = false;  ///< whether the targets are `Boxes`, in the pictures' pixels
 };
 

@@ -1,0 +1,323 @@
+// Detectors from files of others, darknet's first versions and YOLO v5's; and detectors that learn more classes.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <transferlib/core/files.hpp>
+#include <transferlib/darknet_detector.hpp>
+#include <transferlib/data/box_transforms.hpp>
+#include <transferlib/data/detection.hpp>
+#include <transferlib/data/transforms.hpp>
+#include <transferlib/detect/anchors.hpp>
+#include <transferlib/detector_parts.hpp>
+#include <transferlib/train/trainer.hpp>
+#include <transferlib/yolo_v5.hpp>
+
+#include "rectangles.hpp"
+#include "toys.hpp"
+
+#include "formula.hpp"  // knows Catch2's macros, which toys.hpp makes good
+
+namespace {
+
+namespace tl = transferlib;
+using Catch::Matchers::ContainsSubstring;
+using tl::Index;
+using tl::Tensor;
+using toys::Rectangles;
+using toys::sentence_of;
+
+/// Any data with boxes.
+struct AnyBoxes {
+  using Target = tl::Boxes;
+  Index pictures = 0;
+  tl::Labels names;
+  std::function<tl::Batch(std::span<const Index>)> get;
+
+  template <class D>
+  static AnyBoxes of(const D& data) {
+    return {data.size(), data.labels(), [&data](std::span<const Index> ids) { return data.batch(ids); }};
+  }
+  Index size() const { return pictures; }
+  const tl::Labels& labels() const { return names; }
+  tl::Batch batch(std::span<const Index> ids) const { return get(ids); }
+};
+
+/// AP at IoU .5 of each class of the data that the model knows.
+std::vector<double> ap50(const tl::DarknetDetector& model, const AnyBoxes& data) {
+  tl::BoxAveragePrecision metric;
+  tl::detail::for_all_batches(
+      data, [&](const tl::Batch& batch) { metric.update(model.predict(batch, tl::Precision::fp32), batch); });
+  std::vector<double> out;
+  for (const auto& c : metric.result(static_cast<Index>(data.names.size())).classes) out.push_back(c.numbers.ap50);
+  return out;
+}
+
+/// What a detector finds before and after it learnt the last class of the data, taught by what it finds itself or not.
+struct Learnt {
+  std::vector<double> before, after, forgotten;
+};
+
+/// \param pretrained a detector of the data's first classes, untrained \param train, test data of all classes
+template <class Fit>
+Learnt learn_last(tl::DarknetDetector model, const AnyBoxes& train, const AnyBoxes& test, const Fit& fit) {
+  const tl::Labels old(train.names.begin(), train.names.end() - 1), last{train.names.back()};
+  const auto first = tl::only_classes(train, old);
+  const auto first_test = tl::only_classes(test, old);
+  fit(model, AnyBoxes::of(first), true);
+  Learnt out{ap50(model, AnyBoxes::of(first_test)), {}, {}};
+  const auto fresh = tl::only_classes(train, last);
+  const auto taught = tl::remember(model, fresh);
+  CHECK(taught.labels() == train.names);
+  auto more = tl::add_classes(model, last);
+  fit(more, AnyBoxes::of(taught), false);
+  out.after = ap50(more, test);
+  // The same without it: nobody says that what is old is there.
+  std::vector<Tensor> boxes;
+  tl::detail::for_all_batches(fresh, [&](const tl::Batch& batch) {
+    for (const Tensor& b : tl::detail::boxes_by_picture(batch))
+      boxes.push_back(tl::detail::relabelled(b, last, train.names));
+  });
+  const tl::ReplacedBoxes<AnyBoxes> alone(train, train.names, boxes);
+  auto careless = tl::add_classes(model, last);
+  fit(careless, AnyBoxes::of(alone), false);
+  out.forgotten = ap50(careless, test);
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("darknet's .cfg of YOLO v1 and v2 find what darknet finds") {
+  const toys::Folder folder;
+  const tl::Json all = tl::python("darknet_detectors.json");
+  REQUIRE(all.size() == 5);
+  for (const tl::Json& one : all.elements()) {
+    const std::string kind = one["kind"].string();
+    CAPTURE(kind, one["cfg"].string());
+    tl::write_file(folder / "x.cfg", one["cfg"].string());
+    const auto whole = tl::darknet_pyramid(folder / "x.cfg");
+    const auto& network = dynamic_cast<const tl::Darknet&>(*whole.core.network);
+    const Index last = network.config().used - 2;
+    tl::fill(network, "",
+             {{tl::detail::text(last, ".conv.weight"), 0.7}, {tl::detail::text(last, ".connected.weight"), 0.9}});
+    tl::write_darknet_weights(folder / "x.weights", network);
+    const auto compare = [&](auto model) {
+      model.head().options().selection.score_threshold = 0.005;
+      const auto found =
+          model.predict({{tl::pictures(1, one["size"].template get<Index>())}}, tl::Precision::fp32).at(0);
+      const tl::Json& wanted = one["found"];
+      REQUIRE(found.size() == static_cast<Index>(wanted.size()));
+      for (Index i = 0; i < found.size(); ++i) {
+        CAPTURE(i);
+        const auto row = wanted[static_cast<std::size_t>(i)].template get<std::vector<double>>();
+        CHECK(std::abs(found.scores[i].template item<double>() - row[0]) < 1e-5);
+        CHECK(found.labels[i].template item<Index>() == static_cast<Index>(row[1]));
+        for (Index c = 0; c < 4; ++c)
+          CHECK(std::abs(found.boxes[i][c].template item<double>() - row[static_cast<std::size_t>(2 + c)]) < 1e-3);
+      }
+    };
+    if (kind == "detection")
+      compare(tl::darknet_v1_detector(folder / "x.cfg", folder / "x.weights", toys::colours));
+    else
+      compare(tl::darknet_detector(folder / "x.cfg", folder / "x.weights", toys::colours));
+    const auto other = [&] {
+      if (kind == "detection")
+        tl::darknet_head(folder / "x.cfg");
+      else
+        tl::darknet_v1_head(folder / "x.cfg");
+    };
+    CHECK_THAT(sentence_of<tl::FormatError>(other),
+               ContainsSubstring(kind == "detection" ? "use darknet_v1_head" : "use darknet_head"));
+  }
+  const auto refused = [&](const std::string& layers) {
+    tl::write_file(folder / "bad.cfg",
+                   "[net]\nwidth=32\nheight=32\nchannels=3\n[convolutional]\nfilters=4\nsize=3\n"
+                   "stride=2\npad=1\nactivation=leaky\n" +
+                       layers);
+    return sentence_of<tl::FormatError>([&] { tl::darknet_pyramid(folder / "bad.cfg"); });
+  };
+  CHECK_THAT(refused("[connected]\noutput=18\nactivation=leaky\n[detection]\nclasses=8\nside=1\nnum=2\ncoords=4\n"),
+             ContainsSubstring("bad.cfg:14: [detection]: a [connected] layer with activation=linear"));
+  CHECK_THAT(refused("[local_avgpool]\n"),
+             ContainsSubstring("bad.cfg:11: [local_avgpool] is a layer that is not known"));
+}
+
+TEST_CASE("a YOLO v5n's file is our v5n") {
+  const toys::Folder folder;
+  const tl::Json wanted = tl::python("yolo_v5n.json");
+  tl::StateDict state;
+  for (const auto& [name, shape] : wanted["names"].members()) {
+    const auto sides = shape.get<std::vector<Index>>();
+    const Tensor t = name.ends_with("num_batches_tracked") ? at::zeros(sides, at::kLong) : at::zeros(sides);
+    tl::fill(name, t);
+    state.emplace_back("model." + name, name.ends_with("anchors") ? t.abs() + 1.0 : t);
+  }
+  tl::write_pth(folder / "v5n.pt", tl::detail::views_of(state).views);
+  auto model = tl::yolo_v5_detector<tl::CspDarkNetN>(folder / "v5n.pt", toys::colours, 64);
+  CHECK(model.preprocessing().fit == tl::Fit::letterbox);
+  const auto maps = model.forward(tl::pictures(2, 64).to(at::kFloat) / 255.0);
+  REQUIRE(maps.size() == 3);
+  for (std::size_t l = 0; l < 3; ++l) CHECK(tl::difference(wanted["maps"][l], maps[l]) < 1e-4);
+  CHECK_THAT(
+      sentence_of<tl::OptionError>([&] { tl::yolo_v5_detector<tl::CspDarkNetN>(folder / "v5n.pt", {"one"}, 64); }),
+      ContainsSubstring("finds 3 classes, and there are 1 labels"));
+  CHECK_THROWS_AS(tl::yolo_v5_detector<tl::CspDarkNetS>(folder / "v5n.pt", toys::colours, 64), tl::WeightsError);
+  state.erase(state.begin());
+  tl::write_pth(folder / "less.pt", tl::detail::views_of(state).views);
+  CHECK_THAT(sentence_of<tl::WeightsError>(
+                 [&] { tl::yolo_v5_detector<tl::CspDarkNetN>(folder / "less.pt", toys::colours, 64); }),
+             ContainsSubstring("has no tensor \"model.0.conv.weight\""));
+}
+
+TEST_CASE("more classes leave the old ones' numbers as they are") {
+  const auto same = [](const char* head, const tl::Json& options) {
+    CAPTURE(head);
+    tl::AnyDetector model{tl::AnyBackbone(toys::lively<toys::SqueezeNet>(64).core), tl::FreezePolicy<tl::FreezeNone>{},
+                          tl::any_neck("none"), tl::any_box_head(head, options), toys::colours};
+    const auto more = tl::add_classes(model, {"other", "last"});
+    CHECK(more.labels() == tl::Labels{toys::colours[0], toys::colours[1], toys::colours[2], "other", "last"});
+    const auto old = toys::snapshot(*model.head().pointer()), grown = toys::snapshot(*more.head().pointer());
+    REQUIRE(old.size() == grown.size());
+    Index larger = 0;
+    for (const auto& [name, tensor] : grown) larger += tensor.numel() - old.at(name).numel();
+    CHECK(larger > 0);
+    // Without the new classes both find the same.
+    const auto batch = Rectangles(2).batch(toys::first_ids(2));
+    const auto a = model.predict(batch, tl::Precision::fp32), b = more.predict(batch, tl::Precision::fp32);
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      REQUIRE(a[i].size() > 0);
+      const Tensor known = b[i].labels.lt(3);
+      CHECK(at::allclose(b[i].boxes.index({known}), a[i].boxes, 1e-6, 1e-5));
+      CHECK(at::allclose(b[i].scores.index({known}), a[i].scores, 1e-6, 1e-7));
+      CHECK(at::equal(b[i].labels.index({known}), a[i].labels));
+      CHECK(b[i].labels.ge(3).any().item<bool>());
+    }
+  };
+  const tl::Json all{{"score_threshold", 0.0}, {"most", 100000}};
+  const tl::Json anchors =
+      tl::detail::value_to_json(*std::make_unique<tl::LevelAnchors>(tl::LevelAnchors{{{12, 12}, {18, 18}}}));
+  same("yolo_v3", {{"anchors", anchors}, {"selection", all}});
+  same("yolox", {{"width", 16}, {"selection", all}});
+  same("yolo_v1", {{"side", 2}, {"selection", all}});
+  same("yolo_v1", {{"side", 2}, {"connected", false}, {"selection", all}});
+  tl::DarknetDetector model{tl::AnyBackbone(toys::lively<toys::SqueezeNet>(64).core), tl::FreezePolicy<tl::FreezeAll>{},
+                            tl::Head<tl::Yolo>{{.anchors = {{{12, 12}}}}}, toys::colours};
+  const auto more = tl::add_classes(model, {"other"});
+  CHECK(more.frozen() == model.frozen());
+  CHECK_THAT(sentence_of<tl::OptionError>([&] { tl::add_classes(model, {toys::colours[0]}); }),
+             ContainsSubstring("it is there already"));
+  CHECK_THAT(sentence_of<tl::OptionError>([&] { tl::add_classes(model, {}); }),
+             ContainsSubstring("no class was given"));
+  const Rectangles data(3);
+  CHECK_THAT(sentence_of<tl::OptionError>([&] { tl::remember(model, data); }), ContainsSubstring("no class was given"));
+  CHECK_THAT(sentence_of<tl::DataError>([&] { tl::only_classes(data, {"lilac"}); }), ContainsSubstring("no class"));
+}
+
+TEST_CASE("a detector learns a class and keeps the old ones") {
+  const Rectangles train(60), test(24, 2);
+  tl::YoloOptions yolo = tl::yolo_v5();
+  yolo.anchors = {{{12, 12}, {18, 18}}};
+  yolo.balance = {1.0};
+  tl::DarknetDetector model{tl::AnyBackbone(toys::lively<toys::SqueezeNet>(64).core),
+                            tl::FreezePolicy<tl::FreezeNone>{},
+                            tl::Head<tl::Yolo>{yolo},
+                            {toys::colours[0], toys::colours[1]}};
+  const AnyBoxes validation = AnyBoxes::of(test);
+  const auto fit = [&](auto& which, const AnyBoxes& data, bool first) {
+    tl::Trainer{which,
+                {.epochs = first ? 30 : 20,
+                 .batch = 10,
+                 .optimizer = tl::Adam{.lr = 5e-3},
+                 .schedule = tl::CosineRate{},
+                 .cache = {.enabled = false}}}
+        .fit(data, AnyBoxes{1, data.names, data.get});
+  };
+  const Learnt l = learn_last(std::move(model), AnyBoxes::of(train), validation, fit);
+  INFO("before " << l.before[0] << " " << l.before[1] << ", after " << l.after[0] << " " << l.after[1] << " "
+                 << l.after[2] << ", without " << l.forgotten[0] << " " << l.forgotten[1] << " " << l.forgotten[2]);
+  CHECK(std::min(l.before[0], l.before[1]) > 0.7);
+  for (std::size_t c : {std::size_t{0}, std::size_t{1}}) CHECK(l.after[c] > l.before[c] - 0.1);
+  CHECK(l.after[2] > 0.6);
+  CHECK(l.forgotten[0] + l.forgotten[1] < l.after[0] + l.after[1] - 0.3);
+}
+
+TEST_CASE("sizes are drawn every few batches, and a run that goes on draws the same") {
+  const tl::MultiScale scale{.least = 32, .most = 96, .every = 3};
+  std::vector<Index> count(4);
+  for (Index step = 0; step < 300; ++step) {
+    const Index side = scale.side(7, step);
+    REQUIRE(side % 32 == 0);
+    ++count.at(static_cast<std::size_t>(side / 32));
+    CHECK(side == scale.side(7, step / 3 * 3));
+  }
+  CHECK(count[0] == 0);
+  for (std::size_t k = 1; k < 4; ++k) CHECK(count[k] > 50);
+
+  const Rectangles data(24);
+  const AnyBoxes train = AnyBoxes::of(data), val{1, data.labels(), train.get};
+  const auto trained = [&](const tl::MultiScale& sizes, bool frozen, const tl::Checkpoints& checkpoints, Index epochs) {
+    tl::DarknetDetector model{tl::AnyBackbone(toys::lively<toys::SqueezeNet>(64).core),
+                              tl::FreezePolicy<tl::FreezeNone>{}, tl::Head<tl::Yolo>{{.anchors = {{{12, 12}}}}},
+                              toys::colours};
+    if (frozen) model.refreeze(tl::FreezePolicy<tl::FreezeAll>{});
+    tl::Trainer{model, {.epochs = epochs, .batch = 4, .multi_scale = sizes, .checkpoints = checkpoints}}.fit(train,
+                                                                                                             val);
+    return toys::snapshot(model.head());
+  };
+  const auto once = trained(scale, false, {}, 2);
+  CHECK(toys::same_bytes(once, trained(scale, false, {}, 2)));
+  CHECK_FALSE(toys::same_bytes(once, trained({}, false, {}, 2)));
+  CHECK_FALSE(toys::same_bytes(once, trained({.least = 64, .most = 64}, false, {}, 2)));
+  CHECK(toys::same_bytes(trained({}, false, {}, 2), trained({.least = 64, .most = 64}, false, {}, 2)));
+  CHECK_THAT(sentence_of<tl::OptionError>([&] { trained(scale, true, {}, 1); }),
+             ContainsSubstring("freeze none of them"));
+  for (const tl::MultiScale& bad : {tl::MultiScale{.least = 64, .most = 32},
+                                    {.least = 40, .most = 64},
+                                    {.least = 32, .most = 64, .every = 0},
+                                    {.least = 0, .most = 64}})
+    CHECK_THAT(sentence_of<tl::OptionError>([&] { trained(bad, false, {}, 1); }), ContainsSubstring("multi_scale"));
+}
+
+TEST_CASE("yolo-fastest learns platelets and keeps the other blood cells", "[all]") {
+  const char* extra = std::getenv("TRANSFERLIB_TEST_DATA_EXTRA");
+  const std::filesystem::path folder = extra == nullptr ? "" : extra;
+  if (!std::filesystem::exists(folder / "yolo-fastest") || !std::filesystem::exists(folder / "bccd" / "BCCD"))
+    SKIP("TRANSFERLIB_TEST_DATA_EXTRA names no folder that has yolo-fastest/ and bccd/");
+  const tl::BoxDataOptions options{
+      .labels = {"RBC", "WBC", "Platelets"}, .most_side = 320, .cache_bytes = std::size_t{1} << 30};
+  const auto train = tl::VocData::open(folder / "bccd" / "BCCD", "trainval", options);
+  const auto test = tl::VocData::open(folder / "bccd" / "BCCD", "test", options);
+  const auto cfg = folder / "yolo-fastest" / "yolo-fastest-1.1.cfg";
+  auto backbone = tl::darknet_pyramid(cfg, folder / "yolo-fastest" / "yolo-fastest-1.1.weights", {.size = 320});
+  tl::YoloOptions yolo = tl::yolo_v5();
+  const auto sizes = tl::box_sizes(train, backbone.core.preprocessing);
+  yolo.anchors = tl::split_anchors(tl::kmeans_anchors(sizes, 6, 0), 2);
+  yolo.balance = {4.0, 1.0};
+  tl::DarknetDetector model{
+      std::move(backbone), tl::FreezePolicy<tl::FreezeNone>{}, tl::Head<tl::Yolo>{yolo}, {"RBC", "WBC"}};
+  const AnyBoxes validation = AnyBoxes::of(test);
+  const auto fit = [&](auto& which, const AnyBoxes& data, bool first) {
+    const auto augmented =
+        tl::augment(data, tl::compose(tl::BoxFlip{}, tl::BoxAffine{.translate = 0.1, .scale = 0.25}, tl::HsvJitter{}));
+    tl::Trainer{which,
+                {.epochs = first ? 10 : 8,
+                 .batch = 16,
+                 .optimizer = tl::AdamW{.lr = 2e-3, .weight_decay = 5e-4},
+                 .schedule = tl::CosineRate{.warmup = 0.05, .least = 0.02},
+                 .ema = tl::Ema{.decay = 0.99},
+                 .clip_norm = 10.0}}
+        .fit(augmented, AnyBoxes{1, data.names, data.get});
+  };
+  const Learnt l = learn_last(std::move(model), AnyBoxes::of(train), validation, fit);
+  WARN("AP50 of RBC, WBC before: " << l.before[0] << ", " << l.before[1] << "; with Platelets after: " << l.after[0]
+                                   << ", " << l.after[1] << ", " << l.after[2] << "; without `remember`: "
+                                   << l.forgotten[0] << ", " << l.forgotten[1] << ", " << l.forgotten[2]);
+  for (std::size_t c : {std::size_t{0}, std::size_t{1}}) CHECK(l.after[c] > l.before[c] - 0.03);
+  CHECK(l.after[2] > 0.5);
+}
