@@ -463,6 +463,44 @@ TEST_CASE("what is of no known class is told as unknown") {
   CHECK(toys::same_bytes(loaded.scores(other.x), detector.scores(other.x)));
 }
 
+TEST_CASE("what tells the unknown is chosen by the known classes alone") {
+  // Three classes along one axis, all else noise: scores that look at all directions alike can't tell them apart.
+  at::manual_seed(4);
+  const Index count = 900;
+  tl::Features known{at::randn({count, 6}), at::arange(count).remainder(3), 3};
+  known.x.select(1, 0).mul_(0.05).add_(known.y.to(at::kFloat));
+  known.x.slice(1, 1).mul_(known.y.add(1).to(at::kFloat).unsqueeze(1));
+  const std::vector<tl::UnknownOptions> candidates{{.score = tl::UnknownScore::relative_mahalanobis},
+                                                   {.score = tl::UnknownScore::mahalanobis},
+                                                   {.score = tl::UnknownScore::mahalanobis, .shrinkage = 1e6},
+                                                   {.score = tl::UnknownScore::neighbours}};
+  const std::vector<double> auroc = tl::UnknownDetector::validate(known, candidates);
+  REQUIRE(auroc.size() == 4);
+  // The same as by hand: each class left out of a fit to four fifths of the others, told from the last fifth.
+  const Tensor held = at::arange(count).remainder(5).eq(0);
+  const auto rows = [](const Tensor& x, const Tensor& which) { return x.index_select(0, which.nonzero().view({-1})); };
+  for (std::size_t i = 0; i < candidates.size(); ++i) {
+    double wanted = 0.0;
+    for (Index c = 0; c < 3; ++c) {
+      const Tensor fitted = held.logical_not() & known.y.ne(c);
+      const auto detector = tl::UnknownDetector::fit({rows(known.x, fitted), rows(known.y, fitted), 3}, candidates[i]);
+      const Tensor a = detector.scores(rows(known.x, held & known.y.ne(c))),
+                   b = detector.scores(rows(known.x, held & known.y.eq(c)));
+      wanted += tl::roc_auc(std::span(a.const_data_ptr<double>(), static_cast<std::size_t>(a.numel())),
+                            std::span(b.const_data_ptr<double>(), static_cast<std::size_t>(b.numel()))) /
+                3.0;
+    }
+    INFO(i << ": " << auroc[i] << " for " << wanted);
+    CHECK_THAT(auroc[i], WithinAbs(wanted, 1e-4));
+  }
+  CHECK(auroc[1] > 0.95);
+  CHECK(auroc[2] < 0.8);
+  CHECK_THAT(sentence_of<tl::DataError>([&] { tl::UnknownDetector::validate(clouds(60, 0, 1, 1), {{}}); }),
+             ContainsSubstring("takes 3 classes; there are 2"));
+  CHECK_THAT(sentence_of<tl::OptionError>([&] { tl::UnknownDetector::validate(known, {{.shrinkage = 0.0}}); }),
+             ContainsSubstring("shrinkage"));
+}
+
 TEST_CASE("the scores of unknown pictures are those of their definitions") {
   const auto known = clouds(60, 0, 1, 1), other = clouds(9, 2, 2, 3);
   const Tensor mean = known.x.mean(0), deviation = known.x.std(0, false);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -119,24 +120,13 @@ class UnknownDetector {
   /// `neighbours` they are kept.
   /// \throws OptionError; DataError as `logme`, or if there are fewer pictures than folds
   static UnknownDetector fit(const Features& known, const UnknownOptions& options = {}) {
-    using detail::text;
-    if (!(options.known_rate > 0.0 && options.known_rate <= 1.0))
-      throw OptionError(
-          text("the part of known pictures to be let through must be above 0 and at most 1, not ", options.known_rate));
-    if (!(options.shrinkage > 0.0 && std::isfinite(options.shrinkage)))
-      throw OptionError(text("the shrinkage of a covariance must be finite and above 0, not ", options.shrinkage));
-    if (options.neighbours < 1) throw OptionError(text("at least 1 neighbour counts, not ", options.neighbours));
-    if (options.folds < 2 || (known.x.defined() && known.x.dim() == 2 && known.x.size(0) < 2 * options.folds))
-      throw OptionError(text("the threshold needs 2 folds or more, and 2 pictures or more in each; there are ",
-                             options.folds, " folds"));
+    check(options, known);
     const Index classes = static_cast<Index>(detail::probe_task(known).counts.size());  // checks the features
     UnknownDetector out;
     out.score_ = options.score;
     out.neighbours_ = options.neighbours;
     const Tensor raw = known.x.detach().cpu(), y = known.y.cpu();
-    out.mean_ = raw.mean(0, false, at::kDouble).to(at::kFloat);
-    const Tensor deviation = raw.to(at::kFloat).std(0, false);
-    out.scale_ = at::where(deviation.gt(1e-6), deviation.reciprocal(), at::ones_like(deviation));
+    out.standardise_by(raw);
     const Tensor x = out.prepared(raw);
 
     // Picture i is in the part i modulo folds: data sets are often in the order of their classes.
@@ -167,6 +157,50 @@ class UnknownDetector {
     else
       out.normals_ = detail::ClassNormals::of(all, options.shrinkage);
     return out;
+  }
+
+  /// Which of some options to take, without a picture of an unknown class: each known class in turn stands for one.
+  /// Fits to the others tell its pictures from theirs, on the fifth of the pictures that no fit sees.
+  /// \param candidates of whose options score, shrinkage and neighbours count
+  /// \returns the mean AUROC over the classes, one a candidate; 0.5: it tells nothing
+  /// \throws OptionError; DataError as `fit`, or if there are fewer than 3 classes
+  static std::vector<double> validate(const Features& known, const std::vector<UnknownOptions>& candidates) {
+    for (const UnknownOptions& o : candidates) check(o, known);
+    const Index classes = static_cast<Index>(detail::probe_task(known).counts.size());
+    const Tensor raw = known.x.detach().cpu(), y = known.y.cpu();
+    const Tensor held = at::arange(raw.size(0)).remainder(5).eq(0), seen = held.logical_not();
+    const auto rows = [](const Tensor& x, const Tensor& which) {
+      return x.index_select(0, which.nonzero().view({-1}));
+    };
+    std::vector<Index> there;
+    for (Index c = 0; c < classes; ++c)
+      if ((held & y.eq(c)).any().item<bool>() && (seen & y.eq(c)).any().item<bool>()) there.push_back(c);
+    if (there.size() < 3)
+      throw DataError(detail::text("to leave a known class out and tell it from two others takes 3 classes; there are ",
+                                   there.size()));
+    UnknownDetector out;
+    std::vector<double> auroc(candidates.size(), 0.0);
+    for (const Index c : there) {
+      const Tensor others = rows(raw, seen & y.ne(c));
+      out.standardise_by(others);
+      out.score_ = UnknownScore::mahalanobis;  // which `prepared` looks at
+      const auto moments = detail::ClassMoments::of(out.prepared(others), rows(y, seen & y.ne(c)), classes);
+      for (std::size_t i = 0; i < candidates.size(); ++i) {
+        out.score_ = candidates[i].score;
+        out.neighbours_ = candidates[i].neighbours;
+        if (out.score_ == UnknownScore::neighbours)
+          out.bank_ = out.prepared(others);
+        else
+          out.normals_ = detail::ClassNormals::of(moments, candidates[i].shrinkage);
+        const Tensor a = out.score(out.prepared(rows(raw, held & y.ne(c)))),
+                     b = out.score(out.prepared(rows(raw, held & y.eq(c))));
+        const auto span = [](const Tensor& t) {
+          return std::span(t.const_data_ptr<double>(), static_cast<std::size_t>(t.numel()));
+        };
+        auroc[i] += roc_auc(span(a), span(b)) / static_cast<double>(there.size());
+      }
+    }
+    return auroc;
   }
 
   /// How known the pictures of features (N, D) are: higher is more. \returns (N) float64 \throws DataError
@@ -252,6 +286,25 @@ class UnknownDetector {
 
  private:
   UnknownDetector() = default;
+
+  static void check(const UnknownOptions& options, const Features& known) {
+    using detail::text;
+    if (!(options.known_rate > 0.0 && options.known_rate <= 1.0))
+      throw OptionError(
+          text("the part of known pictures to be let through must be above 0 and at most 1, not ", options.known_rate));
+    if (!(options.shrinkage > 0.0 && std::isfinite(options.shrinkage)))
+      throw OptionError(text("the shrinkage of a covariance must be finite and above 0, not ", options.shrinkage));
+    if (options.neighbours < 1) throw OptionError(text("at least 1 neighbour counts, not ", options.neighbours));
+    if (options.folds < 2 || (known.x.defined() && known.x.dim() == 2 && known.x.size(0) < 2 * options.folds))
+      throw OptionError(text("the threshold needs 2 folds or more, and 2 pictures or more in each; there are ",
+                             options.folds, " folds"));
+  }
+
+  void standardise_by(const Tensor& raw) {
+    mean_ = raw.mean(0, false, at::kDouble).to(at::kFloat);
+    const Tensor deviation = raw.to(at::kFloat).std(0, false);
+    scale_ = at::where(deviation.gt(1e-6), deviation.reciprocal(), at::ones_like(deviation));
+  }
 
   Tensor prepared(const Tensor& features) const {
     Tensor x = (features.to(at::kFloat) - mean_) * scale_;
