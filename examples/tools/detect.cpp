@@ -64,7 +64,7 @@ Finder open(const Told& told) {
   const tl::Precision precision = tools::precision_of(told.precision);
   if (!told.model.empty())
     return tl::with_detector(told.model, [&](auto model) { return finder(std::move(model), precision); });
-  return finder(tl::darknet_detector(told.cfg, told.weights, tl::read_names(told.names), {.size = told.size}),
+  return finder(tl::any_darknet_detector(told.cfg, told.weights, tl::read_names(told.names), {.size = told.size}),
                 precision);
 }
 

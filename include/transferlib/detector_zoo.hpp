@@ -58,6 +58,18 @@ inline DetectorFamily family_of(const SavedModel& saved) {
 
 }  // namespace detail
 
+/// The detector of a `.cfg` of any version of YOLO and its `.weights` file, which finds what darknet finds. Nothing is
+/// frozen. \param labels the names of its classes, as `read_names` reads them
+/// \throws FileError, FormatError, OptionError, WeightsError
+inline AnyDetector any_darknet_detector(const std::filesystem::path& cfg, const std::filesystem::path& weights,
+                                        Labels labels, const DarknetOptions& options = {}) {
+  const DarknetConfig config = read_darknet_cfg(cfg);
+  const bool v1 = detail::is_darknet_v1(config, detail::darknet_finders(config));
+  return detail::darknet_detector_of(cfg, weights, any_neck(Neck<NoNeck>{}),
+                                     v1 ? any_head(darknet_v1_head(cfg)) : any_head(darknet_head(cfg)),
+                                     std::move(labels), options);
+}
+
 /// Reads any one-stage detector that `save` wrote, of the library's own parts. Nothing is frozen.
 /// \throws FileError, FormatError, OptionError, WeightsError
 inline AnyDetector load_detector(const std::filesystem::path& path) {

@@ -111,7 +111,7 @@ tiny=(--data voc --cfg tiny.cfg --random --head yolo_v3 --anchors 2 --size 64 --
 expect 0 '' "$train" "${tiny[@]}" --epochs 2 --checkpoint-every 1 --out whole
 has '^data: voc, 6 pictures to train and 2 to validate, 2 classes: '
 has "^the run's folder: whole\$"
-for file in model.safetensors metrics.csv config.json report.html precision_recall.svg confusion.svg log.txt; do
+for file in model.safetensors metrics.csv config.json report.html precision_recall.svg confusion.svg detections.svg log.txt; do
   check "the run's folder has $file" test -s "whole/$file"
 done
 check 'the columns of metrics.csv' grep -qE '^epoch,train_loss,.*val_ap,val_ap50,seconds$' whole/metrics.csv

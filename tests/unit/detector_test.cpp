@@ -25,9 +25,11 @@
 #include <transferlib/metrics/detection.hpp>
 #include <transferlib/model/detector.hpp>
 #include <transferlib/report/detection.hpp>
+#include <transferlib/report/found_pictures.hpp>
 #include <transferlib/train/trainer.hpp>
 
 #include "as_darknet.hpp"
+#include "rectangles.hpp"
 #include "toys.hpp"
 
 namespace {
@@ -36,49 +38,8 @@ namespace tl = transferlib;
 using Catch::Matchers::ContainsSubstring;
 using tl::Index;
 using tl::Tensor;
+using toys::Rectangles;
 using toys::sentence_of;
-
-/// Noisy pictures of several sizes, each with one or two rectangles in the colour of their class.
-class Rectangles {
- public:
-  using Target = tl::Boxes;
-
-  explicit Rectangles(Index pictures, std::uint64_t seed = 1) : size_(pictures), seed_(seed) {}
-
-  Index size() const { return size_; }
-  tl::Labels labels() const { return toys::colours; }
-
-  tl::Batch batch(std::span<const Index> ids) const {
-    tl::Batch out;
-    std::vector<float> boxes;
-    std::vector<Index> offsets{0}, sizes;
-    for (const Index id : ids) {
-      tl::Random draw(seed_, tl::Purpose::test, static_cast<std::uint64_t>(id));
-      const Index height = 40 + draw.below(24), width = 48 + draw.below(16);
-      Tensor x = at::empty({1, 3, height, width}, at::kFloat)
-                     .uniform_(0.0, 60.0, tl::detail::generator(seed_, static_cast<std::uint64_t>(id), 96));
-      const Index count = 1 + draw.below(2);
-      for (Index b = 0; b < count; ++b) {
-        const Index label = draw.below(3), w = 10 + draw.below(11), h = 10 + draw.below(11);
-        // Side by side, so that none hides another.
-        const Index left = b * (width / 2) + draw.below(width / 2 - w), top = draw.below(height - h);
-        x[0][label].narrow(0, top, h).narrow(1, left, w).fill_(230.0);
-        for (const Index n : {label, left, top, w, h}) boxes.push_back(static_cast<float>(n));
-      }
-      offsets.push_back(static_cast<Index>(boxes.size()) / 5);
-      sizes.insert(sizes.end(), {height, width});
-      out.pictures.push_back(x.to(at::kByte));
-    }
-    out.target = at::tensor(boxes).view({-1, 5});
-    out.offsets = at::tensor(offsets, at::kLong);
-    out.sizes = at::tensor(sizes, at::kLong).view({-1, 2});
-    return out;
-  }
-
- private:
-  Index size_;
-  std::uint64_t seed_;
-};
 
 tl::YoloOptions small_yolo() {
   tl::YoloOptions o = tl::yolo_v5();
@@ -204,6 +165,7 @@ std::pair<std::string, std::string> trained_on_mosaics(const std::filesystem::pa
                        .batch = 4,
                        .optimizer = tl::AdamW{.lr = 5e-3},
                        .schedule = tl::CosineRate{.warmup = 0.1},
+                       .multi_scale = {.least = 32, .most = 64, .every = 2},
                        .ema = tl::Ema{.decay = 0.9},
                        .clip_norm = 10.0,
                        .seed = 3,
@@ -343,6 +305,24 @@ TEST_CASE("what is taken for what, with the background, and the report of it") {
   CHECK_THAT(report.figures[0].svg, ContainsSubstring("dog"));
   CHECK_THAT(report.figures[1].svg, ContainsSubstring("background"));
   CHECK_THAT(tl::report_html(report), ContainsSubstring("AP at IoU .5"));
+
+  const Rectangles data(5);
+  const auto shown =
+      tl::found_pictures(data, std::vector<tl::TruthBox>{{.picture = 2, .label = 1, .box = box(7)}},
+                         std::vector<tl::DetectedBox>{{2, 0, box(9), 0.5}, {2, 0, box(11), 0.1}}, {.pictures = 3});
+  REQUIRE(shown.size() == 3);  // 0, 1 and 3
+  CHECK(shown[0].truth.empty());
+  CHECK(shown[0].width == data.batch(toys::first_ids(1)).pictures[0].size(3));
+  const auto all = tl::found_pictures(data, std::vector<tl::TruthBox>{{.picture = 2, .label = 1, .box = box(7)}},
+                                      std::vector<tl::DetectedBox>{{2, 0, box(9), 0.5}, {2, 0, box(11), 0.1}});
+  REQUIRE(all.size() == 5);
+  CHECK(all[2].truth.size() == 1);
+  CHECK(all[2].found.size() == 1);  // the other is not sure enough
+  const std::string svg = tl::detections_svg(all, {"a<b", "dog"});
+  CHECK_THAT(svg, ContainsSubstring(">a&lt;b 50"));
+  CHECK_THAT(svg, ContainsSubstring(">dog</text>"));
+  CHECK_THAT(svg, ContainsSubstring("data:image/png;base64,"));
+  CHECK_THROWS_AS(tl::detections_svg(std::vector<tl::FoundPicture>(1), {"a"}), tl::OptionError);
 }
 
 TEST_CASE("a detector learns, is measured in the pictures' pixels, and is copied whole") {

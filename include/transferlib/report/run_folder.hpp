@@ -8,6 +8,7 @@
 /// | `events.out.tfevents.…` | the same for TensorBoard |
 /// | `accuracy.svg`, `confusion.svg` | the curves; the confusion matrix of the validation data |
 /// | `precision_recall.svg` | of a detector, whose confusion has the background too |
+/// | `detections.svg` | some pictures with what is there beside what a detector finds |
 /// | `report.html` | all of it on one page, with calibration and the worst mistakes |
 /// | `model.safetensors` | the trained model |
 /// | `best.safetensors` | the model as it was after the best epoch, by accuracy, average precision or loss |
@@ -35,6 +36,7 @@
 #include <transferlib/report/detection.hpp>
 #include <transferlib/report/evaluation.hpp>
 #include <transferlib/report/events.hpp>
+#include <transferlib/report/found_pictures.hpp>
 #include <transferlib/report/html.hpp>
 #include <transferlib/report/svg.hpp>
 #include <transferlib/train/history.hpp>
@@ -100,7 +102,10 @@ class RunFolder {
       evaluate_ = [&trainer, &validation] {
         BoxAveragePrecision all;
         trainer.evaluate(validation, all);
-        return detection_report(all.truth(), all.found(), validation.labels());
+        Report report = detection_report(all.truth(), all.found(), validation.labels());
+        const auto shown = found_pictures(validation, all.truth(), all.found());
+        report.figures.push_back({"detections", detections_svg(shown, validation.labels())});
+        return report;
       };
   }
 
