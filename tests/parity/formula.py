@@ -58,8 +58,9 @@ def fill(module):
 
 def pictures(count, size):
     """(count, 3, size, size) uint8."""
-    n, c, y, x = torch.meshgrid(*(torch.arange(k) for k in (count, 3, size, size)), indexing="ij")
-    return ((c * 67 + y * 31 + x * 17 + (x * y * 7) % 53 + n * 41 + (c * x) // 3) % 256).to(torch.uint8)
+    c, y, x = torch.meshgrid(*(torch.arange(k) for k in (3, size, size)), indexing="ij")
+    first, slope = c * 67 + y * 31 + x * 17 + (x * y * 7) % 53 + (c * x) // 3, x + 2 * y
+    return torch.stack([((first + n * 41 + n // 256 * slope) % 256).to(torch.uint8) for n in range(count)])
 
 
 def prepared(count, size):

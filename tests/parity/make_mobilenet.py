@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Makes tests/data/parity/zoo/{keras_,}mobilenet_v*.json: what torchvision's, timm's and Keras's MobileNets compute;
 see zoo.py. And tests/data/parity/lesson_{03,04,05}.json, an epoch of examples/03_mobilenet_v2_dense.cpp,
-04_mobilenet_v3_feature_extraction.cpp and 05_mobilenet_v3_fine_tuning.cpp (without flips) in Keras.
+04_mobilenet_v3_feature_extraction.cpp and 05_mobilenet_v3_fine_tuning.cpp (without flips) in Keras, on 256 small pictures;
+lesson_{04,05}_2000.json are the same on 2,000 of the lessons' own size.
 
-    make_mobilenet.py OUT_FOLDER
+    make_mobilenet.py OUT_FOLDER [lessons]
 
 Needs torch, torchvision, timm and keras (made with torch 2.14.1, torchvision 0.29.1, timm 1.0.31 and keras 3.15.1).
 """
@@ -19,6 +20,7 @@ import timm
 import torch
 import torchvision
 
+import formula
 import zoo
 from order import shuffled
 from summary import summary, write
@@ -143,6 +145,7 @@ def keep_keras(folder, name, make, gain, ci, cuts=()):
 
 
 PICTURES, SIZE, CLASSES, EPSILON = 256, 64, 10, 1e-7
+MANY, LARGE = 2000, 224
 HEAD_GAIN = [("weight", 0.1)]
 
 
@@ -155,39 +158,43 @@ def dense(name, inputs, outputs, activation):
     return layer
 
 
-def lesson(base, hidden, batch, lr, order):
-    """The frozen network in inference, global average pooling, new dense layers, Adam: an epoch."""
-    pictures = zoo.prepared(PICTURES, SIZE, [0.5] * 3, [0.5] * 3)
-    features = torch.cat([forward_of_keras(base)(x)[1] for x in pictures.split(32)]).detach().numpy()
-    labels = keras.utils.to_categorical([i % CLASSES for i in range(PICTURES)], CLASSES)
+def lesson(features, hidden, batch, lr, order):
+    """The frozen network's features, new dense layers, Adam: an epoch."""
+    count = len(features)
+    labels = keras.utils.to_categorical([i % CLASSES for i in range(count)], CLASSES)
     width = features.shape[1]
     layers = [dense("hidden.", width, hidden, "relu"), dense("output.", hidden, CLASSES, "softmax")] if hidden else \
         [dense("", width, CLASSES, "softmax")]
     head = keras.Sequential([keras.Input((width,)), *layers])
     head.compile(keras.optimizers.Adam(lr), "categorical_crossentropy", metrics=["accuracy"])
     totals = np.zeros(2)
-    for step, start in enumerate(range(0, PICTURES, batch), 1):
+    for step, start in enumerate(range(0, count, batch), 1):
         # Keras's epsilon is the "epsilon hat" of Kingma and Ba: this makes it the epsilon of their algorithm 1.
         head.optimizer.epsilon = EPSILON * math.sqrt(1.0 - 0.999**step)
         ids = order[start:start + batch]
         totals += len(ids) * np.array(head.train_on_batch(features[ids], labels[ids]))
     loss, accuracy = head.evaluate(features, labels, verbose=0)
-    train_loss, train_accuracy = totals / PICTURES
+    train_loss, train_accuracy = totals / count
     return {"train_loss": float(train_loss), "train_accuracy": float(train_accuracy), "val_loss": loss,
             "val_accuracy": accuracy}, layers[0].kernel.value.T
 
 
-def write_lesson(folder, file, name, make, gain, hidden, batch, lr):
+def write_lesson(folder, file, name, make, gain, hidden, batch, lr, count=PICTURES, size=SIZE):
     keras.utils.clear_session()
-    base = make(input_shape=(SIZE, SIZE, 3), weights=None, include_top=False)
+    base = make(input_shape=(size, size, 3), weights=None, include_top=False)
     fill_keras(base, gain)
-    value, weight = lesson(base, hidden, batch, lr, shuffled(PICTURES, 0, 1))
-    other, _ = lesson(base, hidden, batch, lr, list(range(PICTURES)))
+    # The frozen network in inference, global average pooling.
+    run = forward_of_keras(base)
+    with torch.no_grad():
+        features = torch.cat([run(zoo.normalised(x, [0.5] * 3, [0.5] * 3))[1]
+                              for x in formula.pictures(count, size).split(32)]).numpy()
+    value, weight = lesson(features, hidden, batch, lr, shuffled(count, 0, 1))
+    other, _ = lesson(features, hidden, batch, lr, list(range(count)))
     print(file, value, other)
     # Another order is far above what the test allows.
     assert abs(value["train_loss"] - other["train_loss"]) > 3e-3
     write(os.path.join(folder, file), {
-        "network": name, "gain": [list(g) for g in gain], "pictures": PICTURES, "size": SIZE, "classes": CLASSES,
+        "network": name, "gain": [list(g) for g in gain], "pictures": count, "size": size, "classes": CLASSES,
         "batch": batch, "lr": lr, "epsilon": EPSILON,
         "head": {"gain": [list(g) for g in HEAD_GAIN], "weight": summary(weight)}, "values": value,
     })
@@ -196,12 +203,15 @@ def write_lesson(folder, file, name, make, gain, hidden, batch, lr):
 FINE_TUNE_AT = 100
 
 
-def write_fine_tuning(folder, file, name, gain, batch, lr):
+def write_fine_tuning(folder, file, name, gain, batch, lr, count=PICTURES, size=SIZE):
     """An epoch of Keras's MobileNetV3-Small, trained from layer 100 on with a new dense layer."""
     keras.utils.clear_session()
-    base = keras.applications.MobileNetV3Small(input_shape=(SIZE, SIZE, 3), weights=None, include_top=False)
-    x = ((zoo.prepared(PICTURES, SIZE, [0.5] * 3, [0.5] * 3).permute(0, 2, 3, 1) + 1.0) * 127.5).numpy()
-    labels = keras.utils.to_categorical([i % CLASSES for i in range(PICTURES)], CLASSES)
+    base = keras.applications.MobileNetV3Small(input_shape=(size, size, 3), weights=None, include_top=False)
+    pictures = formula.pictures(count, size)
+    labels = keras.utils.to_categorical([i % CLASSES for i in range(count)], CLASSES)
+
+    def x(ids):
+        return ((zoo.normalised(pictures[ids], [0.5] * 3, [0.5] * 3).permute(0, 2, 3, 1) + 1.0) * 127.5).numpy()
 
     def epoch(order, at):
         fill_keras(base, gain)
@@ -213,36 +223,45 @@ def write_fine_tuning(folder, file, name, gain, batch, lr):
         model.compile(keras.optimizers.Adam(lr), "categorical_crossentropy", metrics=["accuracy"])
         before = {our_name(v): v.numpy().copy() for layer in base.layers for v in layer.weights}
         totals = np.zeros(2)
-        for step, start in enumerate(range(0, PICTURES, batch), 1):
+        for step, start in enumerate(range(0, count, batch), 1):
             model.optimizer.epsilon = EPSILON * math.sqrt(1.0 - 0.999**step)
             ids = order[start:start + batch]
             model.reset_metrics()
-            totals += len(ids) * np.array(model.train_on_batch(x[ids], labels[ids]))
-        loss, accuracy = model.evaluate(x, labels, batch_size=batch, verbose=0)
-        train_loss, train_accuracy = totals / PICTURES
+            totals += len(ids) * np.array(model.train_on_batch(x(ids), labels[ids]))
+        train_loss, train_accuracy = totals / count
+        totals = np.zeros(2)
+        for start in range(0, count, batch):
+            ids = list(range(start, min(start + batch, count)))
+            model.reset_metrics()
+            totals += len(ids) * np.array(model.test_on_batch(x(ids), labels[ids]))
+        loss, accuracy = (float(v) for v in totals / count)
         changed = sorted(our_name(v) for layer in base.layers for v in layer.weights
                          if (v.numpy() != before[our_name(v)]).any())
         return {"train_loss": float(train_loss), "train_accuracy": float(train_accuracy), "val_loss": loss,
                 "val_accuracy": accuracy}, changed, head.kernel.value.detach().T
 
-    value, changed, weight = epoch(shuffled(PICTURES, 0, 1), FINE_TUNE_AT)
-    frozen, _, _ = epoch(shuffled(PICTURES, 0, 1), len(base.layers))
+    value, changed, weight = epoch(shuffled(count, 0, 1), FINE_TUNE_AT)
+    frozen, _, _ = epoch(shuffled(count, 0, 1), len(base.layers))
     print(file, value, frozen, len(changed))
     assert abs(value["val_loss"] - frozen["val_loss"]) > 3e-3  # what the test allows could not tell them apart
     write(os.path.join(folder, file), {
-        "network": name, "gain": [list(g) for g in gain], "pictures": PICTURES, "size": SIZE, "classes": CLASSES,
+        "network": name, "gain": [list(g) for g in gain], "pictures": count, "size": size, "classes": CLASSES,
         "batch": batch, "lr": lr, "epsilon": EPSILON, "fine_tune_at": FINE_TUNE_AT, "changed": changed,
         "head": {"gain": [list(g) for g in HEAD_GAIN], "weight": summary(weight)}, "values": value,
     })
 
 
-def main(folder):
+def main(folder, what="all"):
     torch.set_num_threads(1)
     write_fine_tuning(folder, "lesson_05.json", "keras_mobilenet_v3_small", V3_GAIN, 50, 1e-4)
     write_lesson(folder, "lesson_03.json", "keras_mobilenet_v2", keras.applications.MobileNetV2, V2_GAIN, 128, 100,
                  1e-3)
-    write_lesson(folder, "lesson_04.json", "keras_mobilenet_v3_small", keras.applications.MobileNetV3Small, V3_GAIN, 0,
-                 50, 1e-4)
+    for file, options in (("lesson_04.json", {}), ("lesson_04_2000.json", {"count": MANY, "size": LARGE})):
+        write_lesson(folder, file, "keras_mobilenet_v3_small", keras.applications.MobileNetV3Small, V3_GAIN, 0, 50, 1e-4,
+                     **options)
+    write_fine_tuning(folder, "lesson_05_2000.json", "keras_mobilenet_v3_small", V3_GAIN, 50, 1e-4, MANY, LARGE)
+    if what == "lessons":
+        return
     for suffix, width in WIDTHS.items():
         published = {"_050": "mobilenetv2_050", "": "mobilenetv2_100", "_140": "mobilenetv2_140"}.get(suffix)
         keep_torchvision(folder, "mobilenet_v2" + suffix, torchvision.models.mobilenet_v2(width_mult=width).eval(),
@@ -259,4 +278,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -68,10 +68,14 @@ def value(name, tensor, gain=()):
     return formula.values(name, tuple(tensor.shape)) * factor
 
 
+def normalised(pictures, mean, deviation):
+    """uint8 pictures by the weights' mean and deviation of R, G and B."""
+    return (pictures.float() / 255.0 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(deviation).view(3, 1, 1)
+
+
 def prepared(count, size, mean, deviation):
-    """The formula's pictures, normalised by the weights' mean and deviation of R, G and B."""
-    x = formula.pictures(count, size).float() / 255.0
-    return (x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(deviation).view(3, 1, 1)
+    """The formula's pictures, normalised."""
+    return normalised(formula.pictures(count, size), mean, deviation)
 
 
 def results(forward, x):

@@ -94,7 +94,8 @@ inline Tensor pictures(Index count, Index size) {
     for (Index c = 0; c < 3; ++c)
       for (Index y = 0; y < size; ++y)
         for (Index x = 0; x < size; ++x)
-          *p++ = static_cast<std::uint8_t>((c * 67 + y * 31 + x * 17 + (x * y * 7) % 53 + n * 41 + (c * x) / 3) % 256);
+          *p++ = static_cast<std::uint8_t>(
+              (c * 67 + y * 31 + x * 17 + (x * y * 7) % 53 + n * 41 + (c * x) / 3 + n / 256 * (x + 2 * y)) % 256);
   return out;
 }
 

@@ -302,6 +302,11 @@ TEST_CASE("lesson 3's epoch is Keras's") { check_lesson<KerasMobileNetV2, Mlp>("
 
 TEST_CASE("lesson 4's epoch is Keras's") { check_lesson<KerasMobileNetV3Small, Linear>("lesson_04.json"); }
 
+TEST_CASE("lessons 4 and 5 on 2,000 pictures of their own size", "[all]") {
+  check_lesson<KerasMobileNetV3Small, Linear>("lesson_04_2000.json");
+  check_lesson<KerasMobileNetV3Small, Linear>("lesson_05_2000.json");
+}
+
 TEST_CASE("lesson 5's epoch is Keras's") { check_lesson<KerasMobileNetV3Small, Linear>("lesson_05.json"); }
 
 TEST_CASE("a vision transformer reads what DINOv2's authors publish, takes other sizes, is cut, computes in bfloat16") {
