@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <utility>
 
 #include <transferlib/backbones/darknet.hpp>
 #include <transferlib/core/tensors.hpp>
@@ -20,6 +21,7 @@ struct DarknetOptions {
   Index size = 0;         ///< the side of its input in pixels; 0: the `.cfg`'s
   Index in_channels = 0;  ///< 0: the `.cfg`'s
   bool fewer = false;     ///< the file may hold the first layers only; the others are drawn from `seed`
+  bool dropout = true;    ///< false: its dropout layers, meant for long trainings on much data, do nothing
   std::uint64_t seed = 0;
 };
 
@@ -37,8 +39,11 @@ inline BackboneCore darknet_core(const DarknetConfig& config, const DarknetOptio
   }
   const NetworkOptions own{.size = options.size != 0 ? options.size : card.preprocessing.size,
                            .in_channels = options.in_channels != 0 ? options.in_channels : config.input.channels};
-  const auto network =
-      std::make_shared<Darknet>(options.layers == 0 ? config : cut_darknet(config, options.layers), own);
+  DarknetConfig used = options.layers == 0 ? config : cut_darknet(config, options.layers);
+  if (!options.dropout)
+    for (DarknetLayer& l : used.layers)
+      if (l.type == DarknetType::dropout) l.probability = 0.0;
+  const auto network = std::make_shared<Darknet>(std::move(used), own);
   if (options.fewer) network->weights.least = 0;
   network->initialise(options.seed);
   BackboneCore core;

@@ -107,6 +107,21 @@ void put(const std::filesystem::path& path, std::string_view bytes) { write_file
 
 }  // namespace
 
+TEST_CASE("dropout layers of a .cfg can be left out of training") {
+  const DarknetConfig config = layers_cfg();
+  const auto pass_of = [&](bool dropout, Index number) {
+    const transferlib::detail::BackboneCore core = transferlib::detail::darknet_core(config, {.dropout = dropout});
+    const Index size = core.preprocessing.size;
+    const Tensor x = at::linspace(0.0, 1.0, 2 * core.options.in_channels * size * size);
+    const std::vector<Index> last{core.graph.size() - 1};
+    return core.graph
+        .run({x.view({2, core.options.in_channels, size, size})}, Cut{}, last, {true, 0, number}, core.frozen)
+        .at(0);
+  };
+  CHECK(!pass_of(true, 0).equal(pass_of(true, 1)));
+  CHECK(pass_of(false, 0).equal(pass_of(false, 1)));
+}
+
 TEST_CASE("every layer computes what Python's interpreter does") {
   const Json want = python("darknet.json");
   Darknet network(layers_cfg());

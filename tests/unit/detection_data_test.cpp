@@ -799,6 +799,7 @@ TEST_CASE("boxes follow their pictures: painted, moved, and looked for") {
   // Resampled once, a side is half a pixel uncertain.
   CHECK(check_follows(BoxAffine{.fill = 0, .keep = all}, data, 0.55) > 200);
   CHECK(check_follows(BoxAffine{.size = 50, .fill = 0, .keep = all}, data, 0.55) > 150);
+  CHECK(check_follows(BoxAffine{.size = 70, .stretch = true, .fill = 0, .keep = all}, data, 0.8) > 150);
   const Mosaic mosaic(data, {.size = 160, .fill = 0, .keep = all});
   CHECK(check_follows(mosaic, data, 0.55) > 8 * 12 * 9);
   CHECK(check_follows(compose(mosaic, BoxFlip{true, true}, BoxCrop{.keep = all}), data, 0.55) > 600);
@@ -944,6 +945,7 @@ TEST_CASE("options and batches that can't be meant are refused in a sentence") {
   CHECK_THAT(apply(BoxAffine{.perspective = 0.5}), ContainsSubstring("perspective"));
   CHECK_THAT(apply(BoxAffine{.shear = 80.0}), ContainsSubstring("shear"));
   CHECK_THAT(apply(BoxAffine{.size = -1}), ContainsSubstring("size must be 0 or more"));
+  CHECK_THAT(apply(BoxAffine{.stretch = true}), ContainsSubstring("give its size"));
   CHECK_THAT(apply(BoxAffine{.fill = 256}), ContainsSubstring("fill must lie in"));
   CHECK_THAT(apply(BoxCrop{.jitter = 0.5}), ContainsSubstring("jitter"));
   CHECK_THAT(apply(BoxCrop{.keep = {.visible = 2.0}}), ContainsSubstring("keep.visible"));

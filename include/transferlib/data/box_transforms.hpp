@@ -296,13 +296,14 @@ struct BoxAffine {
   double shear = 0.0;        ///< degrees, along each axis
   double perspective = 0.0;  ///< how much farther or nearer the borders are than the middle; at most 0.4
   Index size = 0;            ///< the side of the square that comes out, around the picture's middle; 0: the picture's
+  bool stretch = false;      ///< to that square the picture is stretched first, as `Fit::stretch` would afterwards
   Index fill = 114;
   KeepBoxes keep{};
 
   std::optional<Index> views() const { return std::nullopt; }
   std::string description() const {
     return detail::text("box affine ", degrees, " ", translate, " ", scale, " ", shear, " ", perspective, " size ",
-                        size, " fill ", fill, detail::to_string(keep));
+                        size, stretch ? " stretched" : "", " fill ", fill, detail::to_string(keep));
   }
 
   void operator()(Batch& batch, std::span<const Draw> draws, Boxes) const {
@@ -316,9 +317,14 @@ struct BoxAffine {
     if (!(perspective >= 0.0 && perspective <= 0.4))
       throw OptionError(detail::text("perspective must lie in [0, 0.4], not ", perspective));
     if (size < 0) throw OptionError(detail::text("size must be 0 or more pixels, not ", size));
+    if (stretch && size == 0) throw OptionError("a picture is stretched to a square; give its size");
     detail::change_pictures(batch, draws, "moving pictures", [&](detail::BoxPicture& p, Random& random) {
       const Index width = size > 0 ? size : p.width(), height = size > 0 ? size : p.height();
-      const Matrix m = draw(random, p.width(), p.height(), width, height);
+      Matrix m = draw(random, p.width(), p.height(), stretch ? p.width() : width, stretch ? p.height() : height);
+      if (stretch) {
+        const auto part = [&](Index side) { return static_cast<double>(size) / static_cast<double>(side); };
+        m = product({part(p.width()), 0, 0, 0, part(p.height()), 0, 0, 0, 1}, m);
+      }
       p.pixels = warp(p, inverse(m), width, height);
       detail::move_boxes(p.boxes, width, height, keep, [&](const std::array<double, 4>& b) {
         std::array<double, 4> out{1e30, 1e30, -1e30, -1e30};
