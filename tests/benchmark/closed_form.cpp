@@ -250,8 +250,9 @@ void unknown(const Task& task, bool quick) {
       const tl::Features known = rows(train, is_left_out(train.y).logical_not()),
                          seen = rows(test, is_left_out(test.y).logical_not()),
                          strange = rows(test, is_left_out(test.y));
-      const std::vector<double> validated =
-          tl::UnknownDetector::validate(rows(known, at::arange(known.x.size(0)).remainder(2).eq(0)), candidates);
+      // Every second picture suffices.
+      const tl::Features some = quick ? known : rows(known, at::arange(known.x.size(0)).remainder(2).eq(0));
+      const std::vector<double> validated = tl::UnknownDetector::validate(some, candidates);
       for (std::size_t i = 0; i < candidates.size(); ++i)
         std::printf("  validated %-36s %.3f\n", words(candidates[i]).c_str(), validated[i]);
       const auto best =
