@@ -12,10 +12,13 @@ endif()
 
 if(TRANSFERLIB_PCH)
   add_library(transferlib_pch OBJECT "${PROJECT_SOURCE_DIR}/cmake/precompiled.cpp")
-  target_link_libraries(transferlib_pch PRIVATE transferlib transferlib_own)
+  target_link_libraries(transferlib_pch PRIVATE transferlib_compiled transferlib_own)
   target_precompile_headers(transferlib_pch PRIVATE "${PROJECT_SOURCE_DIR}/cmake/precompiled.hpp")
   set_target_properties(transferlib_pch PROPERTIES CXX_EXTENSIONS OFF)
 endif()
+
+# Compiled as strictly as the programs that link it.
+target_link_libraries(transferlib_compiled PRIVATE "$<BUILD_INTERFACE:transferlib_own>")
 
 # One of our own programs: transferlib_program(<name> SOURCES … [LINKS …] [NO_PCH])
 function(transferlib_program name)

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include <transferlib/backbones/darknet.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/formats/darknet.hpp>
 #include <transferlib/model/backbone.hpp>
@@ -28,7 +29,33 @@ struct DarknetOptions {
 namespace detail {
 
 /// The network of a `.cfg`; its pictures are in [0, 1], or as its `[crop]` shifts them.
-inline BackboneCore darknet_core(const DarknetConfig& config, const DarknetOptions& options) {
+TRANSFERLIB_API BackboneCore darknet_core(const DarknetConfig& config, const DarknetOptions& options);
+
+}  // namespace detail
+
+/// The backbone of a `.cfg` with random weights.
+/// \throws FileError, FormatError (with file and line), OptionError
+inline AnyBackbone darknet_backbone(const std::filesystem::path& cfg, const DarknetOptions& options = {}) {
+  return AnyBackbone(detail::darknet_core(read_darknet_cfg(cfg), options));
+}
+
+/// The backbone of a `.cfg` with the weights of a file: darknet's, or a state dict with our names. A network that is
+/// cut by `.layers` takes the file of the whole network and that of as many layers or more (`yolov4.conv.137`). \throws
+/// FileError, FormatError, OptionError, WeightsError
+inline AnyBackbone darknet_backbone(const std::filesystem::path& cfg, const std::filesystem::path& weights,
+                                    const DarknetOptions& options = {}) {
+  AnyBackbone out = darknet_backbone(cfg, options);
+  detail::read_weights(out.core, weights);
+  return out;
+}
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API BackboneCore darknet_core(const DarknetConfig& config, const DarknetOptions& options) {
   Card card{.source = "a .cfg of darknet", .minimum_size = 1};
   card.preprocessing = {config.input.width, {0.0, 0.0, 0.0}, {1.0, 1.0, 1.0}, Interpolation::bilinear, 1.0};
   if (const DarknetLayer& first = config.layers.front(); first.type == DarknetType::crop) {
@@ -54,22 +81,6 @@ inline BackboneCore darknet_core(const DarknetConfig& config, const DarknetOptio
   return core;
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// The backbone of a `.cfg` with random weights.
-/// \throws FileError, FormatError (with file and line), OptionError
-inline AnyBackbone darknet_backbone(const std::filesystem::path& cfg, const DarknetOptions& options = {}) {
-  return AnyBackbone(detail::darknet_core(read_darknet_cfg(cfg), options));
-}
-
-/// The backbone of a `.cfg` with the weights of a file: darknet's, or a state dict with our names. A network that is
-/// cut by `.layers` takes the file of the whole network and that of as many layers or more (`yolov4.conv.137`). \throws
-/// FileError, FormatError, OptionError, WeightsError
-inline AnyBackbone darknet_backbone(const std::filesystem::path& cfg, const std::filesystem::path& weights,
-                                    const DarknetOptions& options = {}) {
-  AnyBackbone out = darknet_backbone(cfg, options);
-  detail::read_weights(out.core, weights);
-  return out;
-}
-
-}  // namespace transferlib
+#endif  // TRANSFERLIB_DEFINES

@@ -21,6 +21,7 @@
 #include <transferlib/backbones/darknet.hpp>
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/version.hpp>
 #include <transferlib/formats/json.hpp>
 #include <transferlib/heads/vector_head.hpp>
@@ -355,18 +356,7 @@ inline Neck<AnyNeck> any_neck(std::string_view name, const Json& options = {}) {
 
 /// A detector's head by its name: yolo, yolo_v1 or yolox; yolo_v2 … yolo_v7 are `yolo` with that version's options.
 /// \throws OptionError, FormatError
-inline Head<AnyHead<Boxes>> any_box_head(std::string_view name, const Json& options = {}) {
-  constexpr std::pair<const char*, YoloOptions (*)()> versions[] = {
-      {"yolo_v2", yolo_v2}, {"yolo_v3", yolo_v3}, {"yolo_v4", yolo_v4}, {"yolo_v5", yolo_v5}, {"yolo_v7", yolo_v7}};
-  for (const auto& [version, make] : versions)
-    if (name == version) {
-      YoloOptions o = make();
-      if (!options.is_null()) detail::value_from_json(options, o);
-      return any_head(Head<Yolo>{o});
-    }
-  return detail::with_part<Yolo, YoloV1, YoloX>(
-      "head", name, [&]<class H>(H*) { return any_head(Head<H>{detail::part_options<H>(options)}); });
-}
+TRANSFERLIB_API Head<AnyHead<Boxes>> any_box_head(std::string_view name, const Json& options = {});
 
 namespace detail {
 
@@ -384,16 +374,7 @@ std::pair<std::string, Json> part_in_file(const Recipe<Part>& recipe) {
 }
 
 /// What a file has to say of a backbone that has no name of the zoo's: the `.cfg` that it was built from.
-inline Json cfg_in_file(const BackboneCore& core) {
-  const auto* network = core.name.empty() ? dynamic_cast<const Darknet*>(core.network.get()) : nullptr;
-  if (network == nullptr) return {};
-  const DarknetConfig& config = network->config();
-  return {{"name", std::filesystem::path(config.where).filename().string()},
-          {"text", darknet_text(config)},
-          {"layers", config.used},
-          {"stages", core.graph.stages},
-          {"strides", core.graph.strides}};
-}
+TRANSFERLIB_API Json cfg_in_file(const BackboneCore& core);
 
 }  // namespace detail
 
@@ -401,29 +382,8 @@ namespace detail {
 
 /// Puts a head's tensor for some classes into that for more: its rows, which in each head lie otherwise.
 /// \throws OptionError for a head of a program's own
-inline void put_classes(const std::string& head, const Json& options, const Tensor& old, Index before,
-                        const Tensor& grown, Index after) {
-  const auto rest = [](const Tensor& t, Index rows) {
-    return t.view({-1, rows, t.numel() / std::max<Index>(1, t.size(0))});
-  };
-  const auto put = [&](const Tensor& to, const Tensor& from, Index rows) { to.narrow(1, 0, rows).copy_(from); };
-  if (old.sizes() == grown.sizes()) {
-    grown.copy_(old);
-  } else if (head == "yolo") {  // of each anchor box, objectness, classes
-    put(rest(grown, 5 + after), rest(old, 5 + before), 5 + before);
-  } else if (head == "yolox") {  // of all places the classes
-    grown.narrow(0, 0, before).copy_(old);
-  } else if (head == "yolo_v1") {  // the classes of all cells, then all else
-    const auto o = part_options<YoloV1>(options);
-    const Index cells = o.connected ? o.side * o.side : 1, others = old.size(0) - cells * before;
-    put(rest(grown.narrow(0, 0, cells * after), after), rest(old.narrow(0, 0, cells * before), before), before);
-    grown.narrow(0, cells * after, others).copy_(old.narrow(0, cells * before, others));
-  } else {
-    throw OptionError(
-        "which rows of a head of your own belong to which class is not known; copy them yourself, from "
-        "detector.head() to detector.with_new_head(labels).head()");
-  }
-}
+TRANSFERLIB_API void put_classes(const std::string& head, const Json& options, const Tensor& old, Index before,
+                                 const Tensor& grown, Index after);
 
 }  // namespace detail
 
@@ -478,3 +438,63 @@ void save(const Detector<N, K, H>& model, const std::filesystem::path& path) {
 }
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API Head<AnyHead<Boxes>> any_box_head(std::string_view name, const Json& options) {
+  constexpr std::pair<const char*, YoloOptions (*)()> versions[] = {
+      {"yolo_v2", yolo_v2}, {"yolo_v3", yolo_v3}, {"yolo_v4", yolo_v4}, {"yolo_v5", yolo_v5}, {"yolo_v7", yolo_v7}};
+  for (const auto& [version, make] : versions)
+    if (name == version) {
+      YoloOptions o = make();
+      if (!options.is_null()) detail::value_from_json(options, o);
+      return any_head(Head<Yolo>{o});
+    }
+  return detail::with_part<Yolo, YoloV1, YoloX>(
+      "head", name, [&]<class H>(H*) { return any_head(Head<H>{detail::part_options<H>(options)}); });
+}
+
+}  // namespace transferlib
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API Json cfg_in_file(const BackboneCore& core) {
+  const auto* network = core.name.empty() ? dynamic_cast<const Darknet*>(core.network.get()) : nullptr;
+  if (network == nullptr) return {};
+  const DarknetConfig& config = network->config();
+  return {{"name", std::filesystem::path(config.where).filename().string()},
+          {"text", darknet_text(config)},
+          {"layers", config.used},
+          {"stages", core.graph.stages},
+          {"strides", core.graph.strides}};
+}
+
+TRANSFERLIB_API void put_classes(const std::string& head, const Json& options, const Tensor& old, Index before,
+                                 const Tensor& grown, Index after) {
+  const auto rest = [](const Tensor& t, Index rows) {
+    return t.view({-1, rows, t.numel() / std::max<Index>(1, t.size(0))});
+  };
+  const auto put = [&](const Tensor& to, const Tensor& from, Index rows) { to.narrow(1, 0, rows).copy_(from); };
+  if (old.sizes() == grown.sizes()) {
+    grown.copy_(old);
+  } else if (head == "yolo") {  // of each anchor box, objectness, classes
+    put(rest(grown, 5 + after), rest(old, 5 + before), 5 + before);
+  } else if (head == "yolox") {  // of all places the classes
+    grown.narrow(0, 0, before).copy_(old);
+  } else if (head == "yolo_v1") {  // the classes of all cells, then all else
+    const auto o = part_options<YoloV1>(options);
+    const Index cells = o.connected ? o.side * o.side : 1, others = old.size(0) - cells * before;
+    put(rest(grown.narrow(0, 0, cells * after), after), rest(old.narrow(0, 0, cells * before), before), before);
+    grown.narrow(0, cells * after, others).copy_(old.narrow(0, cells * before, others));
+  } else {
+    throw OptionError(
+        "which rows of a head of your own belong to which class is not known; copy them yourself, from "
+        "detector.head() to detector.with_new_head(labels).head()");
+  }
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

@@ -9,6 +9,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/darknet_detector.hpp>
 #include <transferlib/detector_parts.hpp>
 #include <transferlib/formats/json.hpp>
@@ -21,30 +22,9 @@ namespace transferlib {
 namespace detail {
 
 /// The backbone that a file's metadata describes, with weights of no meaning. \throws FormatError, OptionError
-inline AnyBackbone backbone_of_file(const SavedModel& saved) {
-  const auto found = saved.metadata.find("cfg");
-  if (found == saved.metadata.end()) return zoo_entry(saved.backbone).random(saved.options, 0);
-  const Json cfg = parse_json(found->second, text(saved.path, ": cfg"));
-  const DarknetConfig config = parse_darknet_cfg(cfg["text"].string(), text(saved.path, ": ", cfg["name"].string()));
-  const DarknetOptions options{
-      .layers = cfg["layers"].get<Index>(), .size = saved.options.size, .in_channels = saved.options.in_channels};
-  const auto stages = cfg["stages"].get<std::vector<Index>>(), strides = cfg["strides"].get<std::vector<Index>>();
-  const Index steps = darknet_core(config, options).graph.size();
-  bool good = stages.size() == strides.size() && !stages.empty();
-  for (const Index s : stages) good = good && s > 0 && s < steps;
-  if (!good)
-    throw WeightsError(text("the metadata of ", saved.path,
-                            " names maps that its network has not; the file was changed ", "by another program"));
-  return AnyBackbone(darknet_core_with(config, options, stages, strides));
-}
+TRANSFERLIB_API AnyBackbone backbone_of_file(const SavedModel& saved);
 
-inline Json json_of(const SavedModel& saved, const char* key) {
-  const auto found = saved.metadata.find(key);
-  if (found == saved.metadata.end())
-    throw WeightsError(
-        text("the file ", saved.path, " is no detector that transferlib saved: its metadata has no \"", key, "\""));
-  return parse_json(found->second, text(saved.path, ": ", key));
-}
+TRANSFERLIB_API Json json_of(const SavedModel& saved, const char* key);
 
 /// What kind of detector a file holds.
 enum class DetectorFamily { one_stage, two_stage, sliding };
@@ -61,51 +41,19 @@ inline DetectorFamily family_of(const SavedModel& saved) {
 /// The detector of a `.cfg` of any version of YOLO and its `.weights` file, which finds what darknet finds. Nothing is
 /// frozen. \param labels the names of its classes, as `read_names` reads them
 /// \throws FileError, FormatError, OptionError, WeightsError
-inline AnyDetector any_darknet_detector(const std::filesystem::path& cfg, const std::filesystem::path& weights,
-                                        Labels labels, const DarknetOptions& options = {}) {
-  const DarknetConfig config = read_darknet_cfg(cfg);
-  const bool v1 = detail::is_darknet_v1(config, detail::darknet_finders(config));
-  return detail::darknet_detector_of(cfg, weights, any_neck(Neck<NoNeck>{}),
-                                     v1 ? any_head(darknet_v1_head(cfg)) : any_head(darknet_head(cfg)),
-                                     std::move(labels), options);
-}
+TRANSFERLIB_API AnyDetector any_darknet_detector(const std::filesystem::path& cfg, const std::filesystem::path& weights,
+                                                 Labels labels, const DarknetOptions& options = {});
 
 /// Reads any one-stage detector that `save` wrote, of the library's own parts. Nothing is frozen.
 /// \throws FileError, FormatError, OptionError, WeightsError
-inline AnyDetector load_detector(const std::filesystem::path& path) {
-  return detail::guarded(detail::text("loading ", path), [&] {
-    const auto saved = detail::SavedModel::read(path);
-    if (const auto family = detail::family_of(saved); family != detail::DetectorFamily::one_stage)
-      throw WeightsError(detail::text("the detector in ", path,
-                                      family == detail::DetectorFamily::two_stage
-                                          ? " is one of two stages; use load_two_stage, or with_detector for any"
-                                          : " is a sliding window; use load_window, or with_detector for any"));
-    if (saved.target != "boxes")
-      throw WeightsError(detail::text("the model in ", path, " predicts ", saved.target, ", not boxes; use load_any"));
-    AnyDetector model(detail::backbone_of_file(saved), FreezePolicy<FreezeNone>{},
-                      any_neck(saved.metadata.count("neck") != 0 ? saved.metadata.at("neck") : "none",
-                               detail::json_of(saved, "neck_options")),
-                      any_box_head(saved.head, detail::json_of(saved, "head_options")), saved.labels);
-    saved.fill(model.backbone_core(), model.wanted());
-    load_state_dict(*model.neck().pointer(), saved.neck_state, {}, path.string());
-    load_state_dict(*model.head().pointer(), saved.head_state, {}, path.string());
-    return model;
-  });
-}
+TRANSFERLIB_API AnyDetector load_detector(const std::filesystem::path& path);
 
 /// A two-stage detector whose backbone is known at run time only.
 using AnyTwoStage = TwoStage<AnyNetwork, FeaturePyramid, RegionProposal, RoI>;
 
 /// Reads any two-stage detector with a feature pyramid that `save` wrote, of the zoo's networks or torchvision's
 /// detectors. Nothing is frozen. \throws FileError, FormatError, OptionError, WeightsError
-inline AnyTwoStage load_two_stage(const std::filesystem::path& path) {
-  return detail::guarded(detail::text("loading ", path), [&] {
-    const auto saved = detail::SavedModel::read(path);
-    return saved.backbone.starts_with("fasterrcnn_")
-               ? load_faster_rcnn(path)
-               : detail::two_stage_of<FeaturePyramid>(saved, zoo_entry(saved.backbone).random(saved.options, 0));
-  });
-}
+TRANSFERLIB_API AnyTwoStage load_two_stage(const std::filesystem::path& path);
 
 /// A sliding window whose network and head are known at run time only.
 using AnySlidingWindow = SlidingWindow<AnyNetwork, AnyHead<ClassIndex>>;
@@ -132,3 +80,79 @@ auto with_detector(const std::filesystem::path& path, const Use& use) {
 }
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API AnyBackbone backbone_of_file(const SavedModel& saved) {
+  const auto found = saved.metadata.find("cfg");
+  if (found == saved.metadata.end()) return zoo_entry(saved.backbone).random(saved.options, 0);
+  const Json cfg = parse_json(found->second, text(saved.path, ": cfg"));
+  const DarknetConfig config = parse_darknet_cfg(cfg["text"].string(), text(saved.path, ": ", cfg["name"].string()));
+  const DarknetOptions options{
+      .layers = cfg["layers"].get<Index>(), .size = saved.options.size, .in_channels = saved.options.in_channels};
+  const auto stages = cfg["stages"].get<std::vector<Index>>(), strides = cfg["strides"].get<std::vector<Index>>();
+  const Index steps = darknet_core(config, options).graph.size();
+  bool good = stages.size() == strides.size() && !stages.empty();
+  for (const Index s : stages) good = good && s > 0 && s < steps;
+  if (!good)
+    throw WeightsError(text("the metadata of ", saved.path,
+                            " names maps that its network has not; the file was changed ", "by another program"));
+  return AnyBackbone(darknet_core_with(config, options, stages, strides));
+}
+
+TRANSFERLIB_API Json json_of(const SavedModel& saved, const char* key) {
+  const auto found = saved.metadata.find(key);
+  if (found == saved.metadata.end())
+    throw WeightsError(
+        text("the file ", saved.path, " is no detector that transferlib saved: its metadata has no \"", key, "\""));
+  return parse_json(found->second, text(saved.path, ": ", key));
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API AnyDetector any_darknet_detector(const std::filesystem::path& cfg, const std::filesystem::path& weights,
+                                                 Labels labels, const DarknetOptions& options) {
+  const DarknetConfig config = read_darknet_cfg(cfg);
+  const bool v1 = detail::is_darknet_v1(config, detail::darknet_finders(config));
+  return detail::darknet_detector_of(cfg, weights, any_neck(Neck<NoNeck>{}),
+                                     v1 ? any_head(darknet_v1_head(cfg)) : any_head(darknet_head(cfg)),
+                                     std::move(labels), options);
+}
+
+TRANSFERLIB_API AnyDetector load_detector(const std::filesystem::path& path) {
+  return detail::guarded(detail::text("loading ", path), [&] {
+    const auto saved = detail::SavedModel::read(path);
+    if (const auto family = detail::family_of(saved); family != detail::DetectorFamily::one_stage)
+      throw WeightsError(detail::text("the detector in ", path,
+                                      family == detail::DetectorFamily::two_stage
+                                          ? " is one of two stages; use load_two_stage, or with_detector for any"
+                                          : " is a sliding window; use load_window, or with_detector for any"));
+    if (saved.target != "boxes")
+      throw WeightsError(detail::text("the model in ", path, " predicts ", saved.target, ", not boxes; use load_any"));
+    AnyDetector model(detail::backbone_of_file(saved), FreezePolicy<FreezeNone>{},
+                      any_neck(saved.metadata.count("neck") != 0 ? saved.metadata.at("neck") : "none",
+                               detail::json_of(saved, "neck_options")),
+                      any_box_head(saved.head, detail::json_of(saved, "head_options")), saved.labels);
+    saved.fill(model.backbone_core(), model.wanted());
+    load_state_dict(*model.neck().pointer(), saved.neck_state, {}, path.string());
+    load_state_dict(*model.head().pointer(), saved.head_state, {}, path.string());
+    return model;
+  });
+}
+
+TRANSFERLIB_API AnyTwoStage load_two_stage(const std::filesystem::path& path) {
+  return detail::guarded(detail::text("loading ", path), [&] {
+    const auto saved = detail::SavedModel::read(path);
+    return saved.backbone.starts_with("fasterrcnn_")
+               ? load_faster_rcnn(path)
+               : detail::two_stage_of<FeaturePyramid>(saved, zoo_entry(saved.backbone).random(saved.options, 0));
+  });
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -14,6 +14,7 @@
 #include <transferlib/backbones/resnet.hpp>
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/core/text.hpp>
 #include <transferlib/freeze/policy.hpp>
@@ -38,26 +39,7 @@ struct FasterRcnnOptions {
 
 /// COCO's names in the order of torchvision's detectors, 90 without the background; "N/A" are numbers that COCO does
 /// not use.
-inline Labels faster_rcnn_labels() {
-  constexpr std::string_view names =
-      "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,N/A,stop "
-      "sign,parking "
-      "meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,N/A,backpack,umbrella,N/A,N/"
-      "A,handbag,tie,suitcase,frisbee,skis,snowboard,sports "
-      "ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,N/A,wine "
-      "glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,hot "
-      "dog,pizza,donut,cake,chair,couch,potted plant,bed,N/A,dining "
-      "table,N/A,N/A,toilet,N/A,tv,laptop,mouse,remote,keyboard,cell "
-      "phone,microwave,oven,toaster,sink,refrigerator,N/A,book,clock,vase,scissors,teddy bear,hair "
-      "drier,toothbrush";
-  Labels out;
-  for (std::size_t at = 0; at <= names.size();) {
-    const std::size_t end = std::min(names.find(',', at), names.size());
-    out.emplace_back(names.substr(at, end - at));
-    at = end + 1;
-  }
-  return out;
-}
+TRANSFERLIB_API Labels faster_rcnn_labels();
 
 namespace detail {
 
@@ -77,43 +59,10 @@ constexpr Card faster_rcnn_card(const char* name, const char* file, const char* 
   return {.name = name, .file = file, .source = source, .sha256 = sha256, .licence = "BSD-3-Clause", .url = url};
 }
 
-inline const std::vector<FasterRcnnSpec>& faster_rcnn_specs() {
-  static const std::vector<FasterRcnnSpec> specs{
-      {.card = faster_rcnn_card("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
-                                "torchvision's FasterRCNN_ResNet50_FPN_Weights.COCO_V1", "258fb6c6",
-                                "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"),
-       .norm_epsilon = 0.0},
-      {.card = faster_rcnn_card("fasterrcnn_resnet50_fpn_v2", "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
-                                "torchvision's FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1", "dd69338a",
-                                "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth"),
-       .second = true},
-      {.card = faster_rcnn_card("fasterrcnn_mobilenet_v3_large_fpn", "fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth",
-                                "torchvision's FasterRCNN_MobileNet_V3_Large_FPN_Weights.COCO_V1", "fb6a3cc7",
-                                "https://download.pytorch.org/models/fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth"),
-       .mobile = true,
-       .least_score = 0.05},
-      {.card = faster_rcnn_card(
-           "fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9.pth",
-           "torchvision's FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1", "907ea3f9",
-           "https://download.pytorch.org/models/fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9.pth"),
-       .mobile = true,
-       .sides = {.shorter = 320, .longer = 640},
-       .proposals = 150,
-       .least_score = 0.05},
-  };
-  return specs;
-}
+TRANSFERLIB_API const std::vector<FasterRcnnSpec>& faster_rcnn_specs();
 
 /// \throws OptionError for another name; the sentence has the names
-inline const FasterRcnnSpec& faster_rcnn_spec(std::string_view name) {
-  std::vector<std::string> names;
-  for (const auto& spec : faster_rcnn_specs()) {
-    if (spec.card.name == name) return spec;
-    names.emplace_back(spec.card.name);
-  }
-  throw OptionError(
-      text("no published two-stage detector is called \"", name, "\"; there are ", first_few(names, names.size())));
-}
+TRANSFERLIB_API const FasterRcnnSpec& faster_rcnn_spec(std::string_view name);
 
 /// torchvision's name of our tensor.
 inline std::string faster_rcnn_name(const std::string& ours, bool mobile) {
@@ -124,16 +73,7 @@ inline std::string faster_rcnn_name(const std::string& ours, bool mobile) {
 
 /// Names of before torchvision 0.13, when a layer of the pyramid or of the proposal network was a convolution and no
 /// list, as they are today.
-inline std::string todays_faster_rcnn_name(const std::string& name) {
-  const std::size_t dot = name.rfind('.');
-  if (dot == std::string::npos) return name;
-  const std::string layer = name.substr(0, dot), kind = name.substr(dot);
-  if (layer == "rpn.head.conv") return layer + ".0.0" + kind;
-  const std::size_t number = layer.rfind('.');
-  if (number == std::string::npos) return name;
-  const std::string list = layer.substr(0, number);
-  return list == "backbone.fpn.inner_blocks" || list == "backbone.fpn.layer_blocks" ? layer + ".0" + kind : name;
-}
+TRANSFERLIB_API std::string todays_faster_rcnn_name(const std::string& name);
 
 /// The last step of what is called `name`.
 inline Index last_step_of(const Graph& graph, const std::string& name) {
@@ -145,42 +85,10 @@ inline Index last_step_of(const Graph& graph, const std::string& name) {
 
 /// The backbone of a published detector, with weights of no meaning: the classifier's network with other norms and, of
 /// MobileNet, other maps.
-inline BackboneCore faster_rcnn_core(const FasterRcnnSpec& spec, const NetworkOptions& options) {
-  BackboneCore core =
-      spec.mobile ? Backbone<MobileNetV3Large>::random(options).core : Backbone<ResNet50>::random(options).core;
-  core.name = spec.card.name;
-  core.aliases = "";
-  for (const auto& module : core.network->modules())
-    if (auto* norm = dynamic_cast<nn::BatchNorm2d*>(module.get())) norm->epsilon = spec.norm_epsilon;
-  if (spec.mobile) {
-    core.graph.stages = {last_step_of(core.graph, "features.13"), last_step_of(core.graph, "features.16")};
-    core.graph.strides = {32, 32};
-    measure(core);
-  }
-  core.rebuild = [&spec, options] { return faster_rcnn_core(spec, options); };
-  return core;
-}
+TRANSFERLIB_API BackboneCore faster_rcnn_core(const FasterRcnnSpec& spec, const NetworkOptions& options);
 
 /// \param spec one of `faster_rcnn_specs`, which outlive all models
-inline FasterRcnn make_faster_rcnn(const FasterRcnnSpec& spec, const FasterRcnnOptions& options) {
-  AnyBackbone backbone(faster_rcnn_core(spec, {.size = options.size == 0 ? spec.sides.shorter : options.size}));
-  RegionProposal::Options proposal;
-  proposal.predicting = {.before_nms = spec.proposals, .after_nms = spec.proposals, .least_score = spec.least_score};
-  proposal.training.least_score = spec.least_score;
-  if (spec.mobile) proposal.sizes.assign(3, {32.0, 64.0, 128.0, 256.0, 512.0});
-  RoI::Options region;
-  if (spec.second) {
-    proposal.depth = 2;
-    region.convolutions = {256, 256, 256, 256};
-  }
-  const FreezeUntil bottom{spec.mobile ? "features.7" : "layer2"};
-  const AnyRule rule = spec.second ? AnyRule(bottom) : AnyRule(bottom || FreezeBatchNorm{});
-  FasterRcnn out(std::move(backbone), FreezePolicy<AnyRule>{rule}, Neck<FeaturePyramid>{{.norm = spec.second}},
-                 Head<RegionProposal>{proposal}, Head<RoI>{region},
-                 options.labels.empty() ? faster_rcnn_labels() : options.labels);
-  out.set_input(spec.sides);
-  return out;
-}
+TRANSFERLIB_API FasterRcnn make_faster_rcnn(const FasterRcnnSpec& spec, const FasterRcnnOptions& options);
 
 }  // namespace detail
 
@@ -207,8 +115,133 @@ inline void fill_faster_rcnn(const FasterRcnn& model, StateDict state, const std
 /// Pictures are brought to its input as torchvision does; frozen is what torchvision freezes of a pretrained one: the
 /// backbone's lower half, and but for v2 its norms. On all but v2 fine-tuning leaves the norms alone, as there.
 /// \throws OptionError for another name; FileError, FormatError, WeightsError
-inline FasterRcnn fasterrcnn(std::string_view name, const std::filesystem::path& file,
-                             const FasterRcnnOptions& options = {}) {
+TRANSFERLIB_API FasterRcnn fasterrcnn(std::string_view name, const std::filesystem::path& file,
+                                      const FasterRcnnOptions& options = {});
+
+/// The same with the published file, looked for as `find_weights` says, and its hash checked.
+TRANSFERLIB_API FasterRcnn fasterrcnn(std::string_view name, const FasterRcnnOptions& options = {});
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API Labels faster_rcnn_labels() {
+  constexpr std::string_view names =
+      "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,N/A,stop "
+      "sign,parking "
+      "meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,N/A,backpack,umbrella,N/A,N/"
+      "A,handbag,tie,suitcase,frisbee,skis,snowboard,sports "
+      "ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,N/A,wine "
+      "glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,hot "
+      "dog,pizza,donut,cake,chair,couch,potted plant,bed,N/A,dining "
+      "table,N/A,N/A,toilet,N/A,tv,laptop,mouse,remote,keyboard,cell "
+      "phone,microwave,oven,toaster,sink,refrigerator,N/A,book,clock,vase,scissors,teddy bear,hair "
+      "drier,toothbrush";
+  Labels out;
+  for (std::size_t at = 0; at <= names.size();) {
+    const std::size_t end = std::min(names.find(',', at), names.size());
+    out.emplace_back(names.substr(at, end - at));
+    at = end + 1;
+  }
+  return out;
+}
+
+}  // namespace transferlib
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API const std::vector<FasterRcnnSpec>& faster_rcnn_specs() {
+  static const std::vector<FasterRcnnSpec> specs{
+      {.card = faster_rcnn_card("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
+                                "torchvision's FasterRCNN_ResNet50_FPN_Weights.COCO_V1", "258fb6c6",
+                                "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"),
+       .norm_epsilon = 0.0},
+      {.card = faster_rcnn_card("fasterrcnn_resnet50_fpn_v2", "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
+                                "torchvision's FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1", "dd69338a",
+                                "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth"),
+       .second = true},
+      {.card = faster_rcnn_card("fasterrcnn_mobilenet_v3_large_fpn", "fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth",
+                                "torchvision's FasterRCNN_MobileNet_V3_Large_FPN_Weights.COCO_V1", "fb6a3cc7",
+                                "https://download.pytorch.org/models/fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth"),
+       .mobile = true,
+       .least_score = 0.05},
+      {.card = faster_rcnn_card(
+           "fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9.pth",
+           "torchvision's FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1", "907ea3f9",
+           "https://download.pytorch.org/models/fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9.pth"),
+       .mobile = true,
+       .sides = {.shorter = 320, .longer = 640},
+       .proposals = 150,
+       .least_score = 0.05},
+  };
+  return specs;
+}
+
+TRANSFERLIB_API const FasterRcnnSpec& faster_rcnn_spec(std::string_view name) {
+  std::vector<std::string> names;
+  for (const auto& spec : faster_rcnn_specs()) {
+    if (spec.card.name == name) return spec;
+    names.emplace_back(spec.card.name);
+  }
+  throw OptionError(
+      text("no published two-stage detector is called \"", name, "\"; there are ", first_few(names, names.size())));
+}
+
+TRANSFERLIB_API std::string todays_faster_rcnn_name(const std::string& name) {
+  const std::size_t dot = name.rfind('.');
+  if (dot == std::string::npos) return name;
+  const std::string layer = name.substr(0, dot), kind = name.substr(dot);
+  if (layer == "rpn.head.conv") return layer + ".0.0" + kind;
+  const std::size_t number = layer.rfind('.');
+  if (number == std::string::npos) return name;
+  const std::string list = layer.substr(0, number);
+  return list == "backbone.fpn.inner_blocks" || list == "backbone.fpn.layer_blocks" ? layer + ".0" + kind : name;
+}
+
+TRANSFERLIB_API BackboneCore faster_rcnn_core(const FasterRcnnSpec& spec, const NetworkOptions& options) {
+  BackboneCore core =
+      spec.mobile ? Backbone<MobileNetV3Large>::random(options).core : Backbone<ResNet50>::random(options).core;
+  core.name = spec.card.name;
+  core.aliases = "";
+  for (const auto& module : core.network->modules())
+    if (auto* norm = dynamic_cast<nn::BatchNorm2d*>(module.get())) norm->epsilon = spec.norm_epsilon;
+  if (spec.mobile) {
+    core.graph.stages = {last_step_of(core.graph, "features.13"), last_step_of(core.graph, "features.16")};
+    core.graph.strides = {32, 32};
+    measure(core);
+  }
+  core.rebuild = [&spec, options] { return faster_rcnn_core(spec, options); };
+  return core;
+}
+
+TRANSFERLIB_API FasterRcnn make_faster_rcnn(const FasterRcnnSpec& spec, const FasterRcnnOptions& options) {
+  AnyBackbone backbone(faster_rcnn_core(spec, {.size = options.size == 0 ? spec.sides.shorter : options.size}));
+  RegionProposal::Options proposal;
+  proposal.predicting = {.before_nms = spec.proposals, .after_nms = spec.proposals, .least_score = spec.least_score};
+  proposal.training.least_score = spec.least_score;
+  if (spec.mobile) proposal.sizes.assign(3, {32.0, 64.0, 128.0, 256.0, 512.0});
+  RoI::Options region;
+  if (spec.second) {
+    proposal.depth = 2;
+    region.convolutions = {256, 256, 256, 256};
+  }
+  const FreezeUntil bottom{spec.mobile ? "features.7" : "layer2"};
+  const AnyRule rule = spec.second ? AnyRule(bottom) : AnyRule(bottom || FreezeBatchNorm{});
+  FasterRcnn out(std::move(backbone), FreezePolicy<AnyRule>{rule}, Neck<FeaturePyramid>{{.norm = spec.second}},
+                 Head<RegionProposal>{proposal}, Head<RoI>{region},
+                 options.labels.empty() ? faster_rcnn_labels() : options.labels);
+  out.set_input(spec.sides);
+  return out;
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API FasterRcnn fasterrcnn(std::string_view name, const std::filesystem::path& file,
+                                      const FasterRcnnOptions& options) {
   return detail::guarded(detail::text("loading ", file), [&] {
     FasterRcnn out = detail::make_faster_rcnn(detail::faster_rcnn_spec(name), options);
     detail::fill_faster_rcnn(out, read_state_dict(file), file.string());
@@ -217,8 +250,7 @@ inline FasterRcnn fasterrcnn(std::string_view name, const std::filesystem::path&
   });
 }
 
-/// The same with the published file, looked for as `find_weights` says, and its hash checked.
-inline FasterRcnn fasterrcnn(std::string_view name, const FasterRcnnOptions& options = {}) {
+TRANSFERLIB_API FasterRcnn fasterrcnn(std::string_view name, const FasterRcnnOptions& options) {
   const Card& card = detail::faster_rcnn_spec(name).card;
   const auto file = find_weights(card);
   const bool published = is_published_file(file, card);
@@ -229,3 +261,5 @@ inline FasterRcnn fasterrcnn(std::string_view name, const FasterRcnnOptions& opt
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

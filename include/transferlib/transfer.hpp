@@ -21,6 +21,7 @@
 #include <transferlib/core/layers.hpp>
 #include <transferlib/core/parallel.hpp>
 #include <transferlib/core/random.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/core/text.hpp>
 #include <transferlib/core/version.hpp>

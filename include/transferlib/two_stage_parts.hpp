@@ -9,6 +9,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/version.hpp>
 #include <transferlib/detector_parts.hpp>
 #include <transferlib/faster_rcnn.hpp>
@@ -135,7 +136,15 @@ TwoStage<N, K, RegionProposal, RoI> load_two_stage(const std::filesystem::path& 
 }
 
 /// Reads what `save` wrote of one of torchvision's detectors. \throws FileError, FormatError, WeightsError
-inline FasterRcnn load_faster_rcnn(const std::filesystem::path& path) {
+TRANSFERLIB_API FasterRcnn load_faster_rcnn(const std::filesystem::path& path);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API FasterRcnn load_faster_rcnn(const std::filesystem::path& path) {
   return detail::guarded(detail::text("loading ", path), [&] {
     const auto saved = detail::SavedModel::read(path);
     return detail::two_stage_of<FeaturePyramid>(
@@ -144,3 +153,5 @@ inline FasterRcnn load_faster_rcnn(const std::filesystem::path& path) {
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

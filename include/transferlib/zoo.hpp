@@ -20,6 +20,7 @@
 #include <transferlib/backbones/squeezenet.hpp>
 #include <transferlib/backbones/vit.hpp>
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/text.hpp>
 #include <transferlib/heads/vector_head.hpp>
 #include <transferlib/model/classifier.hpp>
@@ -58,33 +59,10 @@ std::vector<ZooEntry> zoo_entries() {
 }  // namespace detail
 
 /// All networks, in the order in which they are listed.
-inline const std::vector<ZooEntry>& zoo() {
-  static const auto entries = detail::zoo_entries<
-      ResNet18, ResNet34, ResNet50, ResNet101, ResNet152, WideResNet50_2, ResNeXt50_32x4d, MobileNetV2, MobileNetV2_035,
-      MobileNetV2_050, MobileNetV2_075, MobileNetV2_130, MobileNetV2_140, KerasMobileNetV2, KerasMobileNetV2_035,
-      KerasMobileNetV2_050, KerasMobileNetV2_075, KerasMobileNetV2_130, KerasMobileNetV2_140, MobileNetV3Small,
-      MobileNetV3Large, KerasMobileNetV3Small, KerasMobileNetV3Large, EfficientNetB0, EfficientNetB1, EfficientNetB2,
-      EfficientNetB3, EfficientNetB4, EfficientNetB5, EfficientNetB6, EfficientNetB7, EfficientNetV2S, TfEfficientNetB0,
-      KerasEfficientNetB0, EfficientNetLite0, EfficientNetLite1, EfficientNetLite2, EfficientNetLite3,
-      EfficientNetLite4, ConvNeXtTiny, ConvNeXtSmall, ConvNeXtBase, VitB16, VitB32, VitL16, VitS16, DinoV2S14,
-      DinoV2S14Registers, DinoV2B14, DinoV2B14Registers, DarkNet19, DarkNet53, CspDarkNet53, CspDarkNet53Mish,
-      SqueezeNet1_0, SqueezeNet1_1>();
-  return entries;
-}
+TRANSFERLIB_API const std::vector<ZooEntry>& zoo();
 
 /// The entry of a name or an alias. \throws OptionError if there is none; the sentence has the nearest names.
-inline const ZooEntry& zoo_entry(std::string_view name) {
-  std::vector<std::string> names;
-  for (const ZooEntry& entry : zoo()) {
-    std::vector<std::string> own = aliases_of(entry.card);
-    own.insert(own.begin(), entry.card.name);
-    if (std::find(own.begin(), own.end(), name) != own.end()) return entry;
-    names.insert(names.end(), own.begin(), own.end());
-  }
-  throw OptionError(detail::text("there is no backbone called \"", name, "\"; the nearest are ",
-                                 detail::first_few(detail::nearest_names(name, names)),
-                                 "; `weights_tool backbones` lists them all"));
-}
+TRANSFERLIB_API const ZooEntry& zoo_entry(std::string_view name);
 
 /// A backbone by name with its published weights. \throws OptionError, WeightsError
 inline AnyBackbone any_backbone(std::string_view name, const NetworkOptions& options = {}) {
@@ -144,3 +122,38 @@ AnyClassifier<T> load_any(const std::filesystem::path& path) {
 }
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API const std::vector<ZooEntry>& zoo() {
+  static const auto entries = detail::zoo_entries<
+      ResNet18, ResNet34, ResNet50, ResNet101, ResNet152, WideResNet50_2, ResNeXt50_32x4d, MobileNetV2, MobileNetV2_035,
+      MobileNetV2_050, MobileNetV2_075, MobileNetV2_130, MobileNetV2_140, KerasMobileNetV2, KerasMobileNetV2_035,
+      KerasMobileNetV2_050, KerasMobileNetV2_075, KerasMobileNetV2_130, KerasMobileNetV2_140, MobileNetV3Small,
+      MobileNetV3Large, KerasMobileNetV3Small, KerasMobileNetV3Large, EfficientNetB0, EfficientNetB1, EfficientNetB2,
+      EfficientNetB3, EfficientNetB4, EfficientNetB5, EfficientNetB6, EfficientNetB7, EfficientNetV2S, TfEfficientNetB0,
+      KerasEfficientNetB0, EfficientNetLite0, EfficientNetLite1, EfficientNetLite2, EfficientNetLite3,
+      EfficientNetLite4, ConvNeXtTiny, ConvNeXtSmall, ConvNeXtBase, VitB16, VitB32, VitL16, VitS16, DinoV2S14,
+      DinoV2S14Registers, DinoV2B14, DinoV2B14Registers, DarkNet19, DarkNet53, CspDarkNet53, CspDarkNet53Mish,
+      SqueezeNet1_0, SqueezeNet1_1>();
+  return entries;
+}
+
+TRANSFERLIB_API const ZooEntry& zoo_entry(std::string_view name) {
+  std::vector<std::string> names;
+  for (const ZooEntry& entry : zoo()) {
+    std::vector<std::string> own = aliases_of(entry.card);
+    own.insert(own.begin(), entry.card.name);
+    if (std::find(own.begin(), own.end(), name) != own.end()) return entry;
+    names.insert(names.end(), own.begin(), own.end());
+  }
+  throw OptionError(detail::text("there is no backbone called \"", name, "\"; the nearest are ",
+                                 detail::first_few(detail::nearest_names(name, names)),
+                                 "; `weights_tool backbones` lists them all"));
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -24,6 +24,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/guard.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/formats/darknet.hpp>
 #include <transferlib/nn/plan.hpp>
@@ -57,100 +58,26 @@ class DarknetLocal : public Module {
 };
 
 /// darknet's max-pooling: `padding` is of both sides together, the smaller half before, and counts as nothing.
-inline Tensor darknet_max_pool(const Tensor& x, Index size, Index stride, Index padding) {
-  const Index before = padding / 2;
-  // What the last window reaches beyond the map, less than the rest of the padding where the stride leaves some over.
-  const auto after = [&](Index side) {
-    return std::max<Index>((side + padding - size) / stride * stride + size - before - side, 0);
-  };
-  const Index bottom = after(x.size(2)), right = after(x.size(3));
-  const auto pool = [&](const Tensor& map, Index pad) {
-    return at::max_pool2d(map, {size, size}, {stride, stride}, {pad, pad});
-  };
-  const auto places = [&](Index side, Index pad) { return (side + pad - size) / stride; };
-  if (2 * before <= size && places(x.size(2), padding) == places(x.size(2), 2 * before) &&
-      places(x.size(3), padding) == places(x.size(3), 2 * before))
-    return pool(x, before);
-  return pool(at::constant_pad_nd(x, {before, right, before, bottom}, -std::numeric_limits<double>::infinity()), 0);
-}
+TRANSFERLIB_API Tensor darknet_max_pool(const Tensor& x, Index size, Index stride, Index padding);
 
 /// darknet's space to depth. `[reorg3d]` takes each s x s block's places to channels, the place being the slower index.
 /// `[reorg]` is the one that YOLO v2's weights are made for: the same permutation, computed as if the map of (C, H, W)
 /// had the shape (C / s², H s, W s), and the result read as (C s², H / s, W / s) again.
-inline Tensor darknet_reorg(const Tensor& x, Index s, bool odd) {
-  const Index n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3);
-  const Index channels = odd ? c / (s * s) : c, rows = odd ? h : h / s, columns = odd ? w : w / s;
-  return x.reshape({n, channels, rows, s, columns, s})
-      .permute({0, 3, 5, 1, 2, 4})
-      .reshape({n, c * s * s, h / s, w / s});
-}
+TRANSFERLIB_API Tensor darknet_reorg(const Tensor& x, Index s, bool odd);
 
 /// A map that is as large as `like`, for `[shortcut]`: of a larger one every n-th place; where it has fewer channels,
 /// zeros for those that lack.
-inline Tensor darknet_fitted(Tensor x, const Tensor& like) {
-  if (const Index every = x.size(2) / like.size(2); every > 1)
-    x = x.slice(2, 0, std::nullopt, every).slice(3, 0, std::nullopt, every);
-  const Index lack = like.size(1) - x.size(1);
-  if (lack > 0) return at::constant_pad_nd(x, {0, 0, 0, 0, 0, lack});
-  return lack < 0 ? x.narrow(1, 0, like.size(1)) : x;
-}
+TRANSFERLIB_API Tensor darknet_fitted(Tensor x, const Tensor& like);
 
 /// What `[yolo]`, `[region]` and `[detection]` make of the values before them when they predict: probabilities, and
 /// centres within a place.
-inline Tensor darknet_predicted(const Tensor& x, const DarknetLayer& l) {
-  if (l.type == DarknetType::detection) {
-    const Index places = l.side * l.side;
-    if (!l.softmax) return x;
-    const Tensor flat = x.flatten(1), classes = flat.narrow(1, 0, places * l.classes);
-    return at::cat({classes.reshape({x.size(0), places, l.classes}).softmax(-1).flatten(1),
-                    flat.narrow(1, places * l.classes, flat.size(1) - places * l.classes)},
-                   1)
-        .reshape(x.sizes());
-  }
-  const Index c = l.coordinates;
-  const Tensor v = x.reshape({x.size(0), l.boxes, c + 1 + l.classes, x.size(2), x.size(3)});
-  Tensor centre = v.narrow(2, 0, 2), objectness = v.narrow(2, c, 1), classes = v.narrow(2, c + 1, l.classes);
-  if (l.type == DarknetType::region) {
-    centre = centre.sigmoid();
-    if (!l.background) objectness = objectness.sigmoid();
-    if (l.softmax) classes = classes.softmax(2);
-  } else {
-    if (!l.new_coordinates) {
-      centre = centre.sigmoid();
-      objectness = objectness.sigmoid();
-      classes = classes.sigmoid();
-    }
-    centre = centre * l.scale_x_y - 0.5 * (l.scale_x_y - 1.0);
-  }
-  return at::cat({centre, v.narrow(2, 2, c - 2), objectness, classes}, 2).reshape(x.sizes());
-}
+TRANSFERLIB_API Tensor darknet_predicted(const Tensor& x, const DarknetLayer& l);
 
-inline Activation darknet_activation(const std::string& name) {
-  if (name == "leaky") return Activation::leaky_relu;
-  if (name == "relu") return Activation::relu;
-  if (name == "relu6") return Activation::relu6;
-  if (name == "mish") return Activation::mish;
-  if (name == "swish") return Activation::silu;
-  if (name == "logistic") return Activation::sigmoid;
-  if (name == "tanh") return Activation::tanh;
-  return Activation::identity;
-}
+TRANSFERLIB_API Activation darknet_activation(const std::string& name);
 
 /// How many layers compute features: those before the first that pools all, joins all or predicts, or that makes maps
 /// larger again; a convolution directly before it that is neither normalised nor activated already predicts.
-inline Index darknet_features(const DarknetConfig& config) {
-  Index n = 0;
-  for (bool more = true; more && n < config.used; n += more ? 1 : 0) {
-    const DarknetType type = config.layers[static_cast<std::size_t>(n)].type;
-    more = type != DarknetType::avgpool && type != DarknetType::connected && type != DarknetType::local &&
-           type != DarknetType::softmax && type != DarknetType::upsample && type < DarknetType::yolo;
-  }
-  for (; n > 1; --n) {
-    const DarknetLayer& l = config.layers[static_cast<std::size_t>(n - 1)];
-    if (l.type != DarknetType::convolutional || l.batch_normalize || l.activation != "linear") break;
-  }
-  return n;
-}
+TRANSFERLIB_API Index darknet_features(const DarknetConfig& config);
 
 }  // namespace detail
 
@@ -161,41 +88,7 @@ class Darknet : public Plan {
   using Gives = Pyramid;
 
   /// \throws OptionError for an output stride that is not 32; FormatError where the size does not suit the layers
-  explicit Darknet(DarknetConfig config, const NetworkOptions& options = {})
-      : Plan("Darknet"), config_(std::move(config)), features_(detail::darknet_features(config_)) {
-    using detail::text;
-    if (options.output_stride != 32)
-      throw OptionError(text("darknet's networks have no dilation for an output stride of ", options.output_stride,
-                             "; leave it at 32"));
-    if (options.size == 0 && config_.input.height != config_.input.width)
-      throw OptionError(text(config_.where, ": the network's pictures are ", config_.input.width, " x ",
-                             config_.input.height, ", and pictures here are squares; set {.size = …}"));
-    const Index side = options.size == 0 ? config_.input.width : options.size;
-    const DarknetShape input{options.in_channels, side, side};
-    const auto own = darknet_shapes(config_, config_.input);
-    shapes_ = darknet_shapes(config_, input);
-    Index least = config_.input.height, x = 0;
-    for (Index n = 0; n < config_.used; ++n) {
-      const DarknetLayer& l = config_.layers[Graph::at(n)];
-      if (n == features_) end_features(x);
-      // A stage ends where the map is smaller than ever for the first time.
-      if (n > 0 && n < features_ && own[Graph::at(n)].height < least) {
-        if (std::lround(static_cast<double>(config_.input.height) / static_cast<double>(least)) >= 4) add_to_pyramid(x);
-        next_stage(text(n));
-      }
-      least = std::min(least, own[Graph::at(n)].height);
-      if (l.type == DarknetType::softmax) last_softmax_ = x;
-      x = layer(n, l, x, n == 0 ? input : shapes_[Graph::at(n - 1)]);
-      steps_.push_back(x);
-    }
-    if (features_ == config_.used) end_features(x);
-    if (last_softmax_ != 0)
-      set_logits(function(Kind::reshape, {last_softmax_},
-                          [](std::span<const Tensor> v, const Pass&) { return v[0].flatten(1); }));
-    // The network cut from a longer one takes its file; a classifier's file may end before the classifier.
-    weights.longer = config_.used < static_cast<Index>(config_.layers.size());
-    if (last_softmax_ != 0) weights.least = features_;
-  }
+  explicit Darknet(DarknetConfig config, const NetworkOptions& options = {});
 
   /// The `.cfg`, checked: what detectors need (anchors, classes …) is in its layers.
   const DarknetConfig& config() const { return config_; }
@@ -208,97 +101,12 @@ class Darknet : public Plan {
   DarknetWeightsOptions weights;
 
   std::optional<std::vector<std::pair<std::string, Tensor>>> read_nameless(
-      const std::filesystem::path& path) const override {
-    const auto file = MappedFile::open(path);
-    if (!is_darknet_weights(file->bytes())) return std::nullopt;
-    StateDict out;
-    for (const TensorView& view : parse_darknet_weights(file->bytes(), path.string(), config_, weights).tensors)
-      out.emplace_back(view.name, detail::to_tensor(view, file));
-    return out;
-  }
+      const std::filesystem::path& path) const override;
 
  private:
-  void end_features(Index x) {
-    if (x == 0)
-      throw OptionError(
-          detail::text(config_.where, ": no layer comes before the network's first one that pools, joins or predicts"));
-    end_stage(x, "head");
-    set_map(x);
-    set_pooled(function(Kind::pool, {x}, [](std::span<const Tensor> v, const Pass&) { return global_pool(v[0]); }));
-  }
+  void end_features(Index x);
 
-  Index layer(Index n, const DarknetLayer& l, Index x, const DarknetShape& in) {
-    using detail::text;
-    const std::string name = text(n, ".", to_string(l.type));
-    switch (l.type) {
-      case DarknetType::convolutional:
-        x = call(declare_convolution(text(n, ".conv"), {.in = in.channels,
-                                                        .out = l.filters,
-                                                        .kernel = l.size,
-                                                        .stride = l.stride,
-                                                        .padding = l.padding * l.dilation,
-                                                        .dilation = l.dilation,
-                                                        .groups = l.groups,
-                                                        .bias = !l.batch_normalize}),
-                 {x});
-        return finished(n, l, x);
-      case DarknetType::connected: {
-        const auto module =
-            std::make_shared<nn::Linear>(in.channels * in.height * in.width, l.filters, !l.batch_normalize);
-        return finished(n, l,
-                        call(declare(name, Kind::linear, module,
-                                     [m = module.get()](std::span<const Tensor> v, const Pass&) {
-                                       return m->forward(v[0].flatten(1)).unsqueeze(-1).unsqueeze(-1);
-                                     }),
-                             {x}));
-      }
-      case DarknetType::local: {
-        const auto module = std::make_shared<detail::DarknetLocal>(l, in, shapes_[Graph::at(n)]);
-        return finished(
-            n, l,
-            call(declare(name, Kind::linear, module,
-                         [m = module.get()](std::span<const Tensor> v, const Pass&) { return m->forward(v[0]); }),
-                 {x}));
-      }
-      case DarknetType::maxpool:
-        return run(name, Kind::pool, {x}, [size = l.size, stride = l.stride, padding = l.padding](auto v, const Pass&) {
-          return detail::darknet_max_pool(v[0], size, stride, padding);
-        });
-      case DarknetType::avgpool:
-        return call(declare_squeeze(name), {x});
-      case DarknetType::shortcut:
-        return shortcut(n, l, x);
-      case DarknetType::route:
-        return route(name, l);
-      case DarknetType::upsample:
-        return run(name, Kind::resample, {x}, [stride = l.stride, scale = l.scale](auto v, const Pass&) {
-          const Tensor y = at::upsample_nearest2d(v[0], {v[0].size(2) * stride, v[0].size(3) * stride});
-          return scale == 1.0 ? y : y * scale;
-        });
-      case DarknetType::reorg:
-      case DarknetType::reorg3d:
-        return run(name, Kind::reshape, {x},
-                   [stride = l.stride, odd = l.type == DarknetType::reorg](auto v, const Pass&) {
-                     return detail::darknet_reorg(v[0], stride, odd);
-                   });
-      case DarknetType::dropout:
-        return call(declare_dropout(name, l.probability), {x});
-      case DarknetType::softmax:
-        return run(name, Kind::rescale, {x}, [groups = l.groups, scale = l.scale](auto v, const Pass&) {
-          return at::softmax(v[0].reshape({v[0].size(0), groups, -1}) / scale, -1).reshape(v[0].sizes());
-        });
-      case DarknetType::yolo:
-      case DarknetType::region:
-      case DarknetType::detection:
-        return run(name, Kind::rescale, {x}, [l](auto v, const Pass&) { return detail::darknet_predicted(v[0], l); });
-      case DarknetType::batchnorm:
-        return call(declare_norm(text(n, ".bn"), in.channels), {x});
-      case DarknetType::crop:
-      case DarknetType::cost:
-        break;
-    }
-    return call(declare_nothing(name, Kind::rescale), {x});
-  }
+  Index layer(Index n, const DarknetLayer& l, Index x, const DarknetShape& in);
 
   Index run(const std::string& name, Kind kind, std::vector<Index> from, Run work) {
     return call(declare(name, kind, nullptr, std::move(work)), std::move(from));
@@ -312,31 +120,9 @@ class Darknet : public Plan {
     return call(declare_activation(detail::text(n, ".act"), activation), {x});
   }
 
-  Index shortcut(Index n, const DarknetLayer& l, Index x) {
-    const Index row = declare_add(detail::text(n, ".shortcut"));
-    for (const Index f : l.from) {
-      Index other = step_of(f);
-      if (shapes_[Graph::at(f)] != shapes_[Graph::at(n)])
-        other = function(Kind::reshape, {other, x},
-                         [](std::span<const Tensor> v, const Pass&) { return detail::darknet_fitted(v[0], v[1]); });
-      x = call(row, {x, other});
-    }
-    return finished(n, l, x);
-  }
+  Index shortcut(Index n, const DarknetLayer& l, Index x);
 
-  Index route(const std::string& name, const DarknetLayer& l) {
-    std::vector<Index> from;
-    for (const Index f : l.from) from.push_back(step_of(f));
-    if (l.groups > 1)
-      return run(name, Kind::concat, std::move(from), [groups = l.groups, id = l.group_id](auto v, const Pass&) {
-        std::vector<Tensor> parts;
-        for (const Tensor& t : v) parts.push_back(t.narrow(1, t.size(1) / groups * id, t.size(1) / groups));
-        return at::cat(parts, 1);
-      });
-    if (from.size() > 1) return call(declare_concat(name), std::move(from));
-    declare_nothing(name, Kind::concat);  // a row, and no step: the value is that of another layer
-    return from[0];
-  }
+  Index route(const std::string& name, const DarknetLayer& l);
 
   DarknetConfig config_;
   Index features_ = 0, last_softmax_ = 0;
@@ -346,14 +132,8 @@ class Darknet : public Plan {
 
 /// Writes the network's tensors as a `.weights` file, atomically. What was read is written byte for byte the same,
 /// where the header is that of the file that was read (`parse_darknet_header`). \throws FileError, WeightsError
-inline void write_darknet_weights(const std::filesystem::path& path, const Darknet& network,
-                                  const DarknetHeader& header = {}) {
-  detail::guarded(detail::text("writing ", path), [&] {
-    const auto views = detail::views_of(state_dict(network));
-    write_darknet_weights(path, network.config(), views.views, header);
-    return 0;
-  });
-}
+TRANSFERLIB_API void write_darknet_weights(const std::filesystem::path& path, const Darknet& network,
+                                           const DarknetHeader& header = {});
 
 namespace detail {
 
@@ -381,56 +161,11 @@ class DarknetWriter {
 };
 
 /// DarkNet-19: 3 x 3 convolutions with 1 x 1 ones between that halve the channels.
-inline DarknetConfig darknet19_cfg() {
-  DarknetWriter w;
-  w.convolution(32, 3, 1, "leaky");
-  w.half();
-  w.convolution(64, 3, 1, "leaky");
-  struct Group {
-    Index filters, convolutions;
-  };
-  for (const Group g : {Group{128, 3}, Group{256, 3}, Group{512, 5}, Group{1024, 5}}) {
-    w.half();
-    for (Index i = 0; i < g.convolutions; ++i)
-      w.convolution(i % 2 == 0 ? g.filters : g.filters / 2, i % 2 == 0 ? 3 : 1, 1, "leaky");
-  }
-  w.classifier();
-  w.pool();
-  return w.done("darknet19.cfg");
-}
+TRANSFERLIB_API DarknetConfig darknet19_cfg();
 
 /// DarkNet-53: five stages of residual blocks. With `partial` each stage is cross-stage partial: half of the channels
 /// go around its blocks.
-inline DarknetConfig darknet53_cfg(std::string_view name, bool partial, const char* activation) {
-  DarknetWriter w;
-  w.convolution(32, 3, 1, activation);
-  struct Stage {
-    Index filters, blocks;
-  };
-  for (const Stage s : {Stage{64, 1}, Stage{128, 2}, Stage{256, 8}, Stage{512, 8}, Stage{1024, 4}}) {
-    w.convolution(s.filters, 3, 2, activation);
-    // The first partial stage keeps all channels on both of its ways.
-    const Index width = !partial || s.filters == 64 ? s.filters : s.filters / 2;
-    if (partial) {
-      w.convolution(width, 1, 1, activation);
-      w.route("-2");
-      w.convolution(width, 1, 1, activation);
-    }
-    for (Index b = 0; b < s.blocks; ++b) {
-      w.convolution(partial && s.filters != 64 ? width : width / 2, 1, 1, activation);
-      w.convolution(width, 3, 1, activation);
-      w.shortcut();
-    }
-    if (partial) {
-      w.convolution(width, 1, 1, activation);
-      w.route(text("-1,-", 3 * s.blocks + 4));
-      w.convolution(s.filters, 1, 1, activation);
-    }
-  }
-  w.pool();
-  w.classifier();
-  return w.done(name);
-}
+TRANSFERLIB_API DarknetConfig darknet53_cfg(std::string_view name, bool partial, const char* activation);
 
 inline constexpr Preprocessing darknet_preprocessing{
     256, {0.0, 0.0, 0.0}, {1.0, 1.0, 1.0}, Interpolation::bilinear, 1.0};
@@ -485,3 +220,317 @@ struct CspDarkNet53Mish : Darknet {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API Tensor darknet_max_pool(const Tensor& x, Index size, Index stride, Index padding) {
+  const Index before = padding / 2;
+  // What the last window reaches beyond the map, less than the rest of the padding where the stride leaves some over.
+  const auto after = [&](Index side) {
+    return std::max<Index>((side + padding - size) / stride * stride + size - before - side, 0);
+  };
+  const Index bottom = after(x.size(2)), right = after(x.size(3));
+  const auto pool = [&](const Tensor& map, Index pad) {
+    return at::max_pool2d(map, {size, size}, {stride, stride}, {pad, pad});
+  };
+  const auto places = [&](Index side, Index pad) { return (side + pad - size) / stride; };
+  if (2 * before <= size && places(x.size(2), padding) == places(x.size(2), 2 * before) &&
+      places(x.size(3), padding) == places(x.size(3), 2 * before))
+    return pool(x, before);
+  return pool(at::constant_pad_nd(x, {before, right, before, bottom}, -std::numeric_limits<double>::infinity()), 0);
+}
+
+TRANSFERLIB_API Tensor darknet_reorg(const Tensor& x, Index s, bool odd) {
+  const Index n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3);
+  const Index channels = odd ? c / (s * s) : c, rows = odd ? h : h / s, columns = odd ? w : w / s;
+  return x.reshape({n, channels, rows, s, columns, s})
+      .permute({0, 3, 5, 1, 2, 4})
+      .reshape({n, c * s * s, h / s, w / s});
+}
+
+TRANSFERLIB_API Tensor darknet_fitted(Tensor x, const Tensor& like) {
+  if (const Index every = x.size(2) / like.size(2); every > 1)
+    x = x.slice(2, 0, std::nullopt, every).slice(3, 0, std::nullopt, every);
+  const Index lack = like.size(1) - x.size(1);
+  if (lack > 0) return at::constant_pad_nd(x, {0, 0, 0, 0, 0, lack});
+  return lack < 0 ? x.narrow(1, 0, like.size(1)) : x;
+}
+
+TRANSFERLIB_API Tensor darknet_predicted(const Tensor& x, const DarknetLayer& l) {
+  if (l.type == DarknetType::detection) {
+    const Index places = l.side * l.side;
+    if (!l.softmax) return x;
+    const Tensor flat = x.flatten(1), classes = flat.narrow(1, 0, places * l.classes);
+    return at::cat({classes.reshape({x.size(0), places, l.classes}).softmax(-1).flatten(1),
+                    flat.narrow(1, places * l.classes, flat.size(1) - places * l.classes)},
+                   1)
+        .reshape(x.sizes());
+  }
+  const Index c = l.coordinates;
+  const Tensor v = x.reshape({x.size(0), l.boxes, c + 1 + l.classes, x.size(2), x.size(3)});
+  Tensor centre = v.narrow(2, 0, 2), objectness = v.narrow(2, c, 1), classes = v.narrow(2, c + 1, l.classes);
+  if (l.type == DarknetType::region) {
+    centre = centre.sigmoid();
+    if (!l.background) objectness = objectness.sigmoid();
+    if (l.softmax) classes = classes.softmax(2);
+  } else {
+    if (!l.new_coordinates) {
+      centre = centre.sigmoid();
+      objectness = objectness.sigmoid();
+      classes = classes.sigmoid();
+    }
+    centre = centre * l.scale_x_y - 0.5 * (l.scale_x_y - 1.0);
+  }
+  return at::cat({centre, v.narrow(2, 2, c - 2), objectness, classes}, 2).reshape(x.sizes());
+}
+
+TRANSFERLIB_API Activation darknet_activation(const std::string& name) {
+  if (name == "leaky") return Activation::leaky_relu;
+  if (name == "relu") return Activation::relu;
+  if (name == "relu6") return Activation::relu6;
+  if (name == "mish") return Activation::mish;
+  if (name == "swish") return Activation::silu;
+  if (name == "logistic") return Activation::sigmoid;
+  if (name == "tanh") return Activation::tanh;
+  return Activation::identity;
+}
+
+TRANSFERLIB_API Index darknet_features(const DarknetConfig& config) {
+  Index n = 0;
+  for (bool more = true; more && n < config.used; n += more ? 1 : 0) {
+    const DarknetType type = config.layers[static_cast<std::size_t>(n)].type;
+    more = type != DarknetType::avgpool && type != DarknetType::connected && type != DarknetType::local &&
+           type != DarknetType::softmax && type != DarknetType::upsample && type < DarknetType::yolo;
+  }
+  for (; n > 1; --n) {
+    const DarknetLayer& l = config.layers[static_cast<std::size_t>(n - 1)];
+    if (l.type != DarknetType::convolutional || l.batch_normalize || l.activation != "linear") break;
+  }
+  return n;
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API Darknet::Darknet(DarknetConfig config, const NetworkOptions& options)
+    : Plan("Darknet"), config_(std::move(config)), features_(detail::darknet_features(config_)) {
+  using detail::text;
+  if (options.output_stride != 32)
+    throw OptionError(text("darknet's networks have no dilation for an output stride of ", options.output_stride,
+                           "; leave it at 32"));
+  if (options.size == 0 && config_.input.height != config_.input.width)
+    throw OptionError(text(config_.where, ": the network's pictures are ", config_.input.width, " x ",
+                           config_.input.height, ", and pictures here are squares; set {.size = …}"));
+  const Index side = options.size == 0 ? config_.input.width : options.size;
+  const DarknetShape input{options.in_channels, side, side};
+  const auto own = darknet_shapes(config_, config_.input);
+  shapes_ = darknet_shapes(config_, input);
+  Index least = config_.input.height, x = 0;
+  for (Index n = 0; n < config_.used; ++n) {
+    const DarknetLayer& l = config_.layers[Graph::at(n)];
+    if (n == features_) end_features(x);
+    // A stage ends where the map is smaller than ever for the first time.
+    if (n > 0 && n < features_ && own[Graph::at(n)].height < least) {
+      if (std::lround(static_cast<double>(config_.input.height) / static_cast<double>(least)) >= 4) add_to_pyramid(x);
+      next_stage(text(n));
+    }
+    least = std::min(least, own[Graph::at(n)].height);
+    if (l.type == DarknetType::softmax) last_softmax_ = x;
+    x = layer(n, l, x, n == 0 ? input : shapes_[Graph::at(n - 1)]);
+    steps_.push_back(x);
+  }
+  if (features_ == config_.used) end_features(x);
+  if (last_softmax_ != 0)
+    set_logits(function(Kind::reshape, {last_softmax_},
+                        [](std::span<const Tensor> v, const Pass&) { return v[0].flatten(1); }));
+  // The network cut from a longer one takes its file; a classifier's file may end before the classifier.
+  weights.longer = config_.used < static_cast<Index>(config_.layers.size());
+  if (last_softmax_ != 0) weights.least = features_;
+}
+
+TRANSFERLIB_API std::optional<std::vector<std::pair<std::string, Tensor>>> Darknet::read_nameless(
+    const std::filesystem::path& path) const {
+  const auto file = MappedFile::open(path);
+  if (!is_darknet_weights(file->bytes())) return std::nullopt;
+  StateDict out;
+  for (const TensorView& view : parse_darknet_weights(file->bytes(), path.string(), config_, weights).tensors)
+    out.emplace_back(view.name, detail::to_tensor(view, file));
+  return out;
+}
+
+TRANSFERLIB_API void Darknet::end_features(Index x) {
+  if (x == 0)
+    throw OptionError(
+        detail::text(config_.where, ": no layer comes before the network's first one that pools, joins or predicts"));
+  end_stage(x, "head");
+  set_map(x);
+  set_pooled(function(Kind::pool, {x}, [](std::span<const Tensor> v, const Pass&) { return global_pool(v[0]); }));
+}
+
+TRANSFERLIB_API Index Darknet::layer(Index n, const DarknetLayer& l, Index x, const DarknetShape& in) {
+  using detail::text;
+  const std::string name = text(n, ".", to_string(l.type));
+  switch (l.type) {
+    case DarknetType::convolutional:
+      x = call(declare_convolution(text(n, ".conv"), {.in = in.channels,
+                                                      .out = l.filters,
+                                                      .kernel = l.size,
+                                                      .stride = l.stride,
+                                                      .padding = l.padding * l.dilation,
+                                                      .dilation = l.dilation,
+                                                      .groups = l.groups,
+                                                      .bias = !l.batch_normalize}),
+               {x});
+      return finished(n, l, x);
+    case DarknetType::connected: {
+      const auto module =
+          std::make_shared<nn::Linear>(in.channels * in.height * in.width, l.filters, !l.batch_normalize);
+      return finished(n, l,
+                      call(declare(name, Kind::linear, module,
+                                   [m = module.get()](std::span<const Tensor> v, const Pass&) {
+                                     return m->forward(v[0].flatten(1)).unsqueeze(-1).unsqueeze(-1);
+                                   }),
+                           {x}));
+    }
+    case DarknetType::local: {
+      const auto module = std::make_shared<detail::DarknetLocal>(l, in, shapes_[Graph::at(n)]);
+      return finished(
+          n, l,
+          call(declare(name, Kind::linear, module,
+                       [m = module.get()](std::span<const Tensor> v, const Pass&) { return m->forward(v[0]); }),
+               {x}));
+    }
+    case DarknetType::maxpool:
+      return run(name, Kind::pool, {x}, [size = l.size, stride = l.stride, padding = l.padding](auto v, const Pass&) {
+        return detail::darknet_max_pool(v[0], size, stride, padding);
+      });
+    case DarknetType::avgpool:
+      return call(declare_squeeze(name), {x});
+    case DarknetType::shortcut:
+      return shortcut(n, l, x);
+    case DarknetType::route:
+      return route(name, l);
+    case DarknetType::upsample:
+      return run(name, Kind::resample, {x}, [stride = l.stride, scale = l.scale](auto v, const Pass&) {
+        const Tensor y = at::upsample_nearest2d(v[0], {v[0].size(2) * stride, v[0].size(3) * stride});
+        return scale == 1.0 ? y : y * scale;
+      });
+    case DarknetType::reorg:
+    case DarknetType::reorg3d:
+      return run(name, Kind::reshape, {x},
+                 [stride = l.stride, odd = l.type == DarknetType::reorg](auto v, const Pass&) {
+                   return detail::darknet_reorg(v[0], stride, odd);
+                 });
+    case DarknetType::dropout:
+      return call(declare_dropout(name, l.probability), {x});
+    case DarknetType::softmax:
+      return run(name, Kind::rescale, {x}, [groups = l.groups, scale = l.scale](auto v, const Pass&) {
+        return at::softmax(v[0].reshape({v[0].size(0), groups, -1}) / scale, -1).reshape(v[0].sizes());
+      });
+    case DarknetType::yolo:
+    case DarknetType::region:
+    case DarknetType::detection:
+      return run(name, Kind::rescale, {x}, [l](auto v, const Pass&) { return detail::darknet_predicted(v[0], l); });
+    case DarknetType::batchnorm:
+      return call(declare_norm(text(n, ".bn"), in.channels), {x});
+    case DarknetType::crop:
+    case DarknetType::cost:
+      break;
+  }
+  return call(declare_nothing(name, Kind::rescale), {x});
+}
+
+TRANSFERLIB_API Index Darknet::shortcut(Index n, const DarknetLayer& l, Index x) {
+  const Index row = declare_add(detail::text(n, ".shortcut"));
+  for (const Index f : l.from) {
+    Index other = step_of(f);
+    if (shapes_[Graph::at(f)] != shapes_[Graph::at(n)])
+      other = function(Kind::reshape, {other, x},
+                       [](std::span<const Tensor> v, const Pass&) { return detail::darknet_fitted(v[0], v[1]); });
+    x = call(row, {x, other});
+  }
+  return finished(n, l, x);
+}
+
+TRANSFERLIB_API Index Darknet::route(const std::string& name, const DarknetLayer& l) {
+  std::vector<Index> from;
+  for (const Index f : l.from) from.push_back(step_of(f));
+  if (l.groups > 1)
+    return run(name, Kind::concat, std::move(from), [groups = l.groups, id = l.group_id](auto v, const Pass&) {
+      std::vector<Tensor> parts;
+      for (const Tensor& t : v) parts.push_back(t.narrow(1, t.size(1) / groups * id, t.size(1) / groups));
+      return at::cat(parts, 1);
+    });
+  if (from.size() > 1) return call(declare_concat(name), std::move(from));
+  declare_nothing(name, Kind::concat);  // a row, and no step: the value is that of another layer
+  return from[0];
+}
+
+TRANSFERLIB_API void write_darknet_weights(const std::filesystem::path& path, const Darknet& network,
+                                           const DarknetHeader& header) {
+  detail::guarded(detail::text("writing ", path), [&] {
+    const auto views = detail::views_of(state_dict(network));
+    write_darknet_weights(path, network.config(), views.views, header);
+    return 0;
+  });
+}
+
+}  // namespace transferlib
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API DarknetConfig darknet19_cfg() {
+  DarknetWriter w;
+  w.convolution(32, 3, 1, "leaky");
+  w.half();
+  w.convolution(64, 3, 1, "leaky");
+  struct Group {
+    Index filters, convolutions;
+  };
+  for (const Group g : {Group{128, 3}, Group{256, 3}, Group{512, 5}, Group{1024, 5}}) {
+    w.half();
+    for (Index i = 0; i < g.convolutions; ++i)
+      w.convolution(i % 2 == 0 ? g.filters : g.filters / 2, i % 2 == 0 ? 3 : 1, 1, "leaky");
+  }
+  w.classifier();
+  w.pool();
+  return w.done("darknet19.cfg");
+}
+
+TRANSFERLIB_API DarknetConfig darknet53_cfg(std::string_view name, bool partial, const char* activation) {
+  DarknetWriter w;
+  w.convolution(32, 3, 1, activation);
+  struct Stage {
+    Index filters, blocks;
+  };
+  for (const Stage s : {Stage{64, 1}, Stage{128, 2}, Stage{256, 8}, Stage{512, 8}, Stage{1024, 4}}) {
+    w.convolution(s.filters, 3, 2, activation);
+    // The first partial stage keeps all channels on both of its ways.
+    const Index width = !partial || s.filters == 64 ? s.filters : s.filters / 2;
+    if (partial) {
+      w.convolution(width, 1, 1, activation);
+      w.route("-2");
+      w.convolution(width, 1, 1, activation);
+    }
+    for (Index b = 0; b < s.blocks; ++b) {
+      w.convolution(partial && s.filters != 64 ? width : width / 2, 1, 1, activation);
+      w.convolution(width, 3, 1, activation);
+      w.shortcut();
+    }
+    if (partial) {
+      w.convolution(width, 1, 1, activation);
+      w.route(text("-1,-", 3 * s.blocks + 4));
+      w.convolution(s.filters, 1, 1, activation);
+    }
+  }
+  w.pool();
+  w.classifier();
+  return w.done(name);
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

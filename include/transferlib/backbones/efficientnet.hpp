@@ -14,6 +14,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/plan.hpp>
 
@@ -67,64 +68,10 @@ class EfficientNet : public Plan {
 
   /// \throws OptionError for an output stride other than 32, but for 16 and 8 of timm's and PyPI's, whose last blocks
   /// are then dilated
-  EfficientNet(const EfficientNetSpec& spec, const NetworkOptions& options) : Plan("EfficientNet"), spec_(spec) {
-    const Index output_stride = options.output_stride;
-    const bool dilates = of(EfficientNetOriginal::timm) || of(EfficientNetOriginal::pypi);
-    if (output_stride != 32 && !(dilates && (output_stride == 16 || output_stride == 8)))
-      throw OptionError(detail::text("this EfficientNet has an output stride of 32",
-                                     dilates ? ", 16 or 8, not " : ", not ", output_stride));
-    // Rows in the order of registration, then steps in the order of execution: PyPI's one activation is registered last
-    // and called from the first block on.
-    if (of(EfficientNetOriginal::keras)) {
-      declare_nothing("input_layer", Kind::input);
-      for (const char* name : {"rescaling", "normalization", "rescaling_1"}) declare_nothing(name, Kind::rescale);
-    }
-    const std::string top = of(EfficientNetOriginal::torchvision) ? "features." : "";
-    Index channels = spec.lite ? spec.stem : scaled(spec.stem);
-    Unit stem = declare_unit(names(top, {"conv_stem", "stem_conv", "stem_", "_conv_stem", "_bn0"}, 0, 1),
-                             {.in = options.in_channels, .out = channels, .kernel = 3, .stride = 2}, true);
-    const std::vector<Block> blocks = declare_blocks(channels, output_stride);
-    const Index width = spec.lite ? 1280 : scaled(1280);
-    Unit head = declare_unit(names(top, {"conv_head", "top_conv", "top_", "_conv_head", "_bn1"},
-                                   static_cast<Index>(spec.groups.size()) + 1, 2),
-                             {.in = channels, .out = width}, true);
-    next_stage("classifier");
-    const Classifier classifier = declare_classifier(width);
-    if (of(EfficientNetOriginal::pypi)) stem.activation = head.activation = declare_activation("_swish", activation());
-
-    Index x = call_unit(stem, 0);
-    for (const Block& block : blocks) {
-      // A new stage begins where the map is about to shrink: its finest map so far joins the pyramid.
-      if (block.begins_stage) add_to_pyramid(x);
-      x = call_block(block, x);
-    }
-    x = call_unit(head, x);
-    add_to_pyramid(x);
-    set_map(x);
-    x = classifier.pool != none ? call(classifier.pool, {x})
-                                : function(Kind::pool, {x}, [](auto map, const Pass&) { return global_pool(map[0]); });
-    set_pooled(x);
-    if (classifier.linear == none) return;
-    if (classifier.dropout != none) x = call(classifier.dropout, {x});
-    set_logits(call(classifier.linear, {x}));
-  }
+  EfficientNet(const EfficientNetSpec& spec, const NetworkOptions& options);
 
   /// timm's names. Its `efficientnet_b5` and on have another epsilon and are other networks than torchvision's.
-  std::vector<Renaming> renamings() const override {
-    const bool same =
-        of(EfficientNetOriginal::pypi) || (of(EfficientNetOriginal::torchvision) && spec_.epsilon == 1e-5);
-    if (!same) return {};
-    EfficientNetSpec spec = spec_;
-    spec.original = EfficientNetOriginal::timm;
-    const EfficientNet timm(spec, {});
-    Renaming out{"timm", {}};
-    const auto pair = [&](const auto& ours, const auto& theirs) {
-      for (std::size_t i = 0; i < ours.size(); ++i) out.names.emplace_back(ours[i].key(), theirs[i].key());
-    };
-    pair(named_parameters(), timm.named_parameters());
-    pair(named_buffers(), timm.named_buffers());
-    return {out};
-  }
+  std::vector<Renaming> renamings() const override;
 
  private:
   static constexpr Index none = -1;
@@ -162,222 +109,31 @@ class EfficientNet : public Plan {
   Index scaled(Index channels) const { return rounded_channels(static_cast<double>(channels) * spec_.width); }
   Activation activation() const { return spec_.lite ? Activation::relu6 : Activation::silu; }
 
-  Names names(const std::string& prefix, const Part& part, Index number, Index norm) const {
-    switch (spec_.original) {
-      case EfficientNetOriginal::torchvision:
-        break;
-      case EfficientNetOriginal::timm:
-        return {prefix + part.timm, detail::text(prefix, "bn", norm), detail::text(prefix, "bn", norm, ".act")};
-      case EfficientNetOriginal::keras:
-        return {prefix + part.keras_convolution, prefix + part.keras + "bn", prefix + part.keras + "activation"};
-      case EfficientNetOriginal::pypi:
-        return {prefix + part.pypi_convolution, prefix + part.pypi_norm, ""};
-    }
-    const std::string name = detail::text(prefix, number, ".");
-    return {name + "0", name + "1", name + "2"};
-  }
+  Names names(const std::string& prefix, const Part& part, Index number, Index norm) const;
 
-  Unit declare_unit(const Names& names, nn::Conv2dOptions o, bool activated) {
-    o.same = !of(EfficientNetOriginal::torchvision);
-    o.padding = o.kernel / 2;
-    if (of(EfficientNetOriginal::keras) && o.stride == 2) declare_nothing(names.convolution + "_pad", Kind::pad);
-    Unit unit;
-    unit.convolution = declare_convolution(names.convolution, o);
-    unit.norm = declare_norm(names.norm, o.out, spec_.epsilon, spec_.momentum);
-    if (of(EfficientNetOriginal::timm)) declare_nothing(names.norm + ".drop", Kind::dropout);
-    if (activated && !names.activation.empty())
-      unit.activation = declare_activation(names.activation, activation());
-    else if (of(EfficientNetOriginal::timm))
-      declare_nothing(names.activation, Kind::activation);
-    return unit;
-  }
+  Unit declare_unit(const Names& names, nn::Conv2dOptions o, bool activated);
 
   /// \param channels of the stem; then of the last block
-  std::vector<Block> declare_blocks(Index& channels, Index output_stride) {
-    const auto repeats = [&](std::size_t g) {
-      const Index n = spec_.groups[g].repeats;
-      const bool fixed = spec_.lite && (g == 0 || g + 1 == spec_.groups.size());
-      return fixed ? n : static_cast<Index>(std::ceil(spec_.depth * static_cast<double>(n)));
-    };
-    Index total = 0, number = 0, reached = 2, dilation = 1;
-    for (std::size_t g = 0; g < spec_.groups.size(); ++g) total += repeats(g);
-    std::vector<Block> out;
-    for (std::size_t g = 0; g < spec_.groups.size(); ++g)
-      for (Index r = 0; r < repeats(g); ++r, ++number) {
-        EfficientNetGroup form = spec_.groups[g];
-        form.out = scaled(form.out);
-        if (r > 0) form.stride = 1;
-        const bool begins_stage = form.stride == 2;
-        if (begins_stage) next_stage(detail::text("blocks.", number));
-        // As timm does it: where the stride may not grow the blocks behind this one are dilated instead.
-        Index next_dilation = dilation;
-        if (form.stride == 2 && reached == output_stride) {
-          form.stride = 1;
-          next_dilation *= 2;
-        } else {
-          reached *= form.stride;
-        }
-        Block block = declare_block(prefix(static_cast<Index>(g), r, number), form, channels, dilation);
-        block.begins_stage = begins_stage;
-        block.drop = spec_.stochastic_depth * static_cast<double>(number) / static_cast<double>(total);
-        out.push_back(std::move(block));
-        channels = form.out;
-        dilation = next_dilation;
-      }
-    return out;
-  }
+  std::vector<Block> declare_blocks(Index& channels, Index output_stride);
 
-  std::string prefix(Index group, Index repeat, Index number) const {
-    switch (spec_.original) {
-      case EfficientNetOriginal::torchvision:
-        break;
-      case EfficientNetOriginal::timm:
-        return detail::text("blocks.", group, ".", repeat, ".");
-      case EfficientNetOriginal::keras:
-        return detail::text("block", group + 1, static_cast<char>('a' + repeat), "_");
-      case EfficientNetOriginal::pypi:
-        return detail::text("_blocks.", number, ".");
-    }
-    return detail::text("features.", group + 1, ".", repeat, ".");
-  }
+  std::string prefix(Index group, Index repeat, Index number) const;
 
-  Block declare_block(const std::string& prefix, const EfficientNetGroup& form, Index in, Index dilation) {
-    const Index hidden = in * form.expand;
-    const bool expands = form.expand != 1;
-    const std::string parts = of(EfficientNetOriginal::torchvision) ? prefix + "block." : prefix;
-    Block out;
-    out.residual = form.stride == 1 && in == form.out;
-    Index number = 0, norm = 1;
-    const auto unit = [&](const Part& part, const nn::Conv2dOptions& options, bool activated) {
-      return declare_unit(names(parts, part, number++, norm++), options, activated);
-    };
-    static constexpr Part expand{"conv_pw", "expand_conv", "expand_", "_expand_conv", "_bn0"},
-        depthwise{"conv_dw", "dwconv", "", "_depthwise_conv", "_bn1"},
-        project{"conv_pwl", "project_conv", "project_", "_project_conv", "_bn2"},
-        first_project{"conv_pw", "project_conv", "project_", "_project_conv", "_bn2"};
-    if (form.fused) {
-      out.units.push_back(unit(
-          expand, {.in = in, .out = expands ? hidden : form.out, .kernel = form.kernel, .stride = form.stride}, true));
-    } else {
-      if (expands) out.units.push_back(unit(expand, {.in = in, .out = hidden}, true));
-      out.units.push_back(unit(depthwise,
-                               {.in = hidden,
-                                .out = hidden,
-                                .kernel = form.kernel,
-                                .stride = form.stride,
-                                .dilation = dilation,
-                                .groups = hidden},
-                               true));
-      if (of(EfficientNetOriginal::timm)) declare_nothing(prefix + "aa", Kind::pool);
-      if (!spec_.lite)
-        out.squeeze = declare_squeeze_excitation(detail::text(parts, number++, "."), prefix, hidden, in / 4);
-      else if (of(EfficientNetOriginal::timm))
-        declare_nothing(prefix + "se", Kind::multiply);
-    }
-    if (expands || !form.fused)
-      out.project = unit(expands ? project : first_project, {.in = hidden, .out = form.out}, false);
-    switch (spec_.original) {
-      case EfficientNetOriginal::torchvision:
-        out.sum = {declare_nothing(prefix + "stochastic_depth", Kind::dropout)};
-        break;
-      case EfficientNetOriginal::timm:
-        out.sum = {declare_nothing(prefix + "drop_path", Kind::dropout)};
-        break;
-      case EfficientNetOriginal::keras:
-        if (out.residual)
-          out.sum = {declare_nothing(prefix + "drop", Kind::dropout), declare_nothing(prefix + "add", Kind::add)};
-        break;
-      case EfficientNetOriginal::pypi:
-        out.sum = {declare_activation(prefix + "_swish", activation())};
-        for (Unit& u : out.units) u.activation = out.sum[0];
-        break;
-    }
-    return out;
-  }
+  Block declare_block(const std::string& prefix, const EfficientNetGroup& form, Index in, Index dilation);
 
   /// \param torchvision what torchvision's names begin with \param others what the others' do
   Squeeze declare_squeeze_excitation(const std::string& torchvision, const std::string& others, Index channels,
-                                     Index squeezed) {
-    const nn::Conv2dOptions reduce{.in = channels, .out = squeezed, .bias = true},
-        expand{.in = squeezed, .out = channels, .bias = true};
-    Squeeze out;
-    switch (spec_.original) {
-      case EfficientNetOriginal::torchvision:
-        out.pool = declare_squeeze(torchvision + "avgpool");
-        out.reduce = declare_convolution(torchvision + "fc1", reduce);
-        out.expand = declare_convolution(torchvision + "fc2", expand);
-        out.activation = declare_activation(torchvision + "activation", activation());
-        out.gate = declare_activation(torchvision + "scale_activation", Activation::sigmoid);
-        break;
-      case EfficientNetOriginal::timm:
-        out.reduce = declare_convolution(others + "se.conv_reduce", reduce);
-        out.activation = declare_activation(others + "se.act1", activation());
-        out.expand = declare_convolution(others + "se.conv_expand", expand);
-        out.gate = declare_activation(others + "se.gate", Activation::sigmoid);
-        break;
-      case EfficientNetOriginal::keras:
-        out.pool = declare_squeeze(others + "se_squeeze");
-        declare_nothing(others + "se_reshape", Kind::reshape);
-        out.reduce = declare_convolution(others + "se_reduce", reduce);
-        out.expand = declare_convolution(others + "se_expand", expand);
-        out.product = declare_multiply(others + "se_excite");
-        break;
-      case EfficientNetOriginal::pypi:
-        out.reduce = declare_convolution(others + "_se_reduce", reduce);
-        out.expand = declare_convolution(others + "_se_expand", expand);
-        break;
-    }
-    return out;
-  }
+                                     Index squeezed);
 
-  Classifier declare_classifier(Index width) {
-    Classifier out;
-    switch (spec_.original) {
-      case EfficientNetOriginal::torchvision:
-        out.pool = declare_global_pool("avgpool");
-        out.dropout = declare_dropout("classifier.0", spec_.dropout);
-        out.linear = declare_linear("classifier.1", width, 1000);
-        break;
-      case EfficientNetOriginal::timm:
-        out.pool = declare_global_pool("global_pool.pool");
-        declare_nothing("global_pool.flatten", Kind::reshape);
-        out.linear = declare_linear("classifier", width, 1000);
-        break;
-      case EfficientNetOriginal::keras:
-        break;
-      case EfficientNetOriginal::pypi:
-        out.pool = declare_global_pool("_avg_pooling");
-        out.dropout = declare_dropout("_dropout", spec_.dropout);
-        out.linear = declare_linear("_fc", width, 1000);
-        break;
-    }
-    return out;
-  }
+  Classifier declare_classifier(Index width);
 
   Index call_unit(const Unit& unit, Index x) {
     x = call(unit.norm, {call(unit.convolution, {x})});
     return unit.activation == none ? x : call(unit.activation, {x});
   }
 
-  Index call_block(const Block& block, Index x) {
-    const Index skip = x;
-    for (const Unit& unit : block.units) x = call_unit(unit, x);
-    if (block.squeeze) x = call_squeeze_excitation(*block.squeeze, x);
-    if (block.project) x = call_unit(*block.project, x);
-    return block.residual ? add_stochastic(x, skip, block.drop, block.sum) : x;
-  }
+  Index call_block(const Block& block, Index x);
 
-  Index call_squeeze_excitation(const Squeeze& s, Index x) {
-    const auto activate = [&](Index row, Index y, Activation a) {
-      return row != none ? call(row, {y}) : activated(y, a);
-    };
-    Index y = s.pool != none ? call(s.pool, {x}) : function(Kind::pool, {x}, [](auto map, const Pass&) {
-      return at::mean(map[0], {2, 3}, true);
-    });
-    y = activate(s.activation, call(s.reduce, {y}), activation());
-    y = activate(s.gate, call(s.expand, {y}), Activation::sigmoid);
-    return s.product != none ? call(s.product, {x, y}) : multiply(x, y);
-  }
+  Index call_squeeze_excitation(const Squeeze& s, Index x);
 
   EfficientNetSpec spec_;
 };
@@ -401,15 +157,7 @@ constexpr Card lite_card(const char* name, const char* file, const char* source,
           .aliases = aliases};
 }
 
-inline EfficientNetSpec lite_spec(double width, double depth, double dropout) {
-  return {.original = EfficientNetOriginal::pypi,
-          .width = width,
-          .depth = depth,
-          .dropout = dropout,
-          .epsilon = 1e-3,
-          .momentum = 0.01,
-          .lite = true};
-}
+TRANSFERLIB_API EfficientNetSpec lite_spec(double width, double depth, double dropout);
 
 }  // namespace detail
 
@@ -624,3 +372,297 @@ struct EfficientNetLite4 : EfficientNet {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API EfficientNet::EfficientNet(const EfficientNetSpec& spec, const NetworkOptions& options)
+    : Plan("EfficientNet"), spec_(spec) {
+  const Index output_stride = options.output_stride;
+  const bool dilates = of(EfficientNetOriginal::timm) || of(EfficientNetOriginal::pypi);
+  if (output_stride != 32 && !(dilates && (output_stride == 16 || output_stride == 8)))
+    throw OptionError(detail::text("this EfficientNet has an output stride of 32",
+                                   dilates ? ", 16 or 8, not " : ", not ", output_stride));
+  // Rows in the order of registration, then steps in the order of execution: PyPI's one activation is registered last
+  // and called from the first block on.
+  if (of(EfficientNetOriginal::keras)) {
+    declare_nothing("input_layer", Kind::input);
+    for (const char* name : {"rescaling", "normalization", "rescaling_1"}) declare_nothing(name, Kind::rescale);
+  }
+  const std::string top = of(EfficientNetOriginal::torchvision) ? "features." : "";
+  Index channels = spec.lite ? spec.stem : scaled(spec.stem);
+  Unit stem = declare_unit(names(top, {"conv_stem", "stem_conv", "stem_", "_conv_stem", "_bn0"}, 0, 1),
+                           {.in = options.in_channels, .out = channels, .kernel = 3, .stride = 2}, true);
+  const std::vector<Block> blocks = declare_blocks(channels, output_stride);
+  const Index width = spec.lite ? 1280 : scaled(1280);
+  Unit head = declare_unit(names(top, {"conv_head", "top_conv", "top_", "_conv_head", "_bn1"},
+                                 static_cast<Index>(spec.groups.size()) + 1, 2),
+                           {.in = channels, .out = width}, true);
+  next_stage("classifier");
+  const Classifier classifier = declare_classifier(width);
+  if (of(EfficientNetOriginal::pypi)) stem.activation = head.activation = declare_activation("_swish", activation());
+
+  Index x = call_unit(stem, 0);
+  for (const Block& block : blocks) {
+    // A new stage begins where the map is about to shrink: its finest map so far joins the pyramid.
+    if (block.begins_stage) add_to_pyramid(x);
+    x = call_block(block, x);
+  }
+  x = call_unit(head, x);
+  add_to_pyramid(x);
+  set_map(x);
+  x = classifier.pool != none ? call(classifier.pool, {x})
+                              : function(Kind::pool, {x}, [](auto map, const Pass&) { return global_pool(map[0]); });
+  set_pooled(x);
+  if (classifier.linear == none) return;
+  if (classifier.dropout != none) x = call(classifier.dropout, {x});
+  set_logits(call(classifier.linear, {x}));
+}
+
+TRANSFERLIB_API std::vector<Renaming> EfficientNet::renamings() const {
+  const bool same = of(EfficientNetOriginal::pypi) || (of(EfficientNetOriginal::torchvision) && spec_.epsilon == 1e-5);
+  if (!same) return {};
+  EfficientNetSpec spec = spec_;
+  spec.original = EfficientNetOriginal::timm;
+  const EfficientNet timm(spec, {});
+  Renaming out{"timm", {}};
+  const auto pair = [&](const auto& ours, const auto& theirs) {
+    for (std::size_t i = 0; i < ours.size(); ++i) out.names.emplace_back(ours[i].key(), theirs[i].key());
+  };
+  pair(named_parameters(), timm.named_parameters());
+  pair(named_buffers(), timm.named_buffers());
+  return {out};
+}
+
+TRANSFERLIB_API EfficientNet::Names EfficientNet::names(const std::string& prefix, const Part& part, Index number,
+                                                        Index norm) const {
+  switch (spec_.original) {
+    case EfficientNetOriginal::torchvision:
+      break;
+    case EfficientNetOriginal::timm:
+      return {prefix + part.timm, detail::text(prefix, "bn", norm), detail::text(prefix, "bn", norm, ".act")};
+    case EfficientNetOriginal::keras:
+      return {prefix + part.keras_convolution, prefix + part.keras + "bn", prefix + part.keras + "activation"};
+    case EfficientNetOriginal::pypi:
+      return {prefix + part.pypi_convolution, prefix + part.pypi_norm, ""};
+  }
+  const std::string name = detail::text(prefix, number, ".");
+  return {name + "0", name + "1", name + "2"};
+}
+
+TRANSFERLIB_API EfficientNet::Unit EfficientNet::declare_unit(const Names& names, nn::Conv2dOptions o, bool activated) {
+  o.same = !of(EfficientNetOriginal::torchvision);
+  o.padding = o.kernel / 2;
+  if (of(EfficientNetOriginal::keras) && o.stride == 2) declare_nothing(names.convolution + "_pad", Kind::pad);
+  Unit unit;
+  unit.convolution = declare_convolution(names.convolution, o);
+  unit.norm = declare_norm(names.norm, o.out, spec_.epsilon, spec_.momentum);
+  if (of(EfficientNetOriginal::timm)) declare_nothing(names.norm + ".drop", Kind::dropout);
+  if (activated && !names.activation.empty())
+    unit.activation = declare_activation(names.activation, activation());
+  else if (of(EfficientNetOriginal::timm))
+    declare_nothing(names.activation, Kind::activation);
+  return unit;
+}
+
+TRANSFERLIB_API std::vector<EfficientNet::Block> EfficientNet::declare_blocks(Index& channels, Index output_stride) {
+  const auto repeats = [&](std::size_t g) {
+    const Index n = spec_.groups[g].repeats;
+    const bool fixed = spec_.lite && (g == 0 || g + 1 == spec_.groups.size());
+    return fixed ? n : static_cast<Index>(std::ceil(spec_.depth * static_cast<double>(n)));
+  };
+  Index total = 0, number = 0, reached = 2, dilation = 1;
+  for (std::size_t g = 0; g < spec_.groups.size(); ++g) total += repeats(g);
+  std::vector<Block> out;
+  for (std::size_t g = 0; g < spec_.groups.size(); ++g)
+    for (Index r = 0; r < repeats(g); ++r, ++number) {
+      EfficientNetGroup form = spec_.groups[g];
+      form.out = scaled(form.out);
+      if (r > 0) form.stride = 1;
+      const bool begins_stage = form.stride == 2;
+      if (begins_stage) next_stage(detail::text("blocks.", number));
+      // As timm does it: where the stride may not grow the blocks behind this one are dilated instead.
+      Index next_dilation = dilation;
+      if (form.stride == 2 && reached == output_stride) {
+        form.stride = 1;
+        next_dilation *= 2;
+      } else {
+        reached *= form.stride;
+      }
+      Block block = declare_block(prefix(static_cast<Index>(g), r, number), form, channels, dilation);
+      block.begins_stage = begins_stage;
+      block.drop = spec_.stochastic_depth * static_cast<double>(number) / static_cast<double>(total);
+      out.push_back(std::move(block));
+      channels = form.out;
+      dilation = next_dilation;
+    }
+  return out;
+}
+
+TRANSFERLIB_API std::string EfficientNet::prefix(Index group, Index repeat, Index number) const {
+  switch (spec_.original) {
+    case EfficientNetOriginal::torchvision:
+      break;
+    case EfficientNetOriginal::timm:
+      return detail::text("blocks.", group, ".", repeat, ".");
+    case EfficientNetOriginal::keras:
+      return detail::text("block", group + 1, static_cast<char>('a' + repeat), "_");
+    case EfficientNetOriginal::pypi:
+      return detail::text("_blocks.", number, ".");
+  }
+  return detail::text("features.", group + 1, ".", repeat, ".");
+}
+
+TRANSFERLIB_API EfficientNet::Block EfficientNet::declare_block(const std::string& prefix,
+                                                                const EfficientNetGroup& form, Index in,
+                                                                Index dilation) {
+  const Index hidden = in * form.expand;
+  const bool expands = form.expand != 1;
+  const std::string parts = of(EfficientNetOriginal::torchvision) ? prefix + "block." : prefix;
+  Block out;
+  out.residual = form.stride == 1 && in == form.out;
+  Index number = 0, norm = 1;
+  const auto unit = [&](const Part& part, const nn::Conv2dOptions& options, bool activated) {
+    return declare_unit(names(parts, part, number++, norm++), options, activated);
+  };
+  static constexpr Part expand{"conv_pw", "expand_conv", "expand_", "_expand_conv", "_bn0"},
+      depthwise{"conv_dw", "dwconv", "", "_depthwise_conv", "_bn1"},
+      project{"conv_pwl", "project_conv", "project_", "_project_conv", "_bn2"},
+      first_project{"conv_pw", "project_conv", "project_", "_project_conv", "_bn2"};
+  if (form.fused) {
+    out.units.push_back(unit(
+        expand, {.in = in, .out = expands ? hidden : form.out, .kernel = form.kernel, .stride = form.stride}, true));
+  } else {
+    if (expands) out.units.push_back(unit(expand, {.in = in, .out = hidden}, true));
+    out.units.push_back(unit(depthwise,
+                             {.in = hidden,
+                              .out = hidden,
+                              .kernel = form.kernel,
+                              .stride = form.stride,
+                              .dilation = dilation,
+                              .groups = hidden},
+                             true));
+    if (of(EfficientNetOriginal::timm)) declare_nothing(prefix + "aa", Kind::pool);
+    if (!spec_.lite)
+      out.squeeze = declare_squeeze_excitation(detail::text(parts, number++, "."), prefix, hidden, in / 4);
+    else if (of(EfficientNetOriginal::timm))
+      declare_nothing(prefix + "se", Kind::multiply);
+  }
+  if (expands || !form.fused)
+    out.project = unit(expands ? project : first_project, {.in = hidden, .out = form.out}, false);
+  switch (spec_.original) {
+    case EfficientNetOriginal::torchvision:
+      out.sum = {declare_nothing(prefix + "stochastic_depth", Kind::dropout)};
+      break;
+    case EfficientNetOriginal::timm:
+      out.sum = {declare_nothing(prefix + "drop_path", Kind::dropout)};
+      break;
+    case EfficientNetOriginal::keras:
+      if (out.residual)
+        out.sum = {declare_nothing(prefix + "drop", Kind::dropout), declare_nothing(prefix + "add", Kind::add)};
+      break;
+    case EfficientNetOriginal::pypi:
+      out.sum = {declare_activation(prefix + "_swish", activation())};
+      for (Unit& u : out.units) u.activation = out.sum[0];
+      break;
+  }
+  return out;
+}
+
+TRANSFERLIB_API EfficientNet::Squeeze EfficientNet::declare_squeeze_excitation(const std::string& torchvision,
+                                                                               const std::string& others,
+                                                                               Index channels, Index squeezed) {
+  const nn::Conv2dOptions reduce{.in = channels, .out = squeezed, .bias = true},
+      expand{.in = squeezed, .out = channels, .bias = true};
+  Squeeze out;
+  switch (spec_.original) {
+    case EfficientNetOriginal::torchvision:
+      out.pool = declare_squeeze(torchvision + "avgpool");
+      out.reduce = declare_convolution(torchvision + "fc1", reduce);
+      out.expand = declare_convolution(torchvision + "fc2", expand);
+      out.activation = declare_activation(torchvision + "activation", activation());
+      out.gate = declare_activation(torchvision + "scale_activation", Activation::sigmoid);
+      break;
+    case EfficientNetOriginal::timm:
+      out.reduce = declare_convolution(others + "se.conv_reduce", reduce);
+      out.activation = declare_activation(others + "se.act1", activation());
+      out.expand = declare_convolution(others + "se.conv_expand", expand);
+      out.gate = declare_activation(others + "se.gate", Activation::sigmoid);
+      break;
+    case EfficientNetOriginal::keras:
+      out.pool = declare_squeeze(others + "se_squeeze");
+      declare_nothing(others + "se_reshape", Kind::reshape);
+      out.reduce = declare_convolution(others + "se_reduce", reduce);
+      out.expand = declare_convolution(others + "se_expand", expand);
+      out.product = declare_multiply(others + "se_excite");
+      break;
+    case EfficientNetOriginal::pypi:
+      out.reduce = declare_convolution(others + "_se_reduce", reduce);
+      out.expand = declare_convolution(others + "_se_expand", expand);
+      break;
+  }
+  return out;
+}
+
+TRANSFERLIB_API EfficientNet::Classifier EfficientNet::declare_classifier(Index width) {
+  Classifier out;
+  switch (spec_.original) {
+    case EfficientNetOriginal::torchvision:
+      out.pool = declare_global_pool("avgpool");
+      out.dropout = declare_dropout("classifier.0", spec_.dropout);
+      out.linear = declare_linear("classifier.1", width, 1000);
+      break;
+    case EfficientNetOriginal::timm:
+      out.pool = declare_global_pool("global_pool.pool");
+      declare_nothing("global_pool.flatten", Kind::reshape);
+      out.linear = declare_linear("classifier", width, 1000);
+      break;
+    case EfficientNetOriginal::keras:
+      break;
+    case EfficientNetOriginal::pypi:
+      out.pool = declare_global_pool("_avg_pooling");
+      out.dropout = declare_dropout("_dropout", spec_.dropout);
+      out.linear = declare_linear("_fc", width, 1000);
+      break;
+  }
+  return out;
+}
+
+TRANSFERLIB_API Index EfficientNet::call_block(const Block& block, Index x) {
+  const Index skip = x;
+  for (const Unit& unit : block.units) x = call_unit(unit, x);
+  if (block.squeeze) x = call_squeeze_excitation(*block.squeeze, x);
+  if (block.project) x = call_unit(*block.project, x);
+  return block.residual ? add_stochastic(x, skip, block.drop, block.sum) : x;
+}
+
+TRANSFERLIB_API Index EfficientNet::call_squeeze_excitation(const Squeeze& s, Index x) {
+  const auto activate = [&](Index row, Index y, Activation a) {
+    return row != none ? call(row, {y}) : activated(y, a);
+  };
+  Index y = s.pool != none ? call(s.pool, {x}) : function(Kind::pool, {x}, [](auto map, const Pass&) {
+    return at::mean(map[0], {2, 3}, true);
+  });
+  y = activate(s.activation, call(s.reduce, {y}), activation());
+  y = activate(s.gate, call(s.expand, {y}), Activation::sigmoid);
+  return s.product != none ? call(s.product, {x, y}) : multiply(x, y);
+}
+
+}  // namespace transferlib
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API EfficientNetSpec lite_spec(double width, double depth, double dropout) {
+  return {.original = EfficientNetOriginal::pypi,
+          .width = width,
+          .depth = depth,
+          .dropout = dropout,
+          .epsilon = 1e-3,
+          .momentum = 0.01,
+          .lite = true};
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

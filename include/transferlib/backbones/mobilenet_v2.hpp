@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/plan.hpp>
 
@@ -27,67 +28,9 @@ class MobileNetV2Family : public Plan {
   using Gives = Pyramid;
 
   /// \throws OptionError for an output stride other than 32, which neither original has
-  MobileNetV2Family(const MobileNetV2Spec& spec, const NetworkOptions& options) : Plan("MobileNetV2"), spec_(spec) {
-    if (options.output_stride != 32)
-      throw OptionError(detail::text("MobileNetV2 has an output stride of 32, not ", options.output_stride));
-    Index channels = rounded_channels(32 * spec.width), block = 0, x = 0;
-    if (spec.keras) x = call(declare_nothing("input_layer", Kind::input), {x});
-    x = convolution_norm(x, ends("Conv1", "bn_Conv1", "Conv1_relu", 0),
-                         {.in = options.in_channels, .out = channels, .kernel = 3, .stride = 2});
-    for (const Group& group : groups) {
-      const Index out = rounded_channels(static_cast<double>(group.out) * spec.width);
-      for (Index r = 0; r < group.repeats; ++r, ++block) {
-        const Index stride = r == 0 ? group.stride : 1;
-        // A new stage begins where the map is about to shrink: its finest map so far joins the pyramid.
-        if (stride == 2)
-          end_stage(x, spec.keras ? detail::text("block_", block) : detail::text("features.", block + 1));
-        x = inverted_residual(x, block, channels, out, stride, group.expand);
-        channels = out;
-      }
-    }
-    const Index last = spec.width > 1.0 ? rounded_channels(1280 * spec.width) : 1280;
-    x = convolution_norm(x, ends("Conv_1", "Conv_1_bn", "out_relu", block + 1), {.in = channels, .out = last});
-    end_stage(x, "classifier");
-    set_map(x);
-    x = function(Kind::pool, {x}, [](std::span<const Tensor> map, const Pass&) { return global_pool(map[0]); });
-    set_pooled(x);
-    if (spec.keras) return;
-    x = call(declare_dropout("classifier.0", 0.2), {x});
-    set_logits(call(declare_linear("classifier.1", last, 1000), {x}));
-  }
+  MobileNetV2Family(const MobileNetV2Spec& spec, const NetworkOptions& options);
 
-  std::vector<Renaming> renamings() const override {
-    if (spec_.keras) return {};
-    std::map<std::string, std::string> timm{{"features.0.0", "conv_stem"},
-                                            {"features.0.1", "bn1"},
-                                            {"features.18.0", "conv_head"},
-                                            {"features.18.1", "bn2"},
-                                            {"classifier.1", "classifier"}};
-    Index block = 1;
-    for (std::size_t g = 0; g < groups.size(); ++g)
-      for (Index r = 0; r < groups[g].repeats; ++r, ++block) {
-        const std::string ours = detail::text("features.", block, ".conv."),
-                          theirs = detail::text("blocks.", g, ".", r);
-        const bool expands = groups[g].expand != 1;
-        Index part = 0, norm = 1;
-        if (expands) {
-          timm[detail::text(ours, part, ".0")] = theirs + ".conv_pw";
-          timm[detail::text(ours, part++, ".1")] = detail::text(theirs, ".bn", norm++);
-        }
-        timm[detail::text(ours, part, ".0")] = theirs + ".conv_dw";
-        timm[detail::text(ours, part++, ".1")] = detail::text(theirs, ".bn", norm++);
-        timm[detail::text(ours, part++)] = theirs + (expands ? ".conv_pwl" : ".conv_pw");
-        timm[detail::text(ours, part)] = detail::text(theirs, ".bn", norm);
-      }
-    Renaming out{"timm", {}};
-    const auto rename = [&](const std::string& name) {
-      const std::size_t dot = name.rfind('.');
-      out.names.emplace_back(name, timm.at(name.substr(0, dot)) + name.substr(dot));
-    };
-    for (const auto& item : named_parameters()) rename(item.key());
-    for (const auto& item : named_buffers()) rename(item.key());
-    return {out};
-  }
+  std::vector<Renaming> renamings() const override;
 
  private:
   struct Group {
@@ -109,37 +52,9 @@ class MobileNetV2Family : public Plan {
   }
 
   /// \param also rows whose work the convolution does
-  Index convolution_norm(Index x, const Names& names, nn::Conv2dOptions o, std::vector<Index> also = {}) {
-    o.same = spec_.keras;
-    o.padding = o.kernel / 2;
-    x = call(declare_convolution(names.convolution, o), {x}, std::move(also));
-    x = call(spec_.keras ? declare_norm(names.norm, o.out, 1e-3, 0.001) : declare_norm(names.norm, o.out), {x});
-    return names.activation.empty() ? x : call(declare_activation(names.activation, Activation::relu6), {x});
-  }
+  Index convolution_norm(Index x, const Names& names, nn::Conv2dOptions o, std::vector<Index> also = {});
 
-  Index inverted_residual(Index x, Index block, Index in, Index out, Index stride, Index expand) {
-    const bool keras = spec_.keras;
-    const std::string prefix = !keras       ? detail::text("features.", block + 1, ".conv.")
-                               : block == 0 ? "expanded_conv_"
-                                            : detail::text("block_", block, "_");
-    Index part = 0;
-    const auto names = [&](const std::string& does) -> Names {
-      if (keras) return {prefix + does, prefix + does + "_BN", prefix + does + "_relu"};
-      const std::string name = detail::text(prefix, part++, ".");
-      return {name + "0", name + "1", name + "2"};
-    };
-    const Index hidden = in * expand, skip = x;
-    if (expand != 1) x = convolution_norm(x, names("expand"), {.in = in, .out = hidden});
-    std::vector<Index> pad;
-    if (keras && stride == 2) pad = {declare_nothing(prefix + "pad", Kind::pad)};
-    x = convolution_norm(x, names("depthwise"),
-                         {.in = hidden, .out = hidden, .kernel = 3, .stride = stride, .groups = hidden}, pad);
-    const Names project = keras ? Names{prefix + "project", prefix + "project_BN", ""}
-                                : Names{detail::text(prefix, part), detail::text(prefix, part + 1), ""};
-    x = convolution_norm(x, project, {.in = hidden, .out = out});
-    if (stride != 1 || in != out) return x;
-    return keras ? call(declare_add(prefix + "add"), {skip, x}) : add(skip, x);
-  }
+  Index inverted_residual(Index x, Index block, Index in, Index out, Index stride, Index expand);
 
   MobileNetV2Spec spec_;
 };
@@ -294,3 +209,106 @@ struct KerasMobileNetV2_140 : MobileNetV2Family {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API MobileNetV2Family::MobileNetV2Family(const MobileNetV2Spec& spec, const NetworkOptions& options)
+    : Plan("MobileNetV2"), spec_(spec) {
+  if (options.output_stride != 32)
+    throw OptionError(detail::text("MobileNetV2 has an output stride of 32, not ", options.output_stride));
+  Index channels = rounded_channels(32 * spec.width), block = 0, x = 0;
+  if (spec.keras) x = call(declare_nothing("input_layer", Kind::input), {x});
+  x = convolution_norm(x, ends("Conv1", "bn_Conv1", "Conv1_relu", 0),
+                       {.in = options.in_channels, .out = channels, .kernel = 3, .stride = 2});
+  for (const Group& group : groups) {
+    const Index out = rounded_channels(static_cast<double>(group.out) * spec.width);
+    for (Index r = 0; r < group.repeats; ++r, ++block) {
+      const Index stride = r == 0 ? group.stride : 1;
+      // A new stage begins where the map is about to shrink: its finest map so far joins the pyramid.
+      if (stride == 2) end_stage(x, spec.keras ? detail::text("block_", block) : detail::text("features.", block + 1));
+      x = inverted_residual(x, block, channels, out, stride, group.expand);
+      channels = out;
+    }
+  }
+  const Index last = spec.width > 1.0 ? rounded_channels(1280 * spec.width) : 1280;
+  x = convolution_norm(x, ends("Conv_1", "Conv_1_bn", "out_relu", block + 1), {.in = channels, .out = last});
+  end_stage(x, "classifier");
+  set_map(x);
+  x = function(Kind::pool, {x}, [](std::span<const Tensor> map, const Pass&) { return global_pool(map[0]); });
+  set_pooled(x);
+  if (spec.keras) return;
+  x = call(declare_dropout("classifier.0", 0.2), {x});
+  set_logits(call(declare_linear("classifier.1", last, 1000), {x}));
+}
+
+TRANSFERLIB_API std::vector<Renaming> MobileNetV2Family::renamings() const {
+  if (spec_.keras) return {};
+  std::map<std::string, std::string> timm{{"features.0.0", "conv_stem"},
+                                          {"features.0.1", "bn1"},
+                                          {"features.18.0", "conv_head"},
+                                          {"features.18.1", "bn2"},
+                                          {"classifier.1", "classifier"}};
+  Index block = 1;
+  for (std::size_t g = 0; g < groups.size(); ++g)
+    for (Index r = 0; r < groups[g].repeats; ++r, ++block) {
+      const std::string ours = detail::text("features.", block, ".conv."), theirs = detail::text("blocks.", g, ".", r);
+      const bool expands = groups[g].expand != 1;
+      Index part = 0, norm = 1;
+      if (expands) {
+        timm[detail::text(ours, part, ".0")] = theirs + ".conv_pw";
+        timm[detail::text(ours, part++, ".1")] = detail::text(theirs, ".bn", norm++);
+      }
+      timm[detail::text(ours, part, ".0")] = theirs + ".conv_dw";
+      timm[detail::text(ours, part++, ".1")] = detail::text(theirs, ".bn", norm++);
+      timm[detail::text(ours, part++)] = theirs + (expands ? ".conv_pwl" : ".conv_pw");
+      timm[detail::text(ours, part)] = detail::text(theirs, ".bn", norm);
+    }
+  Renaming out{"timm", {}};
+  const auto rename = [&](const std::string& name) {
+    const std::size_t dot = name.rfind('.');
+    out.names.emplace_back(name, timm.at(name.substr(0, dot)) + name.substr(dot));
+  };
+  for (const auto& item : named_parameters()) rename(item.key());
+  for (const auto& item : named_buffers()) rename(item.key());
+  return {out};
+}
+
+TRANSFERLIB_API Index MobileNetV2Family::convolution_norm(Index x, const Names& names, nn::Conv2dOptions o,
+                                                          std::vector<Index> also) {
+  o.same = spec_.keras;
+  o.padding = o.kernel / 2;
+  x = call(declare_convolution(names.convolution, o), {x}, std::move(also));
+  x = call(spec_.keras ? declare_norm(names.norm, o.out, 1e-3, 0.001) : declare_norm(names.norm, o.out), {x});
+  return names.activation.empty() ? x : call(declare_activation(names.activation, Activation::relu6), {x});
+}
+
+TRANSFERLIB_API Index MobileNetV2Family::inverted_residual(Index x, Index block, Index in, Index out, Index stride,
+                                                           Index expand) {
+  const bool keras = spec_.keras;
+  const std::string prefix = !keras       ? detail::text("features.", block + 1, ".conv.")
+                             : block == 0 ? "expanded_conv_"
+                                          : detail::text("block_", block, "_");
+  Index part = 0;
+  const auto names = [&](const std::string& does) -> Names {
+    if (keras) return {prefix + does, prefix + does + "_BN", prefix + does + "_relu"};
+    const std::string name = detail::text(prefix, part++, ".");
+    return {name + "0", name + "1", name + "2"};
+  };
+  const Index hidden = in * expand, skip = x;
+  if (expand != 1) x = convolution_norm(x, names("expand"), {.in = in, .out = hidden});
+  std::vector<Index> pad;
+  if (keras && stride == 2) pad = {declare_nothing(prefix + "pad", Kind::pad)};
+  x = convolution_norm(x, names("depthwise"),
+                       {.in = hidden, .out = hidden, .kernel = 3, .stride = stride, .groups = hidden}, pad);
+  const Names project = keras ? Names{prefix + "project", prefix + "project_BN", ""}
+                              : Names{detail::text(prefix, part), detail::text(prefix, part + 1), ""};
+  x = convolution_norm(x, project, {.in = hidden, .out = out});
+  if (stride != 1 || in != out) return x;
+  return keras ? call(declare_add(prefix + "add"), {skip, x}) : add(skip, x);
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -11,6 +11,7 @@
 
 #include <transferlib/backbones/mobilenet_v2.hpp>
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/plan.hpp>
 
@@ -28,49 +29,7 @@ class MobileNetV3Family : public Plan {
   using Gives = Pyramid;
 
   /// \throws OptionError for an output stride that the original can't have: torchvision's `dilated` gives 16
-  MobileNetV3Family(const MobileNetV3Spec& spec, const NetworkOptions& options)
-      : Plan("MobileNetV3"), keras_(spec.keras) {
-    const bool dilated = options.output_stride == 16;
-    if (options.output_stride != 32 && (!dilated || keras_))
-      throw OptionError(
-          keras_ ? detail::text("Keras's MobileNetV3 has an output stride of 32, not ", options.output_stride)
-                 : detail::text("MobileNetV3 has an output stride of 32 or 16, not ", options.output_stride));
-    Index channels = 16, number = 0, x = 0, reached = 2;
-    if (keras_) {
-      x = call(declare_nothing("input_layer", Kind::input), {x});
-      x = call(declare_nothing("rescaling", Kind::rescale), {x});  // our preprocessing has done it
-    }
-    x = convolution_norm(x, keras_ ? Names{"conv", "conv_bn"} : numbered("features.0."), Activation::hardswish,
-                         {.in = options.in_channels, .out = channels, .kernel = 3, .stride = 2});
-    for (Block block : spec.large ? std::span<const Block>(large) : std::span<const Block>(small)) {
-      // A new stage begins where the map is about to shrink: its finest map so far joins the pyramid.
-      if (block.stride == 2)
-        end_stage(x, keras_ ? detail::text("expanded_conv", number == 0 ? "" : "_", number)
-                            : detail::text("features.", number + 1));
-      reached *= block.stride;
-      const bool spread = dilated && reached == 32;
-      if (spread) block.stride = 1;
-      x = inverted_residual(x, number++, channels, block, spread ? 2 : 1);
-      channels = block.out;
-    }
-    const Index wide = 6 * channels, last = spec.large ? 1280 : 1024;
-    x = convolution_norm(x,
-                         keras_ ? Names{"conv_1", "conv_1_bn"} : numbered(detail::text("features.", number + 1, ".")),
-                         Activation::hardswish, {.in = channels, .out = wide});
-    end_stage(x, "classifier");
-    set_map(x);
-    if (keras_) {
-      set_pooled(
-          function(Kind::pool, {x}, [](std::span<const Tensor> map, const Pass&) { return global_pool(map[0]); }));
-      return;
-    }
-    x = call(declare_global_pool("avgpool"), {x});
-    set_pooled(x);
-    x = call(declare_linear("classifier.0", wide, last), {x});
-    x = call(declare_activation("classifier.1", Activation::hardswish), {x});
-    x = call(declare_dropout("classifier.2", 0.2), {x});
-    set_logits(call(declare_linear("classifier.3", last, 1000), {x}));
-  }
+  MobileNetV3Family(const MobileNetV3Spec& spec, const NetworkOptions& options);
 
  private:
   struct Block {
@@ -105,64 +64,13 @@ class MobileNetV3Family : public Plan {
 
   /// \param also rows whose work the convolution does
   Index convolution_norm(Index x, const Names& names, Activation activation, nn::Conv2dOptions o,
-                         std::vector<Index> also = {}) {
-    o.same = keras_;
-    o.padding = o.kernel / 2 * o.dilation;
-    x = call(declare_convolution(names.convolution, o), {x}, std::move(also));
-    x = call(declare_norm(names.norm, o.out, 1e-3, keras_ ? 0.001 : 0.01), {x});
-    if (activation == Activation::identity) return x;
-    const std::string name = !keras_                          ? names.activation
-                             : activation == Activation::relu ? next("re_lu", relus_)
-                                                              : next("activation", activations_);
-    return call(declare_activation(name, activation), {x});
-  }
+                         std::vector<Index> also = {});
 
-  Index inverted_residual(Index x, Index number, Index in, const Block& block, Index dilation) {
-    const std::string prefix = !keras_       ? detail::text("features.", number + 1, ".block.")
-                               : number == 0 ? "expanded_conv_"
-                                             : detail::text("expanded_conv_", number, "_");
-    Index part = 0;
-    const auto names = [&](const std::string& does) {
-      return keras_ ? Names{prefix + does, prefix + does + "_bn"} : numbered(detail::text(prefix, part++, "."));
-    };
-    const Index hidden = block.hidden, skip = x;
-    if (hidden != in) x = convolution_norm(x, names("expand"), block.activation, {.in = in, .out = hidden});
-    std::vector<Index> pad;
-    if (keras_ && block.stride == 2) pad = {declare_nothing(prefix + "depthwise_pad", Kind::pad)};
-    x = convolution_norm(x, names("depthwise"), block.activation,
-                         {.in = hidden,
-                          .out = hidden,
-                          .kernel = block.kernel,
-                          .stride = block.stride,
-                          .dilation = dilation,
-                          .groups = hidden},
-                         pad);
-    if (block.squeeze)
-      x = squeeze_excite(x, keras_ ? prefix + "squeeze_excite_" : detail::text(prefix, part++, "."), hidden);
-    x = convolution_norm(x, names("project"), Activation::identity, {.in = hidden, .out = block.out});
-    if (in != block.out || block.stride != 1) return x;
-    return keras_ ? call(declare_add(prefix + "add"), {skip, x}) : add(skip, x);
-  }
+  Index inverted_residual(Index x, Index number, Index in, const Block& block, Index dilation);
 
   /// Squeeze-and-excitation (Hu et al., 2018) by a hard sigmoid. torchvision has its activations behind both
   /// convolutions in the table, Keras where they run.
-  Index squeeze_excite(Index x, const std::string& name, Index channels) {
-    const Index width = rounded_channels(static_cast<double>(channels) / 4.0);
-    const auto declare_expansion = [&] {
-      return declare_convolution(name + (keras_ ? "conv_1" : "fc2"), {.in = width, .out = channels, .bias = true});
-    };
-    const Index pool = declare_squeeze(name + (keras_ ? "avg_pool" : "avgpool"));
-    const Index reduction =
-        declare_convolution(name + (keras_ ? "conv" : "fc1"), {.in = channels, .out = width, .bias = true});
-    Index expansion = keras_ ? 0 : declare_expansion();
-    const Index relu = declare_activation(name + (keras_ ? "relu" : "activation"), Activation::relu);
-    if (keras_) expansion = declare_expansion();
-    const Index gate =
-        declare_activation(keras_ ? next("re_lu", relus_) : name + "scale_activation", Activation::hardsigmoid);
-    Index scale = call(relu, {call(reduction, {call(pool, {x})})});
-    scale = call(gate, {call(expansion, {scale})});
-    return keras_ ? call(declare_multiply(name + "mul"), {x, scale}) : multiply(x, scale);
-  }
+  Index squeeze_excite(Index x, const std::string& name, Index channels);
 
   bool keras_;
   Index relus_ = 0, activations_ = 0;  // how many Keras has numbered
@@ -218,3 +126,112 @@ struct KerasMobileNetV3Large : MobileNetV3Family {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API MobileNetV3Family::MobileNetV3Family(const MobileNetV3Spec& spec, const NetworkOptions& options)
+    : Plan("MobileNetV3"), keras_(spec.keras) {
+  const bool dilated = options.output_stride == 16;
+  if (options.output_stride != 32 && (!dilated || keras_))
+    throw OptionError(keras_
+                          ? detail::text("Keras's MobileNetV3 has an output stride of 32, not ", options.output_stride)
+                          : detail::text("MobileNetV3 has an output stride of 32 or 16, not ", options.output_stride));
+  Index channels = 16, number = 0, x = 0, reached = 2;
+  if (keras_) {
+    x = call(declare_nothing("input_layer", Kind::input), {x});
+    x = call(declare_nothing("rescaling", Kind::rescale), {x});  // our preprocessing has done it
+  }
+  x = convolution_norm(x, keras_ ? Names{"conv", "conv_bn"} : numbered("features.0."), Activation::hardswish,
+                       {.in = options.in_channels, .out = channels, .kernel = 3, .stride = 2});
+  for (Block block : spec.large ? std::span<const Block>(large) : std::span<const Block>(small)) {
+    // A new stage begins where the map is about to shrink: its finest map so far joins the pyramid.
+    if (block.stride == 2)
+      end_stage(x, keras_ ? detail::text("expanded_conv", number == 0 ? "" : "_", number)
+                          : detail::text("features.", number + 1));
+    reached *= block.stride;
+    const bool spread = dilated && reached == 32;
+    if (spread) block.stride = 1;
+    x = inverted_residual(x, number++, channels, block, spread ? 2 : 1);
+    channels = block.out;
+  }
+  const Index wide = 6 * channels, last = spec.large ? 1280 : 1024;
+  x = convolution_norm(x, keras_ ? Names{"conv_1", "conv_1_bn"} : numbered(detail::text("features.", number + 1, ".")),
+                       Activation::hardswish, {.in = channels, .out = wide});
+  end_stage(x, "classifier");
+  set_map(x);
+  if (keras_) {
+    set_pooled(function(Kind::pool, {x}, [](std::span<const Tensor> map, const Pass&) { return global_pool(map[0]); }));
+    return;
+  }
+  x = call(declare_global_pool("avgpool"), {x});
+  set_pooled(x);
+  x = call(declare_linear("classifier.0", wide, last), {x});
+  x = call(declare_activation("classifier.1", Activation::hardswish), {x});
+  x = call(declare_dropout("classifier.2", 0.2), {x});
+  set_logits(call(declare_linear("classifier.3", last, 1000), {x}));
+}
+
+TRANSFERLIB_API Index MobileNetV3Family::convolution_norm(Index x, const Names& names, Activation activation,
+                                                          nn::Conv2dOptions o, std::vector<Index> also) {
+  o.same = keras_;
+  o.padding = o.kernel / 2 * o.dilation;
+  x = call(declare_convolution(names.convolution, o), {x}, std::move(also));
+  x = call(declare_norm(names.norm, o.out, 1e-3, keras_ ? 0.001 : 0.01), {x});
+  if (activation == Activation::identity) return x;
+  const std::string name = !keras_                          ? names.activation
+                           : activation == Activation::relu ? next("re_lu", relus_)
+                                                            : next("activation", activations_);
+  return call(declare_activation(name, activation), {x});
+}
+
+TRANSFERLIB_API Index MobileNetV3Family::inverted_residual(Index x, Index number, Index in, const Block& block,
+                                                           Index dilation) {
+  const std::string prefix = !keras_       ? detail::text("features.", number + 1, ".block.")
+                             : number == 0 ? "expanded_conv_"
+                                           : detail::text("expanded_conv_", number, "_");
+  Index part = 0;
+  const auto names = [&](const std::string& does) {
+    return keras_ ? Names{prefix + does, prefix + does + "_bn"} : numbered(detail::text(prefix, part++, "."));
+  };
+  const Index hidden = block.hidden, skip = x;
+  if (hidden != in) x = convolution_norm(x, names("expand"), block.activation, {.in = in, .out = hidden});
+  std::vector<Index> pad;
+  if (keras_ && block.stride == 2) pad = {declare_nothing(prefix + "depthwise_pad", Kind::pad)};
+  x = convolution_norm(x, names("depthwise"), block.activation,
+                       {.in = hidden,
+                        .out = hidden,
+                        .kernel = block.kernel,
+                        .stride = block.stride,
+                        .dilation = dilation,
+                        .groups = hidden},
+                       pad);
+  if (block.squeeze)
+    x = squeeze_excite(x, keras_ ? prefix + "squeeze_excite_" : detail::text(prefix, part++, "."), hidden);
+  x = convolution_norm(x, names("project"), Activation::identity, {.in = hidden, .out = block.out});
+  if (in != block.out || block.stride != 1) return x;
+  return keras_ ? call(declare_add(prefix + "add"), {skip, x}) : add(skip, x);
+}
+
+TRANSFERLIB_API Index MobileNetV3Family::squeeze_excite(Index x, const std::string& name, Index channels) {
+  const Index width = rounded_channels(static_cast<double>(channels) / 4.0);
+  const auto declare_expansion = [&] {
+    return declare_convolution(name + (keras_ ? "conv_1" : "fc2"), {.in = width, .out = channels, .bias = true});
+  };
+  const Index pool = declare_squeeze(name + (keras_ ? "avg_pool" : "avgpool"));
+  const Index reduction =
+      declare_convolution(name + (keras_ ? "conv" : "fc1"), {.in = channels, .out = width, .bias = true});
+  Index expansion = keras_ ? 0 : declare_expansion();
+  const Index relu = declare_activation(name + (keras_ ? "relu" : "activation"), Activation::relu);
+  if (keras_) expansion = declare_expansion();
+  const Index gate =
+      declare_activation(keras_ ? next("re_lu", relus_) : name + "scale_activation", Activation::hardsigmoid);
+  Index scale = call(relu, {call(reduction, {call(pool, {x})})});
+  scale = call(gate, {call(expansion, {scale})});
+  return keras_ ? call(declare_multiply(name + "mul"), {x, scale}) : multiply(x, scale);
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

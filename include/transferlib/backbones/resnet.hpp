@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/plan.hpp>
 
@@ -30,43 +31,7 @@ class ResNet : public Plan {
   using Gives = Pyramid;
 
   /// \throws OptionError for an output stride that torchvision's network can't have
-  ResNet(const ResNetSpec& spec, const NetworkOptions& options) : Plan("ResNet"), spec_(spec) {
-    const Index wanted = options.output_stride;
-    if (wanted != 32 && (!spec.bottleneck || (wanted != 16 && wanted != 8)))
-      throw OptionError(spec.bottleneck
-                            ? detail::text("a ResNet has an output stride of 32, 16 or 8, not ", wanted)
-                            : detail::text("a ResNet of blocks without bottleneck has an output stride of 32, not ",
-                                           wanted, "; those from ResNet-50 on can have 16 or 8 too"));
-    Index x = convolution_norm(
-        declare_pair("conv1", "bn1", {.in = options.in_channels, .out = 64, .kernel = 7, .stride = 2, .padding = 3}),
-        0);
-    x = call(declare_activation("relu", Activation::relu), {x});
-    x = call(declare_max_pool("maxpool", {.kernel = 3, .stride = 2, .padding = 1}), {x});
-    next_stage("layer1");
-    Index channels = 64, reached = 4, dilation = 1;
-    for (Index group = 0; group < 4; ++group) {
-      const std::string name = detail::text("layer", group + 1);
-      Block block{.in = channels, .planes = 64 << group, .stride = group == 0 ? 1 : 2, .dilation = dilation};
-      // Where the map may not shrink any more the stride becomes dilation, from the second block on.
-      if (reached * block.stride > wanted) {
-        dilation *= block.stride;
-        block.stride = 1;
-      }
-      reached *= block.stride;
-      channels = block.planes * (spec.bottleneck ? 4 : 1);
-      for (Index number = 0; number < spec.blocks[Graph::at(group)]; ++number) {
-        x = residual(x, detail::text(name, ".", number, "."), block);
-        block.in = channels;
-        block.stride = 1;
-        block.dilation = dilation;
-      }
-      end_stage(x, group < 3 ? detail::text("layer", group + 2) : "classifier");
-    }
-    set_map(x);
-    x = call(declare_global_pool("avgpool"), {x});
-    set_pooled(x);
-    set_logits(call(declare_linear("fc", channels, 1000), {x}));
-  }
+  ResNet(const ResNetSpec& spec, const NetworkOptions& options);
 
  private:
   struct Block {
@@ -75,13 +40,7 @@ class ResNet : public Plan {
 
   /// A branch starts small, by one over the root of how many there are, so that a signal keeps its size through all the
   /// sums in evaluation too (De and Smith, NeurIPS 2020).
-  void start_small(Index norm) {
-    const torch::NoGradGuard guard;
-    Index blocks = 0;
-    for (Index n : spec_.blocks) blocks += n;
-    dynamic_cast<nn::BatchNorm2d&>(*graph().modules[Graph::at(norm)])
-        .weight.fill_(1.0 / std::sqrt(static_cast<double>(blocks)));
-  }
+  void start_small(Index norm);
 
   /// A convolution and its norm. \returns the convolution's row, which the norm's follows
   Index declare_pair(const std::string& conv, const std::string& norm, const nn::Conv2dOptions& options) {
@@ -91,45 +50,7 @@ class ResNet : public Plan {
   }
   Index convolution_norm(Index row, Index x) { return call(row + 1, {call(row, {x})}); }
 
-  Index residual(Index x, const std::string& name, const Block& b) {
-    const Index out = spec_.bottleneck ? 4 * b.planes : b.planes;
-    std::vector<nn::Conv2dOptions> convolutions;
-    if (spec_.bottleneck) {
-      const Index width = b.planes * spec_.group_width / 64 * spec_.groups;
-      convolutions = {{.in = b.in, .out = width},
-                      {.in = width,
-                       .out = width,
-                       .kernel = 3,
-                       .stride = b.stride,
-                       .padding = b.dilation,
-                       .dilation = b.dilation,
-                       .groups = spec_.groups},
-                      {.in = width, .out = out}};
-    } else {
-      convolutions = {{.in = b.in, .out = out, .kernel = 3, .stride = b.stride, .padding = 1},
-                      {.in = out, .out = out, .kernel = 3, .padding = 1}};
-    }
-    std::vector<Index> rows;
-    Index relu = 0;
-    for (const nn::Conv2dOptions& options : convolutions) {
-      const auto number = rows.size() + 1;
-      rows.push_back(declare_pair(detail::text(name, "conv", number), detail::text(name, "bn", number), options));
-      // One module that is called after each sum and convolution: registered last, or behind the first of two.
-      if (number == (spec_.bottleneck ? 3U : 1U)) relu = declare_activation(name + "relu", Activation::relu);
-    }
-    start_small(rows.back() + 1);
-    // The shortcut is computed first, so that the last convolution can be added to it where it lies.
-    Index shortcut = x;
-    if (b.stride != 1 || b.in != out)
-      shortcut = convolution_norm(
-          declare_pair(name + "downsample.0", name + "downsample.1", {.in = b.in, .out = out, .stride = b.stride}), x);
-    for (Index row : rows) {
-      x = convolution_norm(row, x);
-      if (row == rows.back()) x = add(x, shortcut);
-      x = call(relu, {x});
-    }
-    return x;
-  }
+  Index residual(Index x, const std::string& name, const Block& b);
 
   ResNetSpec spec_;
 };
@@ -241,3 +162,96 @@ struct ResNeXt50_32x4d : ResNet {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API ResNet::ResNet(const ResNetSpec& spec, const NetworkOptions& options) : Plan("ResNet"), spec_(spec) {
+  const Index wanted = options.output_stride;
+  if (wanted != 32 && (!spec.bottleneck || (wanted != 16 && wanted != 8)))
+    throw OptionError(spec.bottleneck
+                          ? detail::text("a ResNet has an output stride of 32, 16 or 8, not ", wanted)
+                          : detail::text("a ResNet of blocks without bottleneck has an output stride of 32, not ",
+                                         wanted, "; those from ResNet-50 on can have 16 or 8 too"));
+  Index x = convolution_norm(
+      declare_pair("conv1", "bn1", {.in = options.in_channels, .out = 64, .kernel = 7, .stride = 2, .padding = 3}), 0);
+  x = call(declare_activation("relu", Activation::relu), {x});
+  x = call(declare_max_pool("maxpool", {.kernel = 3, .stride = 2, .padding = 1}), {x});
+  next_stage("layer1");
+  Index channels = 64, reached = 4, dilation = 1;
+  for (Index group = 0; group < 4; ++group) {
+    const std::string name = detail::text("layer", group + 1);
+    Block block{.in = channels, .planes = 64 << group, .stride = group == 0 ? 1 : 2, .dilation = dilation};
+    // Where the map may not shrink any more the stride becomes dilation, from the second block on.
+    if (reached * block.stride > wanted) {
+      dilation *= block.stride;
+      block.stride = 1;
+    }
+    reached *= block.stride;
+    channels = block.planes * (spec.bottleneck ? 4 : 1);
+    for (Index number = 0; number < spec.blocks[Graph::at(group)]; ++number) {
+      x = residual(x, detail::text(name, ".", number, "."), block);
+      block.in = channels;
+      block.stride = 1;
+      block.dilation = dilation;
+    }
+    end_stage(x, group < 3 ? detail::text("layer", group + 2) : "classifier");
+  }
+  set_map(x);
+  x = call(declare_global_pool("avgpool"), {x});
+  set_pooled(x);
+  set_logits(call(declare_linear("fc", channels, 1000), {x}));
+}
+
+TRANSFERLIB_API void ResNet::start_small(Index norm) {
+  const torch::NoGradGuard guard;
+  Index blocks = 0;
+  for (Index n : spec_.blocks) blocks += n;
+  dynamic_cast<nn::BatchNorm2d&>(*graph().modules[Graph::at(norm)])
+      .weight.fill_(1.0 / std::sqrt(static_cast<double>(blocks)));
+}
+
+TRANSFERLIB_API Index ResNet::residual(Index x, const std::string& name, const Block& b) {
+  const Index out = spec_.bottleneck ? 4 * b.planes : b.planes;
+  std::vector<nn::Conv2dOptions> convolutions;
+  if (spec_.bottleneck) {
+    const Index width = b.planes * spec_.group_width / 64 * spec_.groups;
+    convolutions = {{.in = b.in, .out = width},
+                    {.in = width,
+                     .out = width,
+                     .kernel = 3,
+                     .stride = b.stride,
+                     .padding = b.dilation,
+                     .dilation = b.dilation,
+                     .groups = spec_.groups},
+                    {.in = width, .out = out}};
+  } else {
+    convolutions = {{.in = b.in, .out = out, .kernel = 3, .stride = b.stride, .padding = 1},
+                    {.in = out, .out = out, .kernel = 3, .padding = 1}};
+  }
+  std::vector<Index> rows;
+  Index relu = 0;
+  for (const nn::Conv2dOptions& options : convolutions) {
+    const auto number = rows.size() + 1;
+    rows.push_back(declare_pair(detail::text(name, "conv", number), detail::text(name, "bn", number), options));
+    // One module that is called after each sum and convolution: registered last, or behind the first of two.
+    if (number == (spec_.bottleneck ? 3U : 1U)) relu = declare_activation(name + "relu", Activation::relu);
+  }
+  start_small(rows.back() + 1);
+  // The shortcut is computed first, so that the last convolution can be added to it where it lies.
+  Index shortcut = x;
+  if (b.stride != 1 || b.in != out)
+    shortcut = convolution_norm(
+        declare_pair(name + "downsample.0", name + "downsample.1", {.in = b.in, .out = out, .stride = b.stride}), x);
+  for (Index row : rows) {
+    x = convolution_norm(row, x);
+    if (row == rows.back()) x = add(x, shortcut);
+    x = call(relu, {x});
+  }
+  return x;
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

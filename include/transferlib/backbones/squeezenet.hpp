@@ -8,6 +8,7 @@
 #include <string>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/plan.hpp>
 
@@ -27,52 +28,11 @@ class SqueezeNet : public Plan {
   using Gives = Pyramid;
 
   /// \throws OptionError for an output stride other than the default
-  SqueezeNet(const SqueezeNetSpec& spec, const NetworkOptions& options) : Plan("SqueezeNet") {
-    if (options.output_stride != 32)
-      throw OptionError(detail::text("SqueezeNet's output stride can't be chosen (it is 16): leave output_stride at ",
-                                     "its default instead of ", options.output_stride));
-    Index x = call(declare_convolution(
-                       "features.0",
-                       {.in = options.in_channels, .out = spec.stem, .kernel = spec.kernel, .stride = 2, .bias = true}),
-                   {0});
-    x = call(declare_activation("features.1", Activation::relu), {x});
-    Index channels = spec.stem, fires = 0, stride = 2;
-    for (Index i = 2; i < 13; ++i) {
-      const std::string name = detail::text("features.", i);
-      if (std::find(spec.pools.begin(), spec.pools.end(), i) != spec.pools.end()) {
-        end_stage(x, name, stride);
-        stride *= 2;
-        x = call(declare_max_pool(name, {.kernel = 3, .stride = 2, .ceil = true}), {x});
-      } else {
-        const Index squeezed = 16 * (1 + fires++ / 2);
-        x = fire(x, name + ".", channels, squeezed);
-        channels = 8 * squeezed;
-      }
-    }
-    end_stage(x, "classifier", stride);
-    set_map(x);
-    set_pooled(function(Kind::pool, {x}, [](auto map, const Pass&) { return global_pool(map[0]); }));
-    // The original's classifier answers at each place, and the answers' mean is taken.
-    x = call(declare_dropout("classifier.0", 0.5), {x});
-    x = call(declare_convolution("classifier.1", {.in = channels, .out = 1000, .bias = true}), {x});
-    x = call(declare_activation("classifier.2", Activation::relu), {x});
-    set_logits(call(declare_global_pool("classifier.3"), {x}));
-  }
+  SqueezeNet(const SqueezeNetSpec& spec, const NetworkOptions& options);
 
  private:
   /// Squeezes the channels, then expands them to eight times as many, half of them by 3x3 convolution.
-  Index fire(Index x, const std::string& name, Index in, Index squeezed) {
-    const auto layer = [&](const std::string& part, Index from, const nn::Conv2dOptions& options) {
-      const Index y = call(declare_convolution(name + part, options), {from});
-      return call(declare_activation(name + part + "_activation", Activation::relu), {y});
-    };
-    const Index expanded = 4 * squeezed;
-    x = layer("squeeze", x, {.in = in, .out = squeezed, .bias = true});
-    const Index one = layer("expand1x1", x, {.in = squeezed, .out = expanded, .bias = true});
-    const Index three =
-        layer("expand3x3", x, {.in = squeezed, .out = expanded, .kernel = 3, .padding = 1, .bias = true});
-    return concat({one, three});
-  }
+  Index fire(Index x, const std::string& name, Index in, Index squeezed);
 };
 
 /// SqueezeNet 1.0: 1.2 million parameters, 224 pixels.
@@ -105,3 +65,55 @@ struct SqueezeNet1_1 : SqueezeNet {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API SqueezeNet::SqueezeNet(const SqueezeNetSpec& spec, const NetworkOptions& options) : Plan("SqueezeNet") {
+  if (options.output_stride != 32)
+    throw OptionError(detail::text("SqueezeNet's output stride can't be chosen (it is 16): leave output_stride at ",
+                                   "its default instead of ", options.output_stride));
+  Index x = call(declare_convolution(
+                     "features.0",
+                     {.in = options.in_channels, .out = spec.stem, .kernel = spec.kernel, .stride = 2, .bias = true}),
+                 {0});
+  x = call(declare_activation("features.1", Activation::relu), {x});
+  Index channels = spec.stem, fires = 0, stride = 2;
+  for (Index i = 2; i < 13; ++i) {
+    const std::string name = detail::text("features.", i);
+    if (std::find(spec.pools.begin(), spec.pools.end(), i) != spec.pools.end()) {
+      end_stage(x, name, stride);
+      stride *= 2;
+      x = call(declare_max_pool(name, {.kernel = 3, .stride = 2, .ceil = true}), {x});
+    } else {
+      const Index squeezed = 16 * (1 + fires++ / 2);
+      x = fire(x, name + ".", channels, squeezed);
+      channels = 8 * squeezed;
+    }
+  }
+  end_stage(x, "classifier", stride);
+  set_map(x);
+  set_pooled(function(Kind::pool, {x}, [](auto map, const Pass&) { return global_pool(map[0]); }));
+  // The original's classifier answers at each place, and the answers' mean is taken.
+  x = call(declare_dropout("classifier.0", 0.5), {x});
+  x = call(declare_convolution("classifier.1", {.in = channels, .out = 1000, .bias = true}), {x});
+  x = call(declare_activation("classifier.2", Activation::relu), {x});
+  set_logits(call(declare_global_pool("classifier.3"), {x}));
+}
+
+TRANSFERLIB_API Index SqueezeNet::fire(Index x, const std::string& name, Index in, Index squeezed) {
+  const auto layer = [&](const std::string& part, Index from, const nn::Conv2dOptions& options) {
+    const Index y = call(declare_convolution(name + part, options), {from});
+    return call(declare_activation(name + part + "_activation", Activation::relu), {y});
+  };
+  const Index expanded = 4 * squeezed;
+  x = layer("squeeze", x, {.in = in, .out = squeezed, .bias = true});
+  const Index one = layer("expand1x1", x, {.in = squeezed, .out = expanded, .bias = true});
+  const Index three = layer("expand3x3", x, {.in = squeezed, .out = expanded, .kernel = 3, .padding = 1, .bias = true});
+  return concat({one, three});
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/plan.hpp>
 
@@ -53,94 +54,13 @@ class VisionTransformer : public Plan {
   using Gives = Pyramid;
 
   /// \throws OptionError for a size that is no multiple of the patch, and for an output stride that isn't the patch
-  VisionTransformer(const VisionTransformerSpec& spec, const NetworkOptions& options)
-      : Plan("VisionTransformer"), spec_(spec) {
-    const Index size = options.size != 0 ? options.size : spec.size, side = size / spec.patch;
-    if (size < spec.patch || size % spec.patch != 0)
-      throw OptionError(detail::text("a vision transformer of patches of ", spec.patch,
-                                     " pixels takes pictures of a multiple of that, not of ", size,
-                                     " pixels; set {.size = ", (side + 1) * spec.patch, "}"));
-    if (options.output_stride != 32 && options.output_stride != spec.patch)
-      throw OptionError(detail::text("a vision transformer of patches of ", spec.patch,
-                                     " pixels has that output stride, not ", options.output_stride));
-    const Names& n = names();
-    // Declared in the original's order: timm's own parameters come before those of its modules.
-    const Index token = tokens(n.token, 1);
-    const Index registers = spec.registers > 0 ? tokens("reg_token", spec.registers) : 0;
-    const Index early = spec.timm ? positions(n.position, side) : 0;
-    Index x = call(
-        declare_convolution(
-            n.patches,
-            {.in = options.in_channels, .out = spec.width, .kernel = spec.patch, .stride = spec.patch, .bias = true}),
-        {0});
-    const Index position = spec.timm ? early : positions(n.position, side);
-    idle("", n.idle_before_blocks);
-    x = function(Kind::reshape, {x}, [](auto maps, const Pass&) {
-      if (maps[0].size(2) != maps[0].size(3))
-        throw OptionError(detail::text("a vision transformer takes square pictures, not such of ", maps[0].size(2),
-                                       " x ", maps[0].size(3), " patches"));
-      return maps[0].flatten(2).transpose(1, 2);
-    });
-    if (spec.registers > 0)
-      x = call(token, {call(registers, {call(position, {x})})});
-    else
-      x = call(position, {call(token, {x})});
-    std::vector<Index> quarters;
-    for (Index i = 0; i < spec.depth; ++i) {
-      if (i % (spec.depth / 4) == 0) next_stage(detail::text(n.block, i));
-      x = block(x, detail::text(n.block, i));
-      if ((i + 1) % (spec.depth / 4) == 0) quarters.push_back(x);
-    }
-    // The norm of the other maps comes after the last block, so that training it needs no block again.
-    const Index norm = declare_layer_norm(n.norm, spec.width, epsilon);
-    next_stage("classifier");
-    for (Index quarter : quarters) {
-      x = call(norm, {quarter});
-      add_to_pyramid(function(Kind::reshape, {x}, [prefix = 1 + spec.registers](auto t, const Pass&) {
-        const Index places = t[0].size(1) - prefix, s = root(places);
-        return t[0].narrow(1, prefix, places).transpose(1, 2).unflatten(2, {s, s});
-      }));
-    }
-    set_map(graph().size() - 1);
-    x = function(Kind::pool, {x}, [](auto t, const Pass&) { return t[0].select(1, 0).to(at::kFloat).contiguous(); });
-    set_pooled(x);
-    idle("", n.idle_before_head);
-    if (spec.classifier)
-      set_logits(call(declare_linear(n.head, spec.width, 1000), {x}));
-    else
-      idle("", n.head);
-  }
+  VisionTransformer(const VisionTransformerSpec& spec, const NetworkOptions& options);
 
-  std::vector<Renaming> renamings() const override {
-    if (spec_.timm) return {};
-    Names old = torchvision_names;
-    old.linear1 = ".mlp.linear_1";
-    old.linear2 = ".mlp.linear_2";
-    const auto own = tensors(names());
-    const auto renaming = [&](const char* original, const Names& theirs) {
-      Renaming out{original, {}};
-      const auto others = tensors(theirs);
-      for (std::size_t i = 0; i < own.size(); ++i) out.names.emplace_back(own[i], others[i]);
-      return out;
-    };
-    return {renaming("timm", timm_names), renaming("torchvision before 0.13", old)};
-  }
+  std::vector<Renaming> renamings() const override;
 
   /// DINOv2's authors keep a token for masked patches, which only their training uses, call the registers otherwise,
   /// and embed the class token's position, which is constant, apart.
-  void convert(std::vector<std::pair<std::string, Tensor>>& state) const override {
-    if (!spec_.scaled) return;
-    const auto find = [&](std::string_view name) {
-      return std::find_if(state.begin(), state.end(), [&](const auto& item) { return item.first == name; });
-    };
-    if (const auto mask = find("mask_token"); mask != state.end()) state.erase(mask);
-    const auto registers = find("register_tokens"), token = find("cls_token"), position = find("pos_embed");
-    if (registers == state.end() || token == state.end() || position == state.end()) return;
-    if (position->second.dim() != 3 || position->second.size(1) < 2) return;
-    registers->first = "reg_token";
-    token->second = token->second + position->second.narrow(1, 0, 1);
-    position->second = position->second.narrow(1, 1, position->second.size(1) - 1);
-  }
+  void convert(std::vector<std::pair<std::string, Tensor>>& state) const override;
 
   std::optional<Tensor> adapt(std::string_view name, const Tensor& theirs, at::IntArrayRef ours) const override {
     if (name != names().position) return Plan::adapt(name, theirs, ours);
@@ -212,31 +132,10 @@ class VisionTransformer : public Plan {
   const Names& names() const { return spec_.timm ? timm_names : torchvision_names; }
 
   /// The names of all tensors of a network without registers, in torchvision's order.
-  std::vector<std::string> tensors(const Names& n) const {
-    std::vector<std::string> out{n.token, n.position};
-    const auto both = [&](const std::string& name, const char* prefix = "") {
-      for (const char* which : {"weight", "bias"}) out.push_back(name + "." + prefix + which);
-    };
-    both(n.patches);
-    for (Index i = 0; i < spec_.depth; ++i) {
-      const std::string name = detail::text(n.block, i);
-      both(name + n.norm1);
-      both(name + n.attention, n.prefix);
-      for (const char* part : {n.projection, n.norm2, n.linear1, n.linear2}) both(name + part);
-    }
-    both(n.norm);
-    both(n.head);
-    return out;
-  }
+  std::vector<std::string> tensors(const Names& n) const;
 
   /// Rows of what does nothing in this network.
-  void idle(const std::string& name, std::string_view parts) {
-    while (!parts.empty()) {
-      const auto end = std::min(parts.find(' '), parts.size());
-      declare_nothing(name + std::string(parts.substr(0, end)), Kind::dropout);
-      parts.remove_prefix(std::min(end + 1, parts.size()));
-    }
-  }
+  void idle(const std::string& name, std::string_view parts);
 
   /// Learnt tokens that come before the others.
   Index tokens(const std::string& name, Index count) {
@@ -253,40 +152,9 @@ class VisionTransformer : public Plan {
                              });
   }
 
-  Index block(Index x, const std::string& name) {
-    const Names& n = names();
-    const Index width = spec_.width;
-    Index y = call(declare_layer_norm(name + n.norm1, width, epsilon), {x});
-    const auto matrix = std::make_shared<nn::Linear>(width, 3 * width, true, n.prefix);
-    y = call(declare(name + n.attention, spec_.timm ? Kind::linear : Kind::attention, matrix,
-                     [m = matrix.get()](auto t, const Pass&) { return m->forward(t[0]); }),
-             {y});
-    idle(name, n.idle_in_attention);
-    y = function(Kind::attention, {y}, [heads = spec_.heads](auto t, const Pass&) { return attend(t[0], heads); });
-    y = call(declare_linear(name + n.projection, width, width), {y});
-    idle(name, n.idle_after_attention);
-    x = add(scaled(y, name, n.scale1, n.idle1), x);
-    y = call(declare_layer_norm(name + n.norm2, width, epsilon), {x});
-    y = call(declare_linear(name + n.linear1, width, 4 * width), {y});
-    y = call(declare_activation(name + n.activation, Activation::gelu), {y});
-    idle(name, n.idle_in_mlp);
-    y = call(declare_linear(name + n.linear2, 4 * width, width), {y});
-    idle(name, n.idle_after_mlp);
-    return add(scaled(y, name, n.scale2, n.idle2), x);
-  }
+  Index block(Index x, const std::string& name);
 
-  Index scaled(Index x, const std::string& block, const char* name, const char* idle_parts) {
-    if (spec_.scaled) {
-      const auto scale = std::make_shared<nn::Parameter>(at::full({spec_.width}, 1e-5), "gamma");
-      x = call(declare(block + name, Kind::parameter, scale,
-                       [m = scale.get()](auto t, const Pass&) { return t[0] * m->value.to(t[0].scalar_type()); }),
-               {x});
-    } else {
-      idle(block, name);
-    }
-    idle(block, idle_parts);
-    return x;
-  }
+  Index scaled(Index x, const std::string& block, const char* name, const char* idle_parts);
 
   /// Self-attention of (N, tokens, 3 width), the queries, keys and values, to (N, tokens, width).
   static Tensor attend(const Tensor& x, Index heads) {
@@ -300,16 +168,7 @@ class VisionTransformer : public Plan {
   static Index root(Index square) { return static_cast<Index>(std::lround(std::sqrt(static_cast<double>(square)))); }
 
   /// The position embedding (1, tokens', width) for another number of tokens; nothing if one of them is no square.
-  static std::optional<Tensor> resampled(const Tensor& p, Index count, const VisionTransformerSpec& spec) {
-    if (p.size(1) == count) return p;
-    const Index first = embedded(spec), from = p.size(1) - first, to = count - first;
-    const Index old_side = root(std::max<Index>(from, 0)), side = root(std::max<Index>(to, 0));
-    if (old_side < 1 || side < 1 || old_side * old_side != from || side * side != to) return std::nullopt;
-    Tensor map = p.narrow(1, first, from).to(at::kFloat).unflatten(1, {old_side, old_side}).permute({0, 3, 1, 2});
-    map = spec.timm ? at::_upsample_bicubic2d_aa(map, {side, side}, false)
-                    : at::upsample_bicubic2d(map, {side, side}, true);
-    return at::cat({p.narrow(1, 0, first).to(at::kFloat), map.flatten(2).transpose(1, 2)}, 1);
-  }
+  static std::optional<Tensor> resampled(const Tensor& p, Index count, const VisionTransformerSpec& spec);
 
   VisionTransformerSpec spec_;
 };
@@ -437,3 +296,171 @@ struct DinoV2B14Registers : VisionTransformer {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API VisionTransformer::VisionTransformer(const VisionTransformerSpec& spec, const NetworkOptions& options)
+    : Plan("VisionTransformer"), spec_(spec) {
+  const Index size = options.size != 0 ? options.size : spec.size, side = size / spec.patch;
+  if (size < spec.patch || size % spec.patch != 0)
+    throw OptionError(detail::text("a vision transformer of patches of ", spec.patch,
+                                   " pixels takes pictures of a multiple of that, not of ", size,
+                                   " pixels; set {.size = ", (side + 1) * spec.patch, "}"));
+  if (options.output_stride != 32 && options.output_stride != spec.patch)
+    throw OptionError(detail::text("a vision transformer of patches of ", spec.patch,
+                                   " pixels has that output stride, not ", options.output_stride));
+  const Names& n = names();
+  // Declared in the original's order: timm's own parameters come before those of its modules.
+  const Index token = tokens(n.token, 1);
+  const Index registers = spec.registers > 0 ? tokens("reg_token", spec.registers) : 0;
+  const Index early = spec.timm ? positions(n.position, side) : 0;
+  Index x = call(
+      declare_convolution(
+          n.patches,
+          {.in = options.in_channels, .out = spec.width, .kernel = spec.patch, .stride = spec.patch, .bias = true}),
+      {0});
+  const Index position = spec.timm ? early : positions(n.position, side);
+  idle("", n.idle_before_blocks);
+  x = function(Kind::reshape, {x}, [](auto maps, const Pass&) {
+    if (maps[0].size(2) != maps[0].size(3))
+      throw OptionError(detail::text("a vision transformer takes square pictures, not such of ", maps[0].size(2), " x ",
+                                     maps[0].size(3), " patches"));
+    return maps[0].flatten(2).transpose(1, 2);
+  });
+  if (spec.registers > 0)
+    x = call(token, {call(registers, {call(position, {x})})});
+  else
+    x = call(position, {call(token, {x})});
+  std::vector<Index> quarters;
+  for (Index i = 0; i < spec.depth; ++i) {
+    if (i % (spec.depth / 4) == 0) next_stage(detail::text(n.block, i));
+    x = block(x, detail::text(n.block, i));
+    if ((i + 1) % (spec.depth / 4) == 0) quarters.push_back(x);
+  }
+  // The norm of the other maps comes after the last block, so that training it needs no block again.
+  const Index norm = declare_layer_norm(n.norm, spec.width, epsilon);
+  next_stage("classifier");
+  for (Index quarter : quarters) {
+    x = call(norm, {quarter});
+    add_to_pyramid(function(Kind::reshape, {x}, [prefix = 1 + spec.registers](auto t, const Pass&) {
+      const Index places = t[0].size(1) - prefix, s = root(places);
+      return t[0].narrow(1, prefix, places).transpose(1, 2).unflatten(2, {s, s});
+    }));
+  }
+  set_map(graph().size() - 1);
+  x = function(Kind::pool, {x}, [](auto t, const Pass&) { return t[0].select(1, 0).to(at::kFloat).contiguous(); });
+  set_pooled(x);
+  idle("", n.idle_before_head);
+  if (spec.classifier)
+    set_logits(call(declare_linear(n.head, spec.width, 1000), {x}));
+  else
+    idle("", n.head);
+}
+
+TRANSFERLIB_API std::vector<Renaming> VisionTransformer::renamings() const {
+  if (spec_.timm) return {};
+  Names old = torchvision_names;
+  old.linear1 = ".mlp.linear_1";
+  old.linear2 = ".mlp.linear_2";
+  const auto own = tensors(names());
+  const auto renaming = [&](const char* original, const Names& theirs) {
+    Renaming out{original, {}};
+    const auto others = tensors(theirs);
+    for (std::size_t i = 0; i < own.size(); ++i) out.names.emplace_back(own[i], others[i]);
+    return out;
+  };
+  return {renaming("timm", timm_names), renaming("torchvision before 0.13", old)};
+}
+
+TRANSFERLIB_API void VisionTransformer::convert(std::vector<std::pair<std::string, Tensor>>& state) const {
+  if (!spec_.scaled) return;
+  const auto find = [&](std::string_view name) {
+    return std::find_if(state.begin(), state.end(), [&](const auto& item) { return item.first == name; });
+  };
+  if (const auto mask = find("mask_token"); mask != state.end()) state.erase(mask);
+  const auto registers = find("register_tokens"), token = find("cls_token"), position = find("pos_embed");
+  if (registers == state.end() || token == state.end() || position == state.end()) return;
+  if (position->second.dim() != 3 || position->second.size(1) < 2) return;
+  registers->first = "reg_token";
+  token->second = token->second + position->second.narrow(1, 0, 1);
+  position->second = position->second.narrow(1, 1, position->second.size(1) - 1);
+}
+
+TRANSFERLIB_API std::vector<std::string> VisionTransformer::tensors(const Names& n) const {
+  std::vector<std::string> out{n.token, n.position};
+  const auto both = [&](const std::string& name, const char* prefix = "") {
+    for (const char* which : {"weight", "bias"}) out.push_back(name + "." + prefix + which);
+  };
+  both(n.patches);
+  for (Index i = 0; i < spec_.depth; ++i) {
+    const std::string name = detail::text(n.block, i);
+    both(name + n.norm1);
+    both(name + n.attention, n.prefix);
+    for (const char* part : {n.projection, n.norm2, n.linear1, n.linear2}) both(name + part);
+  }
+  both(n.norm);
+  both(n.head);
+  return out;
+}
+
+TRANSFERLIB_API void VisionTransformer::idle(const std::string& name, std::string_view parts) {
+  while (!parts.empty()) {
+    const auto end = std::min(parts.find(' '), parts.size());
+    declare_nothing(name + std::string(parts.substr(0, end)), Kind::dropout);
+    parts.remove_prefix(std::min(end + 1, parts.size()));
+  }
+}
+
+TRANSFERLIB_API Index VisionTransformer::block(Index x, const std::string& name) {
+  const Names& n = names();
+  const Index width = spec_.width;
+  Index y = call(declare_layer_norm(name + n.norm1, width, epsilon), {x});
+  const auto matrix = std::make_shared<nn::Linear>(width, 3 * width, true, n.prefix);
+  y = call(declare(name + n.attention, spec_.timm ? Kind::linear : Kind::attention, matrix,
+                   [m = matrix.get()](auto t, const Pass&) { return m->forward(t[0]); }),
+           {y});
+  idle(name, n.idle_in_attention);
+  y = function(Kind::attention, {y}, [heads = spec_.heads](auto t, const Pass&) { return attend(t[0], heads); });
+  y = call(declare_linear(name + n.projection, width, width), {y});
+  idle(name, n.idle_after_attention);
+  x = add(scaled(y, name, n.scale1, n.idle1), x);
+  y = call(declare_layer_norm(name + n.norm2, width, epsilon), {x});
+  y = call(declare_linear(name + n.linear1, width, 4 * width), {y});
+  y = call(declare_activation(name + n.activation, Activation::gelu), {y});
+  idle(name, n.idle_in_mlp);
+  y = call(declare_linear(name + n.linear2, 4 * width, width), {y});
+  idle(name, n.idle_after_mlp);
+  return add(scaled(y, name, n.scale2, n.idle2), x);
+}
+
+TRANSFERLIB_API Index VisionTransformer::scaled(Index x, const std::string& block, const char* name,
+                                                const char* idle_parts) {
+  if (spec_.scaled) {
+    const auto scale = std::make_shared<nn::Parameter>(at::full({spec_.width}, 1e-5), "gamma");
+    x = call(declare(block + name, Kind::parameter, scale,
+                     [m = scale.get()](auto t, const Pass&) { return t[0] * m->value.to(t[0].scalar_type()); }),
+             {x});
+  } else {
+    idle(block, name);
+  }
+  idle(block, idle_parts);
+  return x;
+}
+
+TRANSFERLIB_API std::optional<Tensor> VisionTransformer::resampled(const Tensor& p, Index count,
+                                                                   const VisionTransformerSpec& spec) {
+  if (p.size(1) == count) return p;
+  const Index first = embedded(spec), from = p.size(1) - first, to = count - first;
+  const Index old_side = root(std::max<Index>(from, 0)), side = root(std::max<Index>(to, 0));
+  if (old_side < 1 || side < 1 || old_side * old_side != from || side * side != to) return std::nullopt;
+  Tensor map = p.narrow(1, first, from).to(at::kFloat).unflatten(1, {old_side, old_side}).permute({0, 3, 1, 2});
+  map = spec.timm ? at::_upsample_bicubic2d_aa(map, {side, side}, false)
+                  : at::upsample_bicubic2d(map, {side, side}, true);
+  return at::cat({p.narrow(1, 0, first).to(at::kFloat), map.flatten(2).transpose(1, 2)}, 1);
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

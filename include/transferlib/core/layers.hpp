@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/text.hpp>
 
 namespace transferlib {
@@ -45,7 +46,52 @@ enum class Kind {
 };
 
 /// The kind's name as it is printed: "convolution", "norm" …
-inline std::string_view to_string(Kind kind) {
+TRANSFERLIB_API std::string_view to_string(Kind kind);
+
+/// A row of the original's layer table: its index there, its dotted name, what it does, the stage that it belongs to
+/// (0: the stem; a stage ends where the next feature map of the pyramid begins), and how many numbers it learns.
+struct Layer {
+  Index index = 0;
+  std::string name;
+  Kind kind = Kind::opaque;
+  Index stage = 0;
+  Index parameters = 0;
+};
+
+/// The layers in the original's order, which need not be the order of execution.
+struct LayerTable {
+  std::vector<Layer> rows;
+  std::vector<std::string> stages;  ///< the stages' names, by number
+
+  Index size() const { return static_cast<Index>(rows.size()); }
+
+  /// The first row that is called `name` or lies inside it (`features.9` finds `features.9.0.weight`'s layer).
+  /// \throws OptionError if there is none; the sentence has the nearest names.
+  Index find(std::string_view name) const;
+};
+
+/// A layer by its index in the table or by its name: a variant, so that `{0}` stays an index and is never a null
+/// `char*`.
+struct LayerRef {
+  std::variant<Index, std::string> value;
+
+  template <class Number>
+  requires std::integral<Number> LayerRef(Number index) : value(static_cast<Index>(index)) {}
+  LayerRef(std::string name) : value(std::move(name)) {}
+  LayerRef(const char* name) : value(std::string(name)) {}
+
+  /// The layer's index in `table`, which may be one past the end.
+  /// \throws OptionError if the table has no such layer.
+  Index in(const LayerTable& table) const;
+};
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API std::string_view to_string(Kind kind) {
   switch (kind) {
     case Kind::input:
       return "input";
@@ -85,65 +131,34 @@ inline std::string_view to_string(Kind kind) {
   return "opaque";
 }
 
-/// A row of the original's layer table: its index there, its dotted name, what it does, the stage that it belongs to
-/// (0: the stem; a stage ends where the next feature map of the pyramid begins), and how many numbers it learns.
-struct Layer {
-  Index index = 0;
-  std::string name;
-  Kind kind = Kind::opaque;
-  Index stage = 0;
-  Index parameters = 0;
-};
-
-/// The layers in the original's order, which need not be the order of execution.
-struct LayerTable {
-  std::vector<Layer> rows;
-  std::vector<std::string> stages;  ///< the stages' names, by number
-
-  Index size() const { return static_cast<Index>(rows.size()); }
-
-  /// The first row that is called `name` or lies inside it (`features.9` finds `features.9.0.weight`'s layer).
-  /// \throws OptionError if there is none; the sentence has the nearest names.
-  Index find(std::string_view name) const {
-    for (const Layer& row : rows)
-      if (row.name == name || (row.name.size() > name.size() && row.name[name.size()] == '.' &&
-                               std::string_view(row.name).substr(0, name.size()) == name))
-        return row.index;
-    std::vector<std::string> names;
-    const auto add = [&](std::string candidate) {
-      if (std::find(names.begin(), names.end(), candidate) == names.end()) names.push_back(std::move(candidate));
-    };
-    for (const Layer& row : rows) {
-      for (std::size_t dot = row.name.find('.'); dot != std::string::npos; dot = row.name.find('.', dot + 1))
-        add(row.name.substr(0, dot));
-      add(row.name);
-    }
-    throw OptionError(detail::text("no layer is called \"", name, "\" among the network's ", rows.size(),
-                                   " layers; the nearest are ", detail::first_few(detail::nearest_names(name, names)),
-                                   "; `weights_tool layers NETWORK` lists them all"));
+TRANSFERLIB_API Index LayerTable::find(std::string_view name) const {
+  for (const Layer& row : rows)
+    if (row.name == name || (row.name.size() > name.size() && row.name[name.size()] == '.' &&
+                             std::string_view(row.name).substr(0, name.size()) == name))
+      return row.index;
+  std::vector<std::string> names;
+  const auto add = [&](std::string candidate) {
+    if (std::find(names.begin(), names.end(), candidate) == names.end()) names.push_back(std::move(candidate));
+  };
+  for (const Layer& row : rows) {
+    for (std::size_t dot = row.name.find('.'); dot != std::string::npos; dot = row.name.find('.', dot + 1))
+      add(row.name.substr(0, dot));
+    add(row.name);
   }
-};
+  throw OptionError(detail::text("no layer is called \"", name, "\" among the network's ", rows.size(),
+                                 " layers; the nearest are ", detail::first_few(detail::nearest_names(name, names)),
+                                 "; `weights_tool layers NETWORK` lists them all"));
+}
 
-/// A layer by its index in the table or by its name: a variant, so that `{0}` stays an index and is never a null
-/// `char*`.
-struct LayerRef {
-  std::variant<Index, std::string> value;
-
-  template <class Number>
-  requires std::integral<Number> LayerRef(Number index) : value(static_cast<Index>(index)) {}
-  LayerRef(std::string name) : value(std::move(name)) {}
-  LayerRef(const char* name) : value(std::string(name)) {}
-
-  /// The layer's index in `table`, which may be one past the end.
-  /// \throws OptionError if the table has no such layer.
-  Index in(const LayerTable& table) const {
-    if (const auto* name = std::get_if<std::string>(&value)) return table.find(*name);
-    const Index index = std::get<Index>(value);
-    if (index < 0 || index > table.size())
-      throw OptionError(detail::text("layer ", index, " does not exist: the network has ", table.size(),
-                                     " layers, so an index from 0 to ", table.size(), " can be meant"));
-    return index;
-  }
-};
+TRANSFERLIB_API Index LayerRef::in(const LayerTable& table) const {
+  if (const auto* name = std::get_if<std::string>(&value)) return table.find(*name);
+  const Index index = std::get<Index>(value);
+  if (index < 0 || index > table.size())
+    throw OptionError(detail::text("layer ", index, " does not exist: the network has ", table.size(),
+                                   " layers, so an index from 0 to ", table.size(), " can be meant"));
+  return index;
+}
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -10,10 +10,37 @@
 #include <utility>
 #include <vector>
 
+#include <transferlib/core/separate.hpp>
+
 namespace transferlib::detail {
 
 /// Levenshtein's edit distance between two names.
-inline std::size_t edit_distance(std::string_view a, std::string_view b) {
+TRANSFERLIB_API std::size_t edit_distance(std::string_view a, std::string_view b);
+
+/// The `most` names nearest to `wanted`, nearest first; ties keep the order of `names`.
+TRANSFERLIB_API std::vector<std::string> nearest_names(std::string_view wanted, const std::vector<std::string>& names,
+                                                       std::size_t most = 3);
+
+/// Whether `name` matches the glob `pattern`: `*` stands for any run of characters (dots too), `?` for one.
+TRANSFERLIB_API bool glob_matches(std::string_view pattern, std::string_view name);
+
+/// Without the blanks and ends of lines at both sides.
+inline std::string_view trimmed(std::string_view s) {
+  constexpr std::string_view blanks = " \t\r\n";
+  const std::size_t first = s.find_first_not_of(blanks);
+  return first == s.npos ? std::string_view() : s.substr(first, s.find_last_not_of(blanks) - first + 1);
+}
+
+/// A text's lines that are not empty, trimmed, and their numbers from 1.
+TRANSFERLIB_API std::vector<std::pair<std::string_view, std::int64_t>> lines_of(std::string_view text);
+
+}  // namespace transferlib::detail
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::size_t> row(b.size() + 1);
   for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
   for (std::size_t i = 1; i <= a.size(); ++i) {
@@ -28,9 +55,8 @@ inline std::size_t edit_distance(std::string_view a, std::string_view b) {
   return row[b.size()];
 }
 
-/// The `most` names nearest to `wanted`, nearest first; ties keep the order of `names`.
-inline std::vector<std::string> nearest_names(std::string_view wanted, const std::vector<std::string>& names,
-                                              std::size_t most = 3) {
+TRANSFERLIB_API std::vector<std::string> nearest_names(std::string_view wanted, const std::vector<std::string>& names,
+                                                       std::size_t most) {
   std::vector<std::pair<std::size_t, std::size_t>> ranked;
   for (std::size_t i = 0; i < names.size(); ++i) ranked.emplace_back(edit_distance(wanted, names[i]), i);
   std::sort(ranked.begin(), ranked.end());
@@ -39,8 +65,7 @@ inline std::vector<std::string> nearest_names(std::string_view wanted, const std
   return out;
 }
 
-/// Whether `name` matches the glob `pattern`: `*` stands for any run of characters (dots too), `?` for one.
-inline bool glob_matches(std::string_view pattern, std::string_view name) {
+TRANSFERLIB_API bool glob_matches(std::string_view pattern, std::string_view name) {
   std::size_t p = 0, n = 0, star = std::string_view::npos, mark = 0;
   while (n < name.size()) {
     if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == name[n])) {
@@ -60,15 +85,7 @@ inline bool glob_matches(std::string_view pattern, std::string_view name) {
   return p == pattern.size();
 }
 
-/// Without the blanks and ends of lines at both sides.
-inline std::string_view trimmed(std::string_view s) {
-  constexpr std::string_view blanks = " \t\r\n";
-  const std::size_t first = s.find_first_not_of(blanks);
-  return first == s.npos ? std::string_view() : s.substr(first, s.find_last_not_of(blanks) - first + 1);
-}
-
-/// A text's lines that are not empty, trimmed, and their numbers from 1.
-inline std::vector<std::pair<std::string_view, std::int64_t>> lines_of(std::string_view text) {
+TRANSFERLIB_API std::vector<std::pair<std::string_view, std::int64_t>> lines_of(std::string_view text) {
   std::vector<std::pair<std::string_view, std::int64_t>> out;
   for (std::int64_t number = 1; !text.empty(); ++number) {
     const std::size_t end = std::min(text.find('\n'), text.size());
@@ -79,3 +96,5 @@ inline std::vector<std::pair<std::string_view, std::int64_t>> lines_of(std::stri
 }
 
 }  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

@@ -13,12 +13,37 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/layers.hpp>
 #include <transferlib/core/random.hpp>
+#include <transferlib/core/separate.hpp>
 
 namespace transferlib {
 namespace detail {
 
 /// The pictures of each class that there is.
-inline std::map<Index, std::vector<Index>> members(std::span<const Index> classes) {
+TRANSFERLIB_API std::map<Index, std::vector<Index>> members(std::span<const Index> classes);
+
+}  // namespace detail
+
+/// The pictures of an epoch in a random order in which every class is there as often (within one picture), as many as
+/// there are pictures. Each class is dealt from one shuffled deck, round and round through all epochs: within an epoch
+/// no picture comes twice before all others of its class came, and every picture comes before one comes again in a
+/// later epoch. A function of its arguments alone. \param classes the class of each picture, from 0; a class that no
+/// picture has takes no part \param epoch counts the epochs \throws DataError
+TRANSFERLIB_API std::vector<Index> balanced_order(std::span<const Index> classes, std::uint64_t seed,
+                                                  std::uint64_t epoch);
+
+/// Weights for `CrossEntropy{.class_weights = …}` by which every class counts the same: pictures / (classes x pictures
+/// of the class), scikit-learn's "balanced".
+/// \param classes the class of each picture; \param count how many classes there are
+/// \throws DataError if a class has no picture, or a label is out of range
+TRANSFERLIB_API std::vector<double> balanced_weights(std::span<const Index> classes, Index count);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::map<Index, std::vector<Index>> members(std::span<const Index> classes) {
   std::map<Index, std::vector<Index>> out;
   for (std::size_t i = 0; i < classes.size(); ++i) {
     if (classes[i] < 0)
@@ -29,14 +54,12 @@ inline std::map<Index, std::vector<Index>> members(std::span<const Index> classe
   return out;
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// The pictures of an epoch in a random order in which every class is there as often (within one picture), as many as
-/// there are pictures. Each class is dealt from one shuffled deck, round and round through all epochs: within an epoch
-/// no picture comes twice before all others of its class came, and every picture comes before one comes again in a
-/// later epoch. A function of its arguments alone. \param classes the class of each picture, from 0; a class that no
-/// picture has takes no part \param epoch counts the epochs \throws DataError
-inline std::vector<Index> balanced_order(std::span<const Index> classes, std::uint64_t seed, std::uint64_t epoch) {
+namespace transferlib {
+
+TRANSFERLIB_API std::vector<Index> balanced_order(std::span<const Index> classes, std::uint64_t seed,
+                                                  std::uint64_t epoch) {
   auto decks = detail::members(classes);
   const Index all = static_cast<Index>(classes.size()), kinds = static_cast<Index>(decks.size());
   // What does not divide goes to the classes in turn, from where the epoch before left off.
@@ -59,11 +82,7 @@ inline std::vector<Index> balanced_order(std::span<const Index> classes, std::ui
   return out;
 }
 
-/// Weights for `CrossEntropy{.class_weights = …}` by which every class counts the same: pictures / (classes x pictures
-/// of the class), scikit-learn's "balanced".
-/// \param classes the class of each picture; \param count how many classes there are
-/// \throws DataError if a class has no picture, or a label is out of range
-inline std::vector<double> balanced_weights(std::span<const Index> classes, Index count) {
+TRANSFERLIB_API std::vector<double> balanced_weights(std::span<const Index> classes, Index count) {
   std::vector<double> out(static_cast<std::size_t>(count > 0 ? count : 0), 0.0);
   const double all = static_cast<double>(classes.size()), kinds = static_cast<double>(count);
   for (const auto& [name, pictures] : detail::members(classes)) {
@@ -76,3 +95,5 @@ inline std::vector<double> balanced_weights(std::span<const Index> classes, Inde
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

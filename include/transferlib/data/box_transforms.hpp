@@ -27,6 +27,7 @@
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/parallel.hpp>
 #include <transferlib/core/random.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/data/mix.hpp>
 #include <transferlib/data/preprocess.hpp>
@@ -53,64 +54,10 @@ struct BoxPicture {
 };
 
 /// The pictures of a batch one by one. \throws DataError for pictures that are not uint8, or boxes that don't fit them
-inline std::vector<BoxPicture> take_apart(const Batch& batch) {
-  const Index n = batch.size();
-  if (!batch.target.defined() || batch.target.dim() != 2 || batch.target.size(1) != 5 ||
-      batch.target.scalar_type() != at::kFloat || !batch.offsets.defined() || batch.offsets.numel() != n + 1 ||
-      batch.offsets.scalar_type() != at::kLong)
-    throw DataError(text("boxes of ", n, " pictures must be a target (M, 5) float32 and offsets (", n + 1, ") int64"));
-  const Tensor target = batch.target.contiguous(), offsets = batch.offsets.contiguous();
-  const auto* offset = offsets.const_data_ptr<Index>();
-  const auto* row = target.const_data_ptr<float>();
-  std::vector<BoxPicture> out;
-  for (const Tensor& block : batch.pictures) {
-    check_pictures(block);
-    if (block.scalar_type() != at::kByte)
-      throw DataError("transforms of boxes take uint8 pictures, as data sets give them, not float32 ones");
-    const Tensor pixels = block.permute({0, 2, 3, 1}).contiguous();
-    for (Index i = 0; i < block.size(0); ++i) out.push_back({pixels[i], {}});
-  }
-  for (Index i = 0; i < n; ++i) {
-    if (offset[i] < 0 || offset[i] > offset[i + 1] || offset[i + 1] > target.size(0))
-      throw DataError(text("the offsets of the boxes of picture ", i, " are ", offset[i], " and ", offset[i + 1],
-                           " where there are ", target.size(0), " boxes"));
-    for (Index k = offset[i]; k < offset[i + 1]; ++k) {
-      const float* b = row + 5 * k;
-      const double x = static_cast<double>(b[1]), y = static_cast<double>(b[2]);
-      out[static_cast<std::size_t>(i)].boxes.push_back(
-          {b[0], {x, y, x + static_cast<double>(b[3]), y + static_cast<double>(b[4])}});
-    }
-  }
-  return out;
-}
+TRANSFERLIB_API std::vector<BoxPicture> take_apart(const Batch& batch);
 
 /// The inverse of `take_apart`; each picture a block of its own.
-inline void put_together(Batch& batch, const std::vector<BoxPicture>& pictures) {
-  const auto n = static_cast<Index>(pictures.size());
-  Index boxes = 0;
-  for (const BoxPicture& p : pictures) boxes += static_cast<Index>(p.boxes.size());
-  batch.pictures.clear();
-  batch.target = at::empty({boxes, 5}, at::kFloat);
-  batch.offsets = at::zeros({n + 1}, at::kLong);
-  batch.sizes = at::empty({n, 2}, at::kLong);
-  auto* row = batch.target.mutable_data_ptr<float>();
-  auto* offset = batch.offsets.mutable_data_ptr<Index>();
-  auto* size = batch.sizes.mutable_data_ptr<Index>();
-  for (const BoxPicture& p : pictures) {
-    batch.pictures.push_back(p.pixels.permute({2, 0, 1}).unsqueeze(0));
-    offset[1] = offset[0] + static_cast<Index>(p.boxes.size());
-    ++offset;
-    *size++ = p.height();
-    *size++ = p.width();
-    for (const LabelledBox& b : p.boxes) {
-      *row++ = b.label;
-      *row++ = static_cast<float>(b.box[0]);
-      *row++ = static_cast<float>(b.box[1]);
-      *row++ = static_cast<float>(b.box[2] - b.box[0]);
-      *row++ = static_cast<float>(b.box[3] - b.box[1]);
-    }
-  }
-}
+TRANSFERLIB_API void put_together(Batch& batch, const std::vector<BoxPicture>& pictures);
 
 /// Calls `change(picture, random)` for each picture of a batch with its own random numbers, on all threads.
 template <class Change>
@@ -177,26 +124,10 @@ inline Tensor filled(Index height, Index width, Index channels, Index fill) {
 }
 
 /// Copies what fits of a picture onto a canvas, its left top corner at (left, top).
-inline void paste(const BoxPicture& from, Tensor& canvas, Index left, Index top) {
-  const Index c = canvas.size(2), wide = canvas.size(1);
-  const Index x0 = std::max<Index>(left, 0), x1 = std::min(left + from.width(), wide);
-  const Index y0 = std::max<Index>(top, 0), y1 = std::min(top + from.height(), canvas.size(0));
-  if (x0 >= x1) return;
-  auto* to = canvas.mutable_data_ptr<std::uint8_t>();
-  for (Index y = y0; y < y1; ++y)
-    std::memcpy(to + (y * wide + x0) * c, from.data() + ((y - top) * from.width() + x0 - left) * c,
-                static_cast<std::size_t>((x1 - x0) * c));
-}
+TRANSFERLIB_API void paste(const BoxPicture& from, Tensor& canvas, Index left, Index top);
 
 /// A picture scaled, antialiased, with its boxes.
-inline void scale_picture(BoxPicture& p, Index width, Index height) {
-  if (p.width() == width && p.height() == height) return;
-  const double sx = static_cast<double>(width) / static_cast<double>(p.width());
-  const double sy = static_cast<double>(height) / static_cast<double>(p.height());
-  const Tensor block = p.pixels.permute({2, 0, 1}).unsqueeze(0);
-  p.pixels = resize_block(block, height, width, Interpolation::bilinear)[0].permute({1, 2, 0}).contiguous();
-  for (LabelledBox& b : p.boxes) b.box = {b.box[0] * sx, b.box[1] * sy, b.box[2] * sx, b.box[3] * sy};
-}
+TRANSFERLIB_API void scale_picture(BoxPicture& p, Index width, Index height);
 
 }  // namespace detail
 
@@ -258,33 +189,7 @@ struct HsvJitter {
   static std::uint8_t byte(float x) { return static_cast<std::uint8_t>(std::min(x, 255.0F) + 0.5F); }
 
   static void change(const std::uint8_t* from, std::uint8_t* to, Index size, Index channels, float turn, float more_s,
-                     float more_v) {
-    if (channels != 3) {
-      for (Index i = 0; i < size; ++i) to[i] = byte(static_cast<float>(from[i]) * more_v);
-      return;
-    }
-    for (Index i = 0; i < size; i += 3, from += 3, to += 3) {
-      const auto r = static_cast<float>(from[0]), g = static_cast<float>(from[1]), b = static_cast<float>(from[2]);
-      const float most = std::max({r, g, b}), range = most - std::min({r, g, b});
-      const float v = std::min(most * more_v, 255.0F);
-      if (range == 0.0F) {
-        to[0] = to[1] = to[2] = byte(v);
-        continue;
-      }
-      // Sixths of the circle, from red on.
-      float h = most == r ? (g - b) / range : most == g ? 2.0F + (b - r) / range : 4.0F + (r - g) / range;
-      h += 6.0F * turn + 12.0F;
-      const float chroma = v * std::min(range / most * more_s, 1.0F);
-      const auto channel = [&](float n) {
-        float k = h + n;
-        k -= 6.0F * static_cast<float>(static_cast<int>(k * (1.0F / 6.0F)));
-        return byte(v - chroma * std::clamp(std::min(k, 4.0F - k), 0.0F, 1.0F));
-      };
-      to[0] = channel(5.0F);
-      to[1] = channel(3.0F);
-      to[2] = channel(1.0F);
-    }
-  }
+                     float more_v);
 };
 
 /// Moves, scales, turns, shears and tilts pictures, as ultralytics' `random_perspective`: around the middle, sampled
@@ -342,13 +247,7 @@ struct BoxAffine {
  private:
   using Matrix = std::array<double, 9>;  ///< rows of a homography
 
-  static Matrix product(const Matrix& a, const Matrix& b) {
-    Matrix out{};
-    for (std::size_t i = 0; i < 3; ++i)
-      for (std::size_t j = 0; j < 3; ++j)
-        for (std::size_t k = 0; k < 3; ++k) out[3 * i + j] += a[3 * i + k] * b[3 * k + j];
-    return out;
-  }
+  static Matrix product(const Matrix& a, const Matrix& b);
   /// Up to a factor, which a homography does not mind.
   static Matrix inverse(const Matrix& m) {
     return {m[4] * m[8] - m[5] * m[7], m[2] * m[7] - m[1] * m[8], m[1] * m[5] - m[2] * m[4],
@@ -357,63 +256,10 @@ struct BoxAffine {
   }
 
   /// From the picture's points to those of what comes out.
-  Matrix draw(Random& random, Index from_width, Index from_height, Index width, Index height) const {
-    constexpr double radian = 3.14159265358979323846 / 180.0;
-    const auto either = [&](double most) { return random.uniform(-most, most); };
-    const auto w = static_cast<double>(from_width), h = static_cast<double>(from_height);
-    const double far_x = either(perspective), far_y = either(perspective), angle = either(degrees) * radian;
-    const double factor = random.uniform(1.0 - scale, 1.0 + scale);
-    const double shear_x = std::tan(either(shear) * radian), shear_y = std::tan(either(shear) * radian);
-    const double x = (0.5 + either(translate)) * static_cast<double>(width);
-    const double y = (0.5 + either(translate)) * static_cast<double>(height);
-    const Matrix middle{1, 0, -w / 2, 0, 1, -h / 2, 0, 0, 1};
-    const Matrix tilt{1, 0, 0, 0, 1, 0, far_x / w, far_y / h, 1};
-    const double c = factor * std::cos(angle), s = factor * std::sin(angle);
-    return product({1, 0, x, 0, 1, y, 0, 0, 1}, product({1, shear_x, 0, shear_y, 1, 0, 0, 0, 1},
-                                                        product({c, s, 0, -s, c, 0, 0, 0, 1}, product(tilt, middle))));
-  }
+  Matrix draw(Random& random, Index from_width, Index from_height, Index width, Index height) const;
 
   /// \param m from the points of what comes out to the picture's
-  Tensor warp(const detail::BoxPicture& p, const Matrix& m, Index width, Index height) const {
-    const Index channels = p.channels(), w = p.width(), h = p.height();
-    const auto wide = static_cast<double>(w), high = static_cast<double>(h);
-    const bool is_flat = m[6] == 0.0 && m[7] == 0.0;
-    const double scale_back = 1.0 / m[8];
-    const std::uint8_t* from = p.data();
-    Tensor out = detail::filled(height, width, channels, fill);
-    auto* to = out.mutable_data_ptr<std::uint8_t>();
-    for (Index y = 0; y < height; ++y)
-      for (Index x = 0; x < width; ++x, to += channels) {
-        // Pixels' colours are those of their middles.
-        const double a = static_cast<double>(x) + 0.5, b = static_cast<double>(y) + 0.5;
-        const double z = is_flat ? scale_back : 1.0 / (m[6] * a + m[7] * b + m[8]);
-        const double u = (m[0] * a + m[1] * b + m[2]) * z - 0.5, v = (m[3] * a + m[4] * b + m[5]) * z - 0.5;
-        if (!(u > -1.0 && v > -1.0 && u < wide && v < high)) continue;
-        // Cut off above 0, which is quicker than `floor`.
-        const Index left = static_cast<Index>(u + 1.0) - 1, top = static_cast<Index>(v + 1.0) - 1;
-        const auto right = static_cast<int>((u - static_cast<double>(left)) * 256.0);
-        const auto bottom = static_cast<int>((v - static_cast<double>(top)) * 256.0);
-        const int weights[4] = {(256 - right) * (256 - bottom), right * (256 - bottom), (256 - right) * bottom,
-                                right * bottom};
-        const bool whole = left >= 0 && top >= 0 && left + 1 < w && top + 1 < h;
-        const std::uint8_t* corner = from + (top * w + left) * channels;
-        for (Index c = 0; c < channels; ++c) {
-          int sum = 1 << 15;
-          if (whole) {
-            sum += weights[0] * corner[c] + weights[1] * corner[c + channels] + weights[2] * corner[c + w * channels] +
-                   weights[3] * corner[c + (w + 1) * channels];
-          } else {
-            for (Index k = 0; k < 4; ++k) {
-              const Index i = left + k % 2, j = top + k / 2;
-              const bool inside = i >= 0 && j >= 0 && i < w && j < h;
-              sum += weights[k] * (inside ? from[(j * w + i) * channels + c] : static_cast<int>(fill));
-            }
-          }
-          to[c] = static_cast<std::uint8_t>(sum >> 16);
-        }
-      }
-    return out;
-  }
+  Tensor warp(const detail::BoxPicture& p, const Matrix& m, Index width, Index height) const;
 };
 
 /// Moves each side of a picture in or out by up to `jitter` of the picture's side, as darknet's `jitter`; what comes in
@@ -460,19 +306,7 @@ struct Partners {
   std::vector<Random> random;                     ///< by picture of the batch: to draw the rest from
 };
 
-inline Partners draw_partners(std::span<const Draw> draws, double probability, Index count, Index size) {
-  Partners out;
-  for (const Draw& draw : draws) {
-    Random random = augmentation(draw);
-    out.first.emplace_back();
-    if (random.uniform() < probability) {
-      out.first.back() = out.ids.size();
-      for (Index k = 0; k < count; ++k) out.ids.push_back(random.below(size));
-    }
-    out.random.push_back(random);
-  }
-  return out;
-}
+TRANSFERLIB_API Partners draw_partners(std::span<const Draw> draws, double probability, Index count, Index size);
 
 inline void check_channels(const BoxPicture& a, const BoxPicture& b) {
   if (a.channels() != b.channels())
@@ -683,3 +517,206 @@ template <class D, class T>
 BoxMixUp(const D&, const BoxMixUpOptions&, T) -> BoxMixUp<D, T>;
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::vector<BoxPicture> take_apart(const Batch& batch) {
+  const Index n = batch.size();
+  if (!batch.target.defined() || batch.target.dim() != 2 || batch.target.size(1) != 5 ||
+      batch.target.scalar_type() != at::kFloat || !batch.offsets.defined() || batch.offsets.numel() != n + 1 ||
+      batch.offsets.scalar_type() != at::kLong)
+    throw DataError(text("boxes of ", n, " pictures must be a target (M, 5) float32 and offsets (", n + 1, ") int64"));
+  const Tensor target = batch.target.contiguous(), offsets = batch.offsets.contiguous();
+  const auto* offset = offsets.const_data_ptr<Index>();
+  const auto* row = target.const_data_ptr<float>();
+  std::vector<BoxPicture> out;
+  for (const Tensor& block : batch.pictures) {
+    check_pictures(block);
+    if (block.scalar_type() != at::kByte)
+      throw DataError("transforms of boxes take uint8 pictures, as data sets give them, not float32 ones");
+    const Tensor pixels = block.permute({0, 2, 3, 1}).contiguous();
+    for (Index i = 0; i < block.size(0); ++i) out.push_back({pixels[i], {}});
+  }
+  for (Index i = 0; i < n; ++i) {
+    if (offset[i] < 0 || offset[i] > offset[i + 1] || offset[i + 1] > target.size(0))
+      throw DataError(text("the offsets of the boxes of picture ", i, " are ", offset[i], " and ", offset[i + 1],
+                           " where there are ", target.size(0), " boxes"));
+    for (Index k = offset[i]; k < offset[i + 1]; ++k) {
+      const float* b = row + 5 * k;
+      const double x = static_cast<double>(b[1]), y = static_cast<double>(b[2]);
+      out[static_cast<std::size_t>(i)].boxes.push_back(
+          {b[0], {x, y, x + static_cast<double>(b[3]), y + static_cast<double>(b[4])}});
+    }
+  }
+  return out;
+}
+
+TRANSFERLIB_API void put_together(Batch& batch, const std::vector<BoxPicture>& pictures) {
+  const auto n = static_cast<Index>(pictures.size());
+  Index boxes = 0;
+  for (const BoxPicture& p : pictures) boxes += static_cast<Index>(p.boxes.size());
+  batch.pictures.clear();
+  batch.target = at::empty({boxes, 5}, at::kFloat);
+  batch.offsets = at::zeros({n + 1}, at::kLong);
+  batch.sizes = at::empty({n, 2}, at::kLong);
+  auto* row = batch.target.mutable_data_ptr<float>();
+  auto* offset = batch.offsets.mutable_data_ptr<Index>();
+  auto* size = batch.sizes.mutable_data_ptr<Index>();
+  for (const BoxPicture& p : pictures) {
+    batch.pictures.push_back(p.pixels.permute({2, 0, 1}).unsqueeze(0));
+    offset[1] = offset[0] + static_cast<Index>(p.boxes.size());
+    ++offset;
+    *size++ = p.height();
+    *size++ = p.width();
+    for (const LabelledBox& b : p.boxes) {
+      *row++ = b.label;
+      *row++ = static_cast<float>(b.box[0]);
+      *row++ = static_cast<float>(b.box[1]);
+      *row++ = static_cast<float>(b.box[2] - b.box[0]);
+      *row++ = static_cast<float>(b.box[3] - b.box[1]);
+    }
+  }
+}
+
+TRANSFERLIB_API void paste(const BoxPicture& from, Tensor& canvas, Index left, Index top) {
+  const Index c = canvas.size(2), wide = canvas.size(1);
+  const Index x0 = std::max<Index>(left, 0), x1 = std::min(left + from.width(), wide);
+  const Index y0 = std::max<Index>(top, 0), y1 = std::min(top + from.height(), canvas.size(0));
+  if (x0 >= x1) return;
+  auto* to = canvas.mutable_data_ptr<std::uint8_t>();
+  for (Index y = y0; y < y1; ++y)
+    std::memcpy(to + (y * wide + x0) * c, from.data() + ((y - top) * from.width() + x0 - left) * c,
+                static_cast<std::size_t>((x1 - x0) * c));
+}
+
+TRANSFERLIB_API void scale_picture(BoxPicture& p, Index width, Index height) {
+  if (p.width() == width && p.height() == height) return;
+  const double sx = static_cast<double>(width) / static_cast<double>(p.width());
+  const double sy = static_cast<double>(height) / static_cast<double>(p.height());
+  const Tensor block = p.pixels.permute({2, 0, 1}).unsqueeze(0);
+  p.pixels = resize_block(block, height, width, Interpolation::bilinear)[0].permute({1, 2, 0}).contiguous();
+  for (LabelledBox& b : p.boxes) b.box = {b.box[0] * sx, b.box[1] * sy, b.box[2] * sx, b.box[3] * sy};
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API void HsvJitter::change(const std::uint8_t* from, std::uint8_t* to, Index size, Index channels,
+                                       float turn, float more_s, float more_v) {
+  if (channels != 3) {
+    for (Index i = 0; i < size; ++i) to[i] = byte(static_cast<float>(from[i]) * more_v);
+    return;
+  }
+  for (Index i = 0; i < size; i += 3, from += 3, to += 3) {
+    const auto r = static_cast<float>(from[0]), g = static_cast<float>(from[1]), b = static_cast<float>(from[2]);
+    const float most = std::max({r, g, b}), range = most - std::min({r, g, b});
+    const float v = std::min(most * more_v, 255.0F);
+    if (range == 0.0F) {
+      to[0] = to[1] = to[2] = byte(v);
+      continue;
+    }
+    // Sixths of the circle, from red on.
+    float h = most == r ? (g - b) / range : most == g ? 2.0F + (b - r) / range : 4.0F + (r - g) / range;
+    h += 6.0F * turn + 12.0F;
+    const float chroma = v * std::min(range / most * more_s, 1.0F);
+    const auto channel = [&](float n) {
+      float k = h + n;
+      k -= 6.0F * static_cast<float>(static_cast<int>(k * (1.0F / 6.0F)));
+      return byte(v - chroma * std::clamp(std::min(k, 4.0F - k), 0.0F, 1.0F));
+    };
+    to[0] = channel(5.0F);
+    to[1] = channel(3.0F);
+    to[2] = channel(1.0F);
+  }
+}
+
+TRANSFERLIB_API BoxAffine::Matrix BoxAffine::product(const Matrix& a, const Matrix& b) {
+  Matrix out{};
+  for (std::size_t i = 0; i < 3; ++i)
+    for (std::size_t j = 0; j < 3; ++j)
+      for (std::size_t k = 0; k < 3; ++k) out[3 * i + j] += a[3 * i + k] * b[3 * k + j];
+  return out;
+}
+
+TRANSFERLIB_API BoxAffine::Matrix BoxAffine::draw(Random& random, Index from_width, Index from_height, Index width,
+                                                  Index height) const {
+  constexpr double radian = 3.14159265358979323846 / 180.0;
+  const auto either = [&](double most) { return random.uniform(-most, most); };
+  const auto w = static_cast<double>(from_width), h = static_cast<double>(from_height);
+  const double far_x = either(perspective), far_y = either(perspective), angle = either(degrees) * radian;
+  const double factor = random.uniform(1.0 - scale, 1.0 + scale);
+  const double shear_x = std::tan(either(shear) * radian), shear_y = std::tan(either(shear) * radian);
+  const double x = (0.5 + either(translate)) * static_cast<double>(width);
+  const double y = (0.5 + either(translate)) * static_cast<double>(height);
+  const Matrix middle{1, 0, -w / 2, 0, 1, -h / 2, 0, 0, 1};
+  const Matrix tilt{1, 0, 0, 0, 1, 0, far_x / w, far_y / h, 1};
+  const double c = factor * std::cos(angle), s = factor * std::sin(angle);
+  return product({1, 0, x, 0, 1, y, 0, 0, 1}, product({1, shear_x, 0, shear_y, 1, 0, 0, 0, 1},
+                                                      product({c, s, 0, -s, c, 0, 0, 0, 1}, product(tilt, middle))));
+}
+
+TRANSFERLIB_API Tensor BoxAffine::warp(const detail::BoxPicture& p, const Matrix& m, Index width, Index height) const {
+  const Index channels = p.channels(), w = p.width(), h = p.height();
+  const auto wide = static_cast<double>(w), high = static_cast<double>(h);
+  const bool is_flat = m[6] == 0.0 && m[7] == 0.0;
+  const double scale_back = 1.0 / m[8];
+  const std::uint8_t* from = p.data();
+  Tensor out = detail::filled(height, width, channels, fill);
+  auto* to = out.mutable_data_ptr<std::uint8_t>();
+  for (Index y = 0; y < height; ++y)
+    for (Index x = 0; x < width; ++x, to += channels) {
+      // Pixels' colours are those of their middles.
+      const double a = static_cast<double>(x) + 0.5, b = static_cast<double>(y) + 0.5;
+      const double z = is_flat ? scale_back : 1.0 / (m[6] * a + m[7] * b + m[8]);
+      const double u = (m[0] * a + m[1] * b + m[2]) * z - 0.5, v = (m[3] * a + m[4] * b + m[5]) * z - 0.5;
+      if (!(u > -1.0 && v > -1.0 && u < wide && v < high)) continue;
+      // Cut off above 0, which is quicker than `floor`.
+      const Index left = static_cast<Index>(u + 1.0) - 1, top = static_cast<Index>(v + 1.0) - 1;
+      const auto right = static_cast<int>((u - static_cast<double>(left)) * 256.0);
+      const auto bottom = static_cast<int>((v - static_cast<double>(top)) * 256.0);
+      const int weights[4] = {(256 - right) * (256 - bottom), right * (256 - bottom), (256 - right) * bottom,
+                              right * bottom};
+      const bool whole = left >= 0 && top >= 0 && left + 1 < w && top + 1 < h;
+      const std::uint8_t* corner = from + (top * w + left) * channels;
+      for (Index c = 0; c < channels; ++c) {
+        int sum = 1 << 15;
+        if (whole) {
+          sum += weights[0] * corner[c] + weights[1] * corner[c + channels] + weights[2] * corner[c + w * channels] +
+                 weights[3] * corner[c + (w + 1) * channels];
+        } else {
+          for (Index k = 0; k < 4; ++k) {
+            const Index i = left + k % 2, j = top + k / 2;
+            const bool inside = i >= 0 && j >= 0 && i < w && j < h;
+            sum += weights[k] * (inside ? from[(j * w + i) * channels + c] : static_cast<int>(fill));
+          }
+        }
+        to[c] = static_cast<std::uint8_t>(sum >> 16);
+      }
+    }
+  return out;
+}
+
+}  // namespace transferlib
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API Partners draw_partners(std::span<const Draw> draws, double probability, Index count, Index size) {
+  Partners out;
+  for (const Draw& draw : draws) {
+    Random random = augmentation(draw);
+    out.first.emplace_back();
+    if (random.uniform() < probability) {
+      out.first.back() = out.ids.size();
+      for (Index k = 0; k < count; ++k) out.ids.push_back(random.below(size));
+    }
+    out.random.push_back(random);
+  }
+  return out;
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

@@ -18,6 +18,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/data/tensors_data.hpp>
 #include <transferlib/formats/cifar.hpp>
@@ -27,37 +28,13 @@ namespace transferlib {
 namespace detail {
 
 /// The folder called `name` in `folder`, or `folder` itself if it has `file`.
-inline std::filesystem::path cifar_folder(const std::filesystem::path& folder, std::string_view name,
-                                          std::string_view file) {
-  std::error_code ignored;
-  if (std::filesystem::exists(folder / name / file, ignored)) return folder / name;
-  if (std::filesystem::exists(folder / file, ignored)) return folder;
-  throw DataError(text("no data in ", folder, ": neither ", name, "/", file, " nor ", file,
-                       " is there; give the folder into which the archive of the binary version was unpacked"));
-}
+TRANSFERLIB_API std::filesystem::path cifar_folder(const std::filesystem::path& folder, std::string_view name,
+                                                   std::string_view file);
 
 /// The pictures of several files in order.
-inline TensorData<ClassIndex> read_cifar(const std::filesystem::path& folder, std::span<const std::string_view> files,
-                                         CifarKind kind, const Labels& labels) {
-  std::vector<std::shared_ptr<const MappedFile>> mapped;
-  std::vector<CifarRecords> records;
-  Index total = 0;
-  for (std::string_view name : files) {
-    mapped.push_back(MappedFile::open(folder / name));
-    records.push_back(CifarRecords::parse(mapped.back()->bytes(), (folder / name).string(), kind));
-    total += records.back().size();
-  }
-  Tensor pictures = at::empty({total, 3, 32, 32}, at::kByte);
-  Tensor target = at::empty({total}, at::kLong);
-  auto* p = pictures.mutable_data_ptr<std::uint8_t>();
-  auto* t = target.mutable_data_ptr<Index>();
-  for (const CifarRecords& file : records)
-    for (Index i = 0; i < file.size(); ++i, p += CifarRecords::pixels) {
-      std::memcpy(p, file.picture(i).data(), CifarRecords::pixels);
-      *t++ = file.label(i);
-    }
-  return {pictures, target, labels};
-}
+TRANSFERLIB_API TensorData<ClassIndex> read_cifar(const std::filesystem::path& folder,
+                                                  std::span<const std::string_view> files, CifarKind kind,
+                                                  const Labels& labels);
 
 }  // namespace detail
 
@@ -89,7 +66,49 @@ class Cifar100 : public TensorData<ClassIndex> {
   explicit Cifar100(TensorData data) : TensorData(std::move(data)) {}
 };
 
-inline Split<Cifar10> Cifar10::open(const std::filesystem::path& folder) {
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::filesystem::path cifar_folder(const std::filesystem::path& folder, std::string_view name,
+                                                   std::string_view file) {
+  std::error_code ignored;
+  if (std::filesystem::exists(folder / name / file, ignored)) return folder / name;
+  if (std::filesystem::exists(folder / file, ignored)) return folder;
+  throw DataError(text("no data in ", folder, ": neither ", name, "/", file, " nor ", file,
+                       " is there; give the folder into which the archive of the binary version was unpacked"));
+}
+
+TRANSFERLIB_API TensorData<ClassIndex> read_cifar(const std::filesystem::path& folder,
+                                                  std::span<const std::string_view> files, CifarKind kind,
+                                                  const Labels& labels) {
+  std::vector<std::shared_ptr<const MappedFile>> mapped;
+  std::vector<CifarRecords> records;
+  Index total = 0;
+  for (std::string_view name : files) {
+    mapped.push_back(MappedFile::open(folder / name));
+    records.push_back(CifarRecords::parse(mapped.back()->bytes(), (folder / name).string(), kind));
+    total += records.back().size();
+  }
+  Tensor pictures = at::empty({total, 3, 32, 32}, at::kByte);
+  Tensor target = at::empty({total}, at::kLong);
+  auto* p = pictures.mutable_data_ptr<std::uint8_t>();
+  auto* t = target.mutable_data_ptr<Index>();
+  for (const CifarRecords& file : records)
+    for (Index i = 0; i < file.size(); ++i, p += CifarRecords::pixels) {
+      std::memcpy(p, file.picture(i).data(), CifarRecords::pixels);
+      *t++ = file.label(i);
+    }
+  return {pictures, target, labels};
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API Split<Cifar10> Cifar10::open(const std::filesystem::path& folder) {
   const auto at = detail::cifar_folder(folder, "cifar-10-batches-bin", "data_batch_1.bin");
   constexpr std::string_view train[] = {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin",
                                         "data_batch_5.bin"};
@@ -98,7 +117,7 @@ inline Split<Cifar10> Cifar10::open(const std::filesystem::path& folder) {
           Cifar10(detail::read_cifar(at, test, CifarKind::cifar10, class_names()))};
 }
 
-inline Split<Cifar100> Cifar100::open(const std::filesystem::path& folder) {
+TRANSFERLIB_API Split<Cifar100> Cifar100::open(const std::filesystem::path& folder) {
   const auto at = detail::cifar_folder(folder, "cifar-100-binary", "train.bin");
   Labels names;
   const std::string lines = read_file(at / "fine_label_names.txt");
@@ -118,3 +137,5 @@ inline Split<Cifar100> Cifar100::open(const std::filesystem::path& folder) {
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -17,6 +17,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/parallel.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 
 namespace transferlib {
@@ -35,23 +36,7 @@ class Loader {
   /// \param prepare makes batch `number`; called from several threads at once, so it must be safe that way and a
   /// function of the number alone
   /// \throws OptionError
-  Loader(Index batches, std::function<Batch(Index number)> prepare, const LoaderOptions& options = {})
-      : batches_(batches), prepare_(std::move(prepare)), stop_(options.stop) {
-    if (batches < 0) throw OptionError(detail::text("a loader can't have ", batches, " batches"));
-    if (options.workers < 0 || options.workers > 1024)
-      throw OptionError(detail::text("a loader's workers must be 0 to 1024, not ", options.workers));
-    if (options.ahead < 1) throw OptionError(detail::text("ahead must be at least 1, not ", options.ahead));
-    const Index workers = std::min(options.workers, batches);
-    slots_.resize(static_cast<std::size_t>(workers * options.ahead));
-    threads_.reserve(static_cast<std::size_t>(workers));
-    try {
-      for (Index i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
-    } catch (const std::system_error& e) {
-      finish();
-      throw Error(detail::text("a loader's thread ", threads_.size() + 1, " of ", workers,
-                               " can't be started: ", e.what(), "; take fewer workers"));
-    }
-  }
+  Loader(Index batches, std::function<Batch(Index number)> prepare, const LoaderOptions& options = {});
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
   ~Loader() { finish(); }
@@ -61,27 +46,7 @@ class Loader {
 
   /// The next batch; nothing after the last.
   /// \throws Stopped if the stop token is set; what `prepare` threw for this batch, after which there are no more
-  std::optional<Batch> next() {
-    if (next_ >= batches_) return std::nullopt;
-    if (stop_.stop_requested()) throw Stopped("stopped while loading pictures, as asked");
-    const Index number = next_++;
-    if (threads_.empty()) return make(number);
-    Slot slot;
-    {
-      std::unique_lock lock(mutex_);
-      Slot& place = slots_[static_cast<std::size_t>(number % static_cast<Index>(slots_.size()))];
-      if (!ready_.wait(lock, stop_, [&] { return place.ready; }))
-        throw Stopped("stopped while loading pictures, as asked");
-      slot = std::exchange(place, Slot{});
-      ++delivered_;
-    }
-    room_.notify_all();
-    if (slot.error != nullptr) {
-      next_ = batches_;
-      std::rethrow_exception(slot.error);
-    }
-    return std::move(slot.batch);
-  }
+  std::optional<Batch> next();
 
  private:
   struct Slot {
@@ -94,45 +59,9 @@ class Loader {
     return detail::guarded("loading pictures", [&] { return prepare_(number); });
   }
 
-  void work() {
-    const detail::OneThread alone;
-    for (;;) {
-      Index number = 0;
-      {
-        std::unique_lock lock(mutex_);
-        room_.wait(lock, stop_, [&] {
-          return closed_ || started_ >= batches_ || started_ < delivered_ + static_cast<Index>(slots_.size());
-        });
-        if (closed_ || started_ >= batches_ || stop_.stop_requested()) return;
-        number = started_++;
-      }
-      Slot slot;
-      try {
-        slot.batch = make(number);
-      } catch (...) {
-        slot.error = std::current_exception();
-      }
-      slot.ready = true;
-      const bool failed = slot.error != nullptr;
-      {
-        const std::lock_guard lock(mutex_);
-        slots_[static_cast<std::size_t>(number % static_cast<Index>(slots_.size()))] = std::move(slot);
-        if (failed) started_ = batches_;  // nothing behind a failure is wanted
-      }
-      ready_.notify_all();
-      if (failed) room_.notify_all();
-    }
-  }
+  void work();
 
-  void finish() {
-    {
-      const std::lock_guard lock(mutex_);
-      closed_ = true;
-    }
-    room_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-    threads_.clear();
-  }
+  void finish();
 
   Index batches_;
   std::function<Batch(Index)> prepare_;
@@ -147,3 +76,91 @@ class Loader {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API Loader::Loader(Index batches, std::function<Batch(Index number)> prepare, const LoaderOptions& options)
+    : batches_(batches), prepare_(std::move(prepare)), stop_(options.stop) {
+  if (batches < 0) throw OptionError(detail::text("a loader can't have ", batches, " batches"));
+  if (options.workers < 0 || options.workers > 1024)
+    throw OptionError(detail::text("a loader's workers must be 0 to 1024, not ", options.workers));
+  if (options.ahead < 1) throw OptionError(detail::text("ahead must be at least 1, not ", options.ahead));
+  const Index workers = std::min(options.workers, batches);
+  slots_.resize(static_cast<std::size_t>(workers * options.ahead));
+  threads_.reserve(static_cast<std::size_t>(workers));
+  try {
+    for (Index i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
+  } catch (const std::system_error& e) {
+    finish();
+    throw Error(detail::text("a loader's thread ", threads_.size() + 1, " of ", workers,
+                             " can't be started: ", e.what(), "; take fewer workers"));
+  }
+}
+
+TRANSFERLIB_API std::optional<Batch> Loader::next() {
+  if (next_ >= batches_) return std::nullopt;
+  if (stop_.stop_requested()) throw Stopped("stopped while loading pictures, as asked");
+  const Index number = next_++;
+  if (threads_.empty()) return make(number);
+  Slot slot;
+  {
+    std::unique_lock lock(mutex_);
+    Slot& place = slots_[static_cast<std::size_t>(number % static_cast<Index>(slots_.size()))];
+    if (!ready_.wait(lock, stop_, [&] { return place.ready; }))
+      throw Stopped("stopped while loading pictures, as asked");
+    slot = std::exchange(place, Slot{});
+    ++delivered_;
+  }
+  room_.notify_all();
+  if (slot.error != nullptr) {
+    next_ = batches_;
+    std::rethrow_exception(slot.error);
+  }
+  return std::move(slot.batch);
+}
+
+TRANSFERLIB_API void Loader::work() {
+  const detail::OneThread alone;
+  for (;;) {
+    Index number = 0;
+    {
+      std::unique_lock lock(mutex_);
+      room_.wait(lock, stop_, [&] {
+        return closed_ || started_ >= batches_ || started_ < delivered_ + static_cast<Index>(slots_.size());
+      });
+      if (closed_ || started_ >= batches_ || stop_.stop_requested()) return;
+      number = started_++;
+    }
+    Slot slot;
+    try {
+      slot.batch = make(number);
+    } catch (...) {
+      slot.error = std::current_exception();
+    }
+    slot.ready = true;
+    const bool failed = slot.error != nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      slots_[static_cast<std::size_t>(number % static_cast<Index>(slots_.size()))] = std::move(slot);
+      if (failed) started_ = batches_;  // nothing behind a failure is wanted
+    }
+    ready_.notify_all();
+    if (failed) room_.notify_all();
+  }
+}
+
+TRANSFERLIB_API void Loader::finish() {
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+  }
+  room_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -14,6 +14,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/random.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 
 namespace transferlib {
@@ -56,19 +57,7 @@ struct MixBox {
 
 /// The logarithm of a number from Gamma(shape, 1) (Marsaglia and Tsang, "A simple method for generating gamma
 /// variables", 2000): small shapes give numbers that a double can't hold.
-inline double draw_log_gamma(Random& random, double shape) {
-  if (shape < 1.0) {
-    const double larger = draw_log_gamma(random, shape + 1.0);
-    return larger + std::log(1.0 - random.uniform()) / shape;
-  }
-  const double d = shape - 1.0 / 3.0, c = 1.0 / std::sqrt(9.0 * d);
-  for (;;) {
-    const double x = random.normal(), root = 1.0 + c * x;
-    if (root <= 0.0) continue;
-    const double v = root * root * root;
-    if (std::log(1.0 - random.uniform()) < 0.5 * x * x + d - d * v + d * std::log(v)) return std::log(d * v);
-  }
-}
+TRANSFERLIB_API double draw_log_gamma(Random& random, double shape);
 
 /// A number from Beta(a, b), in [0, 1].
 inline double draw_beta(Random& random, double a, double b) {
@@ -99,7 +88,52 @@ inline Tensor neighbours(const Tensor& x) {
 
 inline Tensor blend(const Tensor& x, double lambda) { return neighbours(x).mul_(1.0 - lambda).add_(x.mul(lambda)); }
 
-inline Tensor cut(const Tensor& x, const MixBox& box) {
+TRANSFERLIB_API Tensor cut(const Tensor& x, const MixBox& box);
+
+inline void check_alpha(const char* name, double alpha) {
+  if (!(alpha >= 1e-6 && alpha <= 1e6))
+    throw OptionError(text(name, ": alpha must be in [1e-6, 1e6], not ", alpha, "; to mix nothing, leave it out"));
+}
+
+/// Labels as parts of classes (N, classes) float32.
+TRANSFERLIB_API Tensor soft_labels(const Tensor& target, Index classes);
+
+}  // namespace detail
+
+/// Refuses numbers that can't be meant. \throws OptionError
+TRANSFERLIB_API void check(const Mix& mix);
+
+/// What is mixed, with all numbers: "mixup 0.2"; "none" for nothing.
+TRANSFERLIB_API std::string to_string(const Mix& mix);
+
+/// Mixes a batch whose pictures are the network's input: one block (N, C, H, W) of floats. Each picture is paired with
+/// the one before it, the first with the last, as torchvision's `MixUp` and `CutMix` do: the order of a training is
+/// drawn already, and no picture meets itself unless it is alone. For CutMix, lambda is the true part of the area.
+/// \param batch its target, (N) int64 or (N, classes), becomes (N, classes) float32; what it was given is not written
+/// to \throws OptionError, DataError
+TRANSFERLIB_API void mix(Batch& batch, const Mix& mix, const MixDraw& draw);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API double draw_log_gamma(Random& random, double shape) {
+  if (shape < 1.0) {
+    const double larger = draw_log_gamma(random, shape + 1.0);
+    return larger + std::log(1.0 - random.uniform()) / shape;
+  }
+  const double d = shape - 1.0 / 3.0, c = 1.0 / std::sqrt(9.0 * d);
+  for (;;) {
+    const double x = random.normal(), root = 1.0 + c * x;
+    if (root <= 0.0) continue;
+    const double v = root * root * root;
+    if (std::log(1.0 - random.uniform()) < 0.5 * x * x + d - d * v + d * std::log(v)) return std::log(d * v);
+  }
+}
+
+TRANSFERLIB_API Tensor cut(const Tensor& x, const MixBox& box) {
   const auto inside = [&](const Tensor& t) {
     return t.narrow(2, box.top, box.bottom - box.top).narrow(3, box.left, box.right - box.left);
   };
@@ -108,13 +142,7 @@ inline Tensor cut(const Tensor& x, const MixBox& box) {
   return out;
 }
 
-inline void check_alpha(const char* name, double alpha) {
-  if (!(alpha >= 1e-6 && alpha <= 1e6))
-    throw OptionError(text(name, ": alpha must be in [1e-6, 1e6], not ", alpha, "; to mix nothing, leave it out"));
-}
-
-/// Labels as parts of classes (N, classes) float32.
-inline Tensor soft_labels(const Tensor& target, Index classes) {
+TRANSFERLIB_API Tensor soft_labels(const Tensor& target, Index classes) {
   if (target.dim() == 2 && target.size(1) == classes) return target.to(at::kFloat);
   if (target.dim() != 1 || target.scalar_type() != at::kLong)
     throw DataError(text("MixUp and CutMix mix class indices, (N) int64, or parts of classes, (N, ", classes,
@@ -126,10 +154,11 @@ inline Tensor soft_labels(const Tensor& target, Index classes) {
   return at::zeros({target.size(0), classes}, target.options().dtype(at::kFloat)).scatter_(1, target.unsqueeze(1), 1.0);
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// Refuses numbers that can't be meant. \throws OptionError
-inline void check(const Mix& mix) {
+namespace transferlib {
+
+TRANSFERLIB_API void check(const Mix& mix) {
   if (const auto* m = std::get_if<MixUp>(&mix)) detail::check_alpha("MixUp", m->alpha);
   if (const auto* c = std::get_if<CutMix>(&mix)) detail::check_alpha("CutMix", c->alpha);
   if (const auto* o = std::get_if<MixOrCut>(&mix)) {
@@ -140,8 +169,7 @@ inline void check(const Mix& mix) {
   }
 }
 
-/// What is mixed, with all numbers: "mixup 0.2"; "none" for nothing.
-inline std::string to_string(const Mix& mix) {
+TRANSFERLIB_API std::string to_string(const Mix& mix) {
   if (const auto* m = std::get_if<MixUp>(&mix)) return detail::text("mixup ", m->alpha);
   if (const auto* c = std::get_if<CutMix>(&mix)) return detail::text("cutmix ", c->alpha);
   if (const auto* o = std::get_if<MixOrCut>(&mix))
@@ -149,12 +177,7 @@ inline std::string to_string(const Mix& mix) {
   return "none";
 }
 
-/// Mixes a batch whose pictures are the network's input: one block (N, C, H, W) of floats. Each picture is paired with
-/// the one before it, the first with the last, as torchvision's `MixUp` and `CutMix` do: the order of a training is
-/// drawn already, and no picture meets itself unless it is alone. For CutMix, lambda is the true part of the area.
-/// \param batch its target, (N) int64 or (N, classes), becomes (N, classes) float32; what it was given is not written
-/// to \throws OptionError, DataError
-inline void mix(Batch& batch, const Mix& mix, const MixDraw& draw) {
+TRANSFERLIB_API void mix(Batch& batch, const Mix& mix, const MixDraw& draw) {
   if (std::holds_alternative<std::monostate>(mix)) return;
   check(mix);
   if (batch.pictures.size() != 1 || batch.pictures[0].dim() != 4 || !batch.pictures[0].is_floating_point())
@@ -189,3 +212,5 @@ inline void mix(Batch& batch, const Mix& mix, const MixDraw& draw) {
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

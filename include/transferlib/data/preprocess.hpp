@@ -17,6 +17,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/parallel.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/detect/boxes.hpp>
 #include <transferlib/detect/detections.hpp>
@@ -34,72 +35,25 @@ inline std::string shape_text(const Tensor& tensor) {
 }
 
 /// Refuses what is no block of pictures: see `Batch::pictures`.
-inline void check_pictures(const Tensor& block) {
-  if (!block.defined() || block.dim() != 4)
-    throw DataError(text("pictures must be a tensor (N, C, H, W), not ",
-                         block.defined() ? text("one of shape ", shape_text(block)) : "an undefined one"));
-  if (block.scalar_type() != at::kByte && block.scalar_type() != at::kFloat)
-    throw DataError(text("pictures must be uint8 in 0 … 255 or float32 in [0, 1], not ",
-                         c10::toString(block.scalar_type()), "; convert them first"));
-  if (block.size(1) < 1 || block.size(2) < 1 || block.size(3) < 1)
-    throw DataError(text("pictures of shape ", shape_text(block), " have no pixels"));
-}
+TRANSFERLIB_API void check_pictures(const Tensor& block);
 
 /// The resize of one block on the calling thread (ATen's uint8 kernels know no threads).
-inline Tensor resize_block(const Tensor& pictures, Index height, Index width, Interpolation interpolation) {
-  const std::array<std::int64_t, 2> size{height, width};
-  switch (interpolation) {
-    case Interpolation::bilinear:
-      return at::_upsample_bilinear2d_aa(pictures, size, false);
-    case Interpolation::bicubic:
-      return at::_upsample_bicubic2d_aa(pictures, size, false);
-    case Interpolation::corners:
-      return at::upsample_bilinear2d(pictures, size, true);
-    case Interpolation::nearest:
-      break;
-  }
-  return at::upsample_nearest2d(pictures, size);
-}
+TRANSFERLIB_API Tensor resize_block(const Tensor& pictures, Index height, Index width, Interpolation interpolation);
 
 /// Half of `n`, a half rounded to the even neighbour, as Python's `round` does it in torchvision's centre crop.
 constexpr Index half_to_even(Index n) { return n % 2 == 0 ? n / 2 : (n / 2) % 2 == 0 ? n / 2 : n / 2 + 1; }
 
 /// Where a picture lies on the network's input. A crop is torchvision's `Resize(size / crop_fraction)` and
 /// `CenterCrop(size)`; the margins are then below 0.
-inline PicturePlacement placement(Index height, Index width, const Preprocessing& p) {
-  if (p.fit != Fit::crop) return place_picture({width, height}, {p.size, p.size}, p.fit);
-  // A hair is added so that 224 / (224 / 232.0) is 232.
-  const Index shorter = static_cast<Index>(std::floor(static_cast<double>(p.size) / p.crop_fraction + 1e-6));
-  PicturePlacement out{.picture = {width, height}, .canvas = {p.size, p.size}, .inner = {shorter, shorter}};
-  if (height <= width)
-    out.inner.width = shorter * width / height;
-  else
-    out.inner.height = shorter * height / width;
-  out.top = -half_to_even(out.inner.height - p.size);
-  out.left = -half_to_even(out.inner.width - p.size);
-  return out;
-}
+TRANSFERLIB_API PicturePlacement placement(Index height, Index width, const Preprocessing& p);
 
 /// The grey of a canvas beside its picture, in [0, 1].
 constexpr float grey_of(Fit fit) { return fit == Fit::darknet ? 0.5F : 114.0F / 255.0F; }
 
-inline void check_preprocessing(const Preprocessing& p) {
-  if (p.size < 1) throw OptionError(text("the size of a network's input must be at least 1 pixel, not ", p.size));
-  if (!(p.crop_fraction > 0.0 && p.crop_fraction <= 1.0))
-    throw OptionError(text("crop_fraction must lie in (0, 1], not ", p.crop_fraction));
-  for (double d : p.deviation)
-    if (!(d > 0.0)) throw OptionError(text("each deviation of the preprocessing must be positive, not ", d));
-}
+TRANSFERLIB_API void check_preprocessing(const Preprocessing& p);
 
 /// What is subtracted from channel `c` of a network with `channels` channels, and what it is divided by then.
-inline std::pair<float, float> normalisation(const Preprocessing& p, Index channels, Index c) {
-  if (channels == 3) {
-    const auto i = static_cast<std::size_t>(c);
-    return {static_cast<float>(p.mean[i]), static_cast<float>(p.deviation[i])};
-  }
-  return {static_cast<float>((p.mean[0] + p.mean[1] + p.mean[2]) / 3.0),
-          static_cast<float>((p.deviation[0] + p.deviation[1] + p.deviation[2]) / 3.0)};
-}
+TRANSFERLIB_API std::pair<float, float> normalisation(const Preprocessing& p, Index channels, Index c);
 
 /// Writes what lies on the canvas of one picture (H, W, C), scaled to its place, to `out` (size, size, channels),
 /// normalised. `source` has one channel (repeated), or as many as `out`.
@@ -138,7 +92,126 @@ void normalise_picture(const Pixel* picture, const PicturePlacement& at, Index s
 }
 
 /// Grey from colour, as PIL's `convert("L")` (ITU-R 601-2): (19595 R + 38470 G + 7471 B + 32768) / 65536.
-inline Tensor to_grey(const Tensor& block) {
+TRANSFERLIB_API Tensor to_grey(const Tensor& block);
+
+}  // namespace detail
+
+/// Scales pictures (N, C, H, W), uint8 or float32, to (N, C, height, width), as torchvision's
+/// `resize(antialias=True)` does: the same ATen kernels; uint8 stays uint8, in PIL's fixed-point arithmetic. `nearest`
+/// has no antialiasing, and neither has `corners`, which is float32 only. Each picture's result is independent of the
+/// others and of the number of threads. \throws DataError, OptionError
+TRANSFERLIB_API Tensor resize(const Tensor& pictures, Index height, Index width,
+                              Interpolation interpolation = Interpolation::bilinear);
+
+/// A network's input from pictures of any sizes: (N, channels, size, size) float32, channels last in memory, brought to
+/// [0, 1], cut (or placed on a grey canvas) and normalised as `p` says: for a crop torchvision's `Resize`,
+/// `CenterCrop`, `ToTensor`, `Normalize`.
+///
+/// Grey pictures are repeated for every channel; for a network of one channel colour is turned to grey (ITU-R 601-2),
+/// and mean and deviation are the averages over R, G, B. A picture's result depends on the picture alone, not on what
+/// stands beside it in the batch nor on the number of threads.
+/// \param ids the pictures' numbers in their data set, for errors; empty: those in the batch
+/// \throws DataError if the pictures have neither 1 nor `channels` channels (an alpha channel is to be dropped first),
+/// or a float32 one holds NaN or infinity, which a network would pass on or, behind a ReLU6, hide; OptionError
+TRANSFERLIB_API Tensor preprocess(const Batch& batch, const Preprocessing& p, Index channels = 3,
+                                  std::span<const Index> ids = {});
+
+namespace detail {
+
+/// Heights and widths (N, 2) int64 of the batch's pictures.
+inline Tensor sizes_of(const Batch& batch) {
+  std::vector<Index> sides;
+  for (const Tensor& block : batch.pictures)
+    for (Index i = 0; i < block.size(0); ++i) sides.insert(sides.end(), {block.size(2), block.size(3)});
+  return at::tensor(sides, at::kLong).view({-1, 2});
+}
+
+/// Where each of some pictures, of the given heights and widths (N, 2), lies on the network's input.
+inline std::vector<PicturePlacement> placements(const Tensor& sizes, const Preprocessing& p) {
+  const Tensor s = sizes.to(at::kCPU, at::kLong).contiguous();
+  std::vector<PicturePlacement> out;
+  for (Index i = 0; i < s.size(0); ++i) out.push_back(placement(s[i][0].item<Index>(), s[i][1].item<Index>(), p));
+  return out;
+}
+
+/// The boxes of a batch's target in the canvas's pixels, or (`back`) from there in the pictures'. By `batch.sizes` and
+/// `batch.offsets`. Nothing is clipped. \throws DataError if the batch is not as `Boxes` are
+TRANSFERLIB_API Tensor move_targets(const Batch& batch, const Preprocessing& p, bool back = false);
+
+/// What was found on the canvases, in the pixels of the pictures, of the heights and widths `sizes` (N, 2). Nothing is
+/// clipped.
+inline std::vector<Detections> on_pictures(std::vector<Detections> found, const Tensor& sizes, const Preprocessing& p) {
+  const auto places = placements(sizes, p);
+  for (std::size_t i = 0; i < found.size() && i < places.size(); ++i)
+    if (found[i].size() != 0) found[i].boxes = boxes_to_picture(found[i].boxes, places[i]);
+  return found;
+}
+
+}  // namespace detail
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API void check_pictures(const Tensor& block) {
+  if (!block.defined() || block.dim() != 4)
+    throw DataError(text("pictures must be a tensor (N, C, H, W), not ",
+                         block.defined() ? text("one of shape ", shape_text(block)) : "an undefined one"));
+  if (block.scalar_type() != at::kByte && block.scalar_type() != at::kFloat)
+    throw DataError(text("pictures must be uint8 in 0 … 255 or float32 in [0, 1], not ",
+                         c10::toString(block.scalar_type()), "; convert them first"));
+  if (block.size(1) < 1 || block.size(2) < 1 || block.size(3) < 1)
+    throw DataError(text("pictures of shape ", shape_text(block), " have no pixels"));
+}
+
+TRANSFERLIB_API Tensor resize_block(const Tensor& pictures, Index height, Index width, Interpolation interpolation) {
+  const std::array<std::int64_t, 2> size{height, width};
+  switch (interpolation) {
+    case Interpolation::bilinear:
+      return at::_upsample_bilinear2d_aa(pictures, size, false);
+    case Interpolation::bicubic:
+      return at::_upsample_bicubic2d_aa(pictures, size, false);
+    case Interpolation::corners:
+      return at::upsample_bilinear2d(pictures, size, true);
+    case Interpolation::nearest:
+      break;
+  }
+  return at::upsample_nearest2d(pictures, size);
+}
+
+TRANSFERLIB_API PicturePlacement placement(Index height, Index width, const Preprocessing& p) {
+  if (p.fit != Fit::crop) return place_picture({width, height}, {p.size, p.size}, p.fit);
+  // A hair is added so that 224 / (224 / 232.0) is 232.
+  const Index shorter = static_cast<Index>(std::floor(static_cast<double>(p.size) / p.crop_fraction + 1e-6));
+  PicturePlacement out{.picture = {width, height}, .canvas = {p.size, p.size}, .inner = {shorter, shorter}};
+  if (height <= width)
+    out.inner.width = shorter * width / height;
+  else
+    out.inner.height = shorter * height / width;
+  out.top = -half_to_even(out.inner.height - p.size);
+  out.left = -half_to_even(out.inner.width - p.size);
+  return out;
+}
+
+TRANSFERLIB_API void check_preprocessing(const Preprocessing& p) {
+  if (p.size < 1) throw OptionError(text("the size of a network's input must be at least 1 pixel, not ", p.size));
+  if (!(p.crop_fraction > 0.0 && p.crop_fraction <= 1.0))
+    throw OptionError(text("crop_fraction must lie in (0, 1], not ", p.crop_fraction));
+  for (double d : p.deviation)
+    if (!(d > 0.0)) throw OptionError(text("each deviation of the preprocessing must be positive, not ", d));
+}
+
+TRANSFERLIB_API std::pair<float, float> normalisation(const Preprocessing& p, Index channels, Index c) {
+  if (channels == 3) {
+    const auto i = static_cast<std::size_t>(c);
+    return {static_cast<float>(p.mean[i]), static_cast<float>(p.deviation[i])};
+  }
+  return {static_cast<float>((p.mean[0] + p.mean[1] + p.mean[2]) / 3.0),
+          static_cast<float>((p.deviation[0] + p.deviation[1] + p.deviation[2]) / 3.0)};
+}
+
+TRANSFERLIB_API Tensor to_grey(const Tensor& block) {
   if (block.scalar_type() == at::kByte) {
     const Tensor x = block.to(at::kInt);
     return (x.narrow(1, 0, 1) * 19595 + x.narrow(1, 1, 1) * 38470 + x.narrow(1, 2, 1) * 7471 + 32768)
@@ -148,14 +221,11 @@ inline Tensor to_grey(const Tensor& block) {
   return block.narrow(1, 0, 1) * 0.299 + block.narrow(1, 1, 1) * 0.587 + block.narrow(1, 2, 1) * 0.114;
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// Scales pictures (N, C, H, W), uint8 or float32, to (N, C, height, width), as torchvision's
-/// `resize(antialias=True)` does: the same ATen kernels; uint8 stays uint8, in PIL's fixed-point arithmetic. `nearest`
-/// has no antialiasing, and neither has `corners`, which is float32 only. Each picture's result is independent of the
-/// others and of the number of threads. \throws DataError, OptionError
-inline Tensor resize(const Tensor& pictures, Index height, Index width,
-                     Interpolation interpolation = Interpolation::bilinear) {
+namespace transferlib {
+
+TRANSFERLIB_API Tensor resize(const Tensor& pictures, Index height, Index width, Interpolation interpolation) {
   detail::check_pictures(pictures);
   if (height < 1 || width < 1)
     throw OptionError(detail::text("pictures can't be resized to ", height, " x ", width, " pixels"));
@@ -178,18 +248,8 @@ inline Tensor resize(const Tensor& pictures, Index height, Index width,
   });
 }
 
-/// A network's input from pictures of any sizes: (N, channels, size, size) float32, channels last in memory, brought to
-/// [0, 1], cut (or placed on a grey canvas) and normalised as `p` says: for a crop torchvision's `Resize`,
-/// `CenterCrop`, `ToTensor`, `Normalize`.
-///
-/// Grey pictures are repeated for every channel; for a network of one channel colour is turned to grey (ITU-R 601-2),
-/// and mean and deviation are the averages over R, G, B. A picture's result depends on the picture alone, not on what
-/// stands beside it in the batch nor on the number of threads.
-/// \param ids the pictures' numbers in their data set, for errors; empty: those in the batch
-/// \throws DataError if the pictures have neither 1 nor `channels` channels (an alpha channel is to be dropped first),
-/// or a float32 one holds NaN or infinity, which a network would pass on or, behind a ReLU6, hide; OptionError
-inline Tensor preprocess(const Batch& batch, const Preprocessing& p, Index channels = 3,
-                         std::span<const Index> ids = {}) {
+TRANSFERLIB_API Tensor preprocess(const Batch& batch, const Preprocessing& p, Index channels,
+                                  std::span<const Index> ids) {
   detail::check_preprocessing(p);
   if (channels < 1) throw OptionError(detail::text("a network's input must have at least 1 channel, not ", channels));
   for (const Tensor& block : batch.pictures) {
@@ -266,27 +326,11 @@ inline Tensor preprocess(const Batch& batch, const Preprocessing& p, Index chann
   });
 }
 
-namespace detail {
+}  // namespace transferlib
 
-/// Heights and widths (N, 2) int64 of the batch's pictures.
-inline Tensor sizes_of(const Batch& batch) {
-  std::vector<Index> sides;
-  for (const Tensor& block : batch.pictures)
-    for (Index i = 0; i < block.size(0); ++i) sides.insert(sides.end(), {block.size(2), block.size(3)});
-  return at::tensor(sides, at::kLong).view({-1, 2});
-}
+namespace transferlib::detail {
 
-/// Where each of some pictures, of the given heights and widths (N, 2), lies on the network's input.
-inline std::vector<PicturePlacement> placements(const Tensor& sizes, const Preprocessing& p) {
-  const Tensor s = sizes.to(at::kCPU, at::kLong).contiguous();
-  std::vector<PicturePlacement> out;
-  for (Index i = 0; i < s.size(0); ++i) out.push_back(placement(s[i][0].item<Index>(), s[i][1].item<Index>(), p));
-  return out;
-}
-
-/// The boxes of a batch's target in the canvas's pixels, or (`back`) from there in the pictures'. By `batch.sizes` and
-/// `batch.offsets`. Nothing is clipped. \throws DataError if the batch is not as `Boxes` are
-inline Tensor move_targets(const Batch& batch, const Preprocessing& p, bool back = false) {
+TRANSFERLIB_API Tensor move_targets(const Batch& batch, const Preprocessing& p, bool back) {
   if (!batch.target.defined() || batch.target.dim() != 2 || batch.target.size(1) != 5)
     throw DataError("boxes are to be a tensor (M, 5) of class, x, y, width, height");
   if (!batch.offsets.defined() || !batch.sizes.defined() || batch.offsets.numel() != batch.sizes.size(0) + 1)
@@ -312,14 +356,6 @@ inline Tensor move_targets(const Batch& batch, const Preprocessing& p, bool back
   return target;
 }
 
-/// What was found on the canvases, in the pixels of the pictures, of the heights and widths `sizes` (N, 2). Nothing is
-/// clipped.
-inline std::vector<Detections> on_pictures(std::vector<Detections> found, const Tensor& sizes, const Preprocessing& p) {
-  const auto places = placements(sizes, p);
-  for (std::size_t i = 0; i < found.size() && i < places.size(); ++i)
-    if (found[i].size() != 0) found[i].boxes = boxes_to_picture(found[i].boxes, places[i]);
-  return found;
-}
+}  // namespace transferlib::detail
 
-}  // namespace detail
-}  // namespace transferlib
+#endif  // TRANSFERLIB_DEFINES

@@ -12,6 +12,7 @@
 #include <transferlib/core/concepts.hpp>
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 
 namespace transferlib {
@@ -59,15 +60,7 @@ class ReplacedBoxes {
 namespace detail {
 
 /// The boxes of a batch, picture by picture.
-inline std::vector<Tensor> boxes_by_picture(const Batch& batch) {
-  std::vector<Tensor> out;
-  const Tensor target = batch.target.to(at::kFloat);
-  for (Index i = 0; i + 1 < batch.offsets.numel(); ++i) {
-    const Index from = batch.offsets[i].item<Index>(), to = batch.offsets[i + 1].item<Index>();
-    out.push_back(target.narrow(0, from, to - from));
-  }
-  return out;
-}
+TRANSFERLIB_API std::vector<Tensor> boxes_by_picture(const Batch& batch);
 
 /// Calls `use(first, batch)` for all of a data set, some pictures at a time.
 template <class D, class Use>
@@ -81,18 +74,7 @@ void for_all_batches(const D& data, const Use& use) {
 }
 
 /// Boxes whose labels are `from`'s as those of `to`; what `to` has not is left out.
-inline Tensor relabelled(const Tensor& boxes, const Labels& from, const Labels& to) {
-  std::vector<Tensor> rows;
-  for (Index i = 0; i < boxes.size(0); ++i) {
-    const auto label = static_cast<std::size_t>(boxes[i][0].item<float>());
-    const auto found = std::find(to.begin(), to.end(), from.at(label));
-    if (found == to.end()) continue;
-    Tensor row = boxes[i].clone();
-    row[0] = static_cast<double>(found - to.begin());
-    rows.push_back(row);
-  }
-  return rows.empty() ? at::zeros({0, 5}, at::kFloat) : at::stack(rows);
-}
+TRANSFERLIB_API Tensor relabelled(const Tensor& boxes, const Labels& from, const Labels& to);
 
 }  // namespace detail
 
@@ -113,3 +95,34 @@ ReplacedBoxes<D> only_classes(const D& data, const Labels& labels) {
 }
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::vector<Tensor> boxes_by_picture(const Batch& batch) {
+  std::vector<Tensor> out;
+  const Tensor target = batch.target.to(at::kFloat);
+  for (Index i = 0; i + 1 < batch.offsets.numel(); ++i) {
+    const Index from = batch.offsets[i].item<Index>(), to = batch.offsets[i + 1].item<Index>();
+    out.push_back(target.narrow(0, from, to - from));
+  }
+  return out;
+}
+
+TRANSFERLIB_API Tensor relabelled(const Tensor& boxes, const Labels& from, const Labels& to) {
+  std::vector<Tensor> rows;
+  for (Index i = 0; i < boxes.size(0); ++i) {
+    const auto label = static_cast<std::size_t>(boxes[i][0].item<float>());
+    const auto found = std::find(to.begin(), to.end(), from.at(label));
+    if (found == to.end()) continue;
+    Tensor row = boxes[i].clone();
+    row[0] = static_cast<double>(found - to.begin());
+    rows.push_back(row);
+  }
+  return rows.empty() ? at::zeros({0, 5}, at::kFloat) : at::stack(rows);
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

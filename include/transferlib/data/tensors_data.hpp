@@ -17,6 +17,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/hash.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/data/preprocess.hpp>
 
@@ -37,27 +38,7 @@ struct TensorStore {
   mutable std::once_flag hashed;
   mutable std::string hash;
 
-  const std::string& fingerprint() const {
-    std::call_once(hashed, [&] {
-      Sha256 sum;
-      sum.add(std::string_view("transferlib tensor data 1"));
-      const auto add = [&](const Tensor& tensor) {
-        sum.add(std::string_view(c10::toString(tensor.scalar_type())));
-        sum.add(tensor.dim());
-        for (Index side : tensor.sizes()) sum.add(side);
-        // By pieces, so that a tensor that is not contiguous is not copied whole.
-        for (Index i = 0; i < tensor.size(0); i += 4096) {
-          const Tensor part = tensor.narrow(0, i, std::min<Index>(4096, tensor.size(0) - i)).contiguous();
-          sum.add(std::span(static_cast<const std::byte*>(part.const_data_ptr()), part.nbytes()));
-        }
-      };
-      add(pictures);
-      add(target);
-      for (const std::string& label : labels) sum.add(std::string_view(label));
-      hash = sum.hex();
-    });
-    return hash;
-  }
+  const std::string& fingerprint() const;
 };
 
 inline void check_ids(std::span<const Index> ids, Index size) {
@@ -176,3 +157,33 @@ class TensorData {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API const std::string& TensorStore::fingerprint() const {
+  std::call_once(hashed, [&] {
+    Sha256 sum;
+    sum.add(std::string_view("transferlib tensor data 1"));
+    const auto add = [&](const Tensor& tensor) {
+      sum.add(std::string_view(c10::toString(tensor.scalar_type())));
+      sum.add(tensor.dim());
+      for (Index side : tensor.sizes()) sum.add(side);
+      // By pieces, so that a tensor that is not contiguous is not copied whole.
+      for (Index i = 0; i < tensor.size(0); i += 4096) {
+        const Tensor part = tensor.narrow(0, i, std::min<Index>(4096, tensor.size(0) - i)).contiguous();
+        sum.add(std::span(static_cast<const std::byte*>(part.const_data_ptr()), part.nbytes()));
+      }
+    };
+    add(pictures);
+    add(target);
+    for (const std::string& label : labels) sum.add(std::string_view(label));
+    hash = sum.hex();
+  });
+  return hash;
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

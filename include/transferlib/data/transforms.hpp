@@ -27,6 +27,7 @@
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/parallel.hpp>
 #include <transferlib/core/random.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/data/colour.hpp>
 #include <transferlib/data/preprocess.hpp>
@@ -69,21 +70,7 @@ inline Random augmentation(const Draw& draw) {
 }
 
 /// Neighbouring blocks of equal size become one.
-inline void join_blocks(Batch& batch) {
-  std::vector<Tensor> out, alike;
-  const auto flush = [&] {
-    if (!alike.empty()) out.push_back(alike.size() == 1 ? alike[0] : at::cat(alike));
-    alike.clear();
-  };
-  for (const Tensor& block : batch.pictures) {
-    if (!alike.empty() &&
-        (alike[0].scalar_type() != block.scalar_type() || alike[0].sizes().slice(1) != block.sizes().slice(1)))
-      flush();
-    alike.push_back(block);
-  }
-  flush();
-  batch.pictures = std::move(out);
-}
+TRANSFERLIB_API void join_blocks(Batch& batch);
 
 /// The rectangle that a random resized crop keeps.
 struct Crop {
@@ -91,51 +78,16 @@ struct Crop {
 };
 
 /// torchvision's `RandomResizedCrop.get_params`: up to ten draws of area and aspect ratio, else the middle.
-inline Crop random_crop(Random& random, Index height, Index width, const std::array<double, 2>& scale,
-                        const std::array<double, 2>& ratio) {
-  const double area = static_cast<double>(height) * static_cast<double>(width);
-  for (int attempt = 0; attempt < 10; ++attempt) {
-    const double target = area * random.uniform(scale[0], scale[1]);
-    const double aspect = std::exp(random.uniform(std::log(ratio[0]), std::log(ratio[1])));
-    const auto w = static_cast<Index>(std::nearbyint(std::sqrt(target * aspect)));
-    const auto h = static_cast<Index>(std::nearbyint(std::sqrt(target / aspect)));
-    if (w < 1 || h < 1 || w > width || h > height) continue;
-    const Index top = random.below(height - h + 1), left = random.below(width - w + 1);
-    return {top, left, h, w};
-  }
-  const double own = static_cast<double>(width) / static_cast<double>(height);
-  Index w = width, h = height;
-  if (own < ratio[0])
-    h = std::clamp<Index>(static_cast<Index>(std::nearbyint(static_cast<double>(w) / ratio[0])), 1, height);
-  else if (own > ratio[1])
-    w = std::clamp<Index>(static_cast<Index>(std::nearbyint(static_cast<double>(h) * ratio[1])), 1, width);
-  return {(height - h) / 2, (width - w) / 2, h, w};
-}
+TRANSFERLIB_API Crop random_crop(Random& random, Index height, Index width, const std::array<double, 2>& scale,
+                                 const std::array<double, 2>& ratio);
 
 /// torchvision's `RandomErasing.make_params`: up to ten draws of area and aspect ratio, else nothing.
-inline std::optional<Crop> random_erasure(Random& random, Index height, Index width, const std::array<double, 2>& scale,
-                                          const std::array<double, 2>& ratio) {
-  const double area = static_cast<double>(height) * static_cast<double>(width);
-  for (int attempt = 0; attempt < 10; ++attempt) {
-    const double target = area * random.uniform(scale[0], scale[1]);
-    const double aspect = std::exp(random.uniform(std::log(ratio[0]), std::log(ratio[1])));
-    const auto h = static_cast<Index>(std::nearbyint(std::sqrt(target * aspect)));
-    const auto w = static_cast<Index>(std::nearbyint(std::sqrt(target / aspect)));
-    if (h >= height || w >= width) continue;
-    const Index top = random.below(height - h + 1), left = random.below(width - w + 1);
-    return Crop{top, left, h, w};
-  }
-  return std::nullopt;
-}
+TRANSFERLIB_API std::optional<Crop> random_erasure(Random& random, Index height, Index width,
+                                                   const std::array<double, 2>& scale,
+                                                   const std::array<double, 2>& ratio);
 
 /// The middle `height` x `width` of pictures, with black borders where they are smaller: torchvision's `center_crop`.
-inline Tensor centre_crop(const Tensor& block, Index height, Index width) {
-  const Index more_h = std::max<Index>(height - block.size(2), 0), more_w = std::max<Index>(width - block.size(3), 0);
-  Tensor x = block;
-  if (more_h > 0 || more_w > 0)
-    x = at::constant_pad_nd(x, {more_w / 2, (more_w + 1) / 2, more_h / 2, (more_h + 1) / 2}, 0);
-  return x.narrow(2, half_to_even(x.size(2) - height), height).narrow(3, half_to_even(x.size(3) - width), width);
-}
+TRANSFERLIB_API Tensor centre_crop(const Tensor& block, Index height, Index width);
 
 /// The sizes of pictures whose shorter side becomes `shorter`, as torchvision's `Resize`.
 inline std::array<Index, 2> with_shorter_side(Index height, Index width, Index shorter) {
@@ -179,30 +131,7 @@ struct Flip {
   }
 
  private:
-  void apply(Batch& batch, std::span<const Draw> draws) const {
-    detail::check_draws(batch, draws);
-    if (!left_right && !up_down) return;
-    detail::guarded("flipping pictures", [&] {
-      detail::for_each_block(batch, draws, [&](Tensor& block, std::span<const Draw> own) {
-        // Per kind of flip one indexed copy of all pictures that show it.
-        std::array<std::vector<Index>, 4> shown;
-        for (Index i = 0; i < block.size(0); ++i) {
-          const Index view = own[static_cast<std::size_t>(i)].view % *views();
-          const Index lr = left_right ? view % 2 : 0, ud = up_down ? view / (left_right ? 2 : 1) % 2 : 0;
-          shown[static_cast<std::size_t>(lr + 2 * ud)].push_back(i);
-        }
-        if (static_cast<Index>(shown[0].size()) == block.size(0)) return;
-        Tensor out = block.clone();
-        for (std::size_t kind = 1; kind < 4; ++kind) {
-          if (shown[kind].empty()) continue;
-          const Tensor ids = at::tensor(shown[kind], at::kLong);
-          const Tensor part = block.index_select(0, ids);
-          out.index_copy_(0, ids, kind == 1 ? part.flip({3}) : kind == 2 ? part.flip({2}) : part.flip({2, 3}));
-        }
-        block = out;
-      });
-    });
-  }
+  void apply(Batch& batch, std::span<const Draw> draws) const;
 };
 
 /// Cuts a random rectangle and scales it to a square, as torchvision's `RandomResizedCrop` (antialiased). Its views are
@@ -225,29 +154,7 @@ struct RandomResizedCrop {
   }
 
  private:
-  void apply(Batch& batch, std::span<const Draw> draws) const {
-    detail::check_draws(batch, draws);
-    if (size < 1) throw OptionError(detail::text("a crop must have at least 1 pixel a side, not ", size));
-    detail::check_interval("scale", scale, 0.0);
-    detail::check_interval("ratio", ratio, 0.0);
-    detail::guarded("cropping pictures", [&] {
-      detail::for_each_block(batch, draws, [&](Tensor& block, std::span<const Draw> own) {
-        Tensor out = at::empty({block.size(0), block.size(1), size, size},
-                               block.options().memory_format(at::MemoryFormat::ChannelsLast));
-        detail::for_each_in_parallel(block.size(0), [&](Index i) {
-          const at::AutoDispatchBelowADInplaceOrView below;
-          Random random = detail::augmentation(own[static_cast<std::size_t>(i)]);
-          const auto crop = detail::random_crop(random, block.size(2), block.size(3), scale, ratio);
-          Tensor x = block.narrow(0, i, 1).narrow(2, crop.top, crop.height).narrow(3, crop.left, crop.width);
-          x = x.contiguous(at::MemoryFormat::ChannelsLast);
-          if (crop.height != size || crop.width != size) x = detail::resize_block(x, size, size, interpolation);
-          out.narrow(0, i, 1).copy_(x);
-        });
-        block = out;
-      });
-      detail::join_blocks(batch);
-    });
-  }
+  void apply(Batch& batch, std::span<const Draw> draws) const;
 };
 
 /// Changes brightness, contrast, saturation and hue in a random order, as torchvision's `ColorJitter`: a factor uniform
@@ -270,34 +177,7 @@ struct ColourJitter {
   }
 
  private:
-  void apply(Batch& batch, std::span<const Draw> draws) const {
-    detail::check_draws(batch, draws);
-    for (double x : {brightness, contrast, saturation, hue})
-      if (!(x >= 0.0 && std::isfinite(x)))
-        throw OptionError(detail::text("the strengths of a colour jitter must not be negative; one is ", x));
-    if (hue > 0.5) throw OptionError(detail::text("hue must be at most 0.5 of the circle, not ", hue));
-    for (const Tensor& block : batch.pictures)
-      if (block.size(1) != 1 && block.size(1) != 3)
-        throw DataError(detail::text("colours can be changed in pictures of 1 or 3 channels, not ", block.size(1)));
-    detail::guarded("changing colours", [&] {
-      detail::for_each_block(batch, draws, [&](Tensor& block, std::span<const Draw> own) {
-        Tensor out = block.clone(at::MemoryFormat::Contiguous);
-        const Index pixels = out.size(2) * out.size(3), channels = out.size(1);
-        const auto each = [&](auto* data) {
-          detail::for_each_in_parallel(out.size(0), [&](Index i) {
-            jitter(
-                detail::Planes<std::remove_pointer_t<decltype(data)>>{data + i * channels * pixels, channels, pixels},
-                own[static_cast<std::size_t>(i)]);
-          });
-        };
-        if (out.scalar_type() == at::kByte)
-          each(out.mutable_data_ptr<std::uint8_t>());
-        else
-          each(out.mutable_data_ptr<float>());
-        block = out;
-      });
-    });
-  }
+  void apply(Batch& batch, std::span<const Draw> draws) const;
 
   template <class Value>
   void jitter(const detail::Planes<Value>& picture, const Draw& draw) const {
@@ -343,43 +223,10 @@ struct RandomErasing {
   }
 
  private:
-  void apply(Batch& batch, std::span<const Draw> draws) const {
-    detail::check_draws(batch, draws);
-    if (!(probability >= 0.0 && probability <= 1.0))
-      throw OptionError(detail::text("the probability of erasing must be in [0, 1], not ", probability));
-    detail::check_interval("scale", scale, 0.0);
-    if (scale[1] > 1.0) throw OptionError(detail::text("scale is a part of the area, at most 1, not ", scale[1]));
-    detail::check_interval("ratio", ratio, 0.0);
-    for (double c : colour)
-      if (!(c >= 0.0 && c <= 1.0)) throw OptionError(detail::text("a colour must be in [0, 1]; one is ", c));
-    detail::guarded("erasing parts of pictures", [&] {
-      detail::for_each_block(batch, draws, [&](Tensor& block, std::span<const Draw> own) {
-        Tensor out = block.clone();
-        detail::for_each_in_parallel(block.size(0), [&](Index i) {
-          const at::AutoDispatchBelowADInplaceOrView below;
-          erase(out.select(0, i), detail::augmentation(own[static_cast<std::size_t>(i)]));
-        });
-        block = out;
-      });
-    });
-  }
+  void apply(Batch& batch, std::span<const Draw> draws) const;
 
   /// \param picture (C, H, W)
-  void erase(const Tensor& picture, Random random) const {
-    if (random.uniform() >= probability) return;
-    const auto box = detail::random_erasure(random, picture.size(1), picture.size(2), scale, ratio);
-    if (!box) return;
-    const Index channels = picture.size(0);
-    Tensor cover = at::empty({channels, noise ? box->height : 1, noise ? box->width : 1}, at::kFloat);
-    float* p = cover.mutable_data_ptr<float>();
-    if (noise)
-      std::generate(p, p + cover.numel(), [&] { return static_cast<float>(random.uniform()); });
-    else
-      for (std::size_t c = 0; c < static_cast<std::size_t>(channels); ++c)
-        p[c] = static_cast<float>(channels == 3 ? colour[c] : (colour[0] + colour[1] + colour[2]) / 3.0);
-    if (picture.scalar_type() == at::kByte) cover = cover.mul(255.0).round();
-    picture.narrow(1, box->top, box->height).narrow(2, box->left, box->width).copy_(cover);
-  }
+  void erase(const Tensor& picture, Random random) const;
 };
 
 /// Cuts the middle square, with black borders where a picture is smaller: torchvision's `CenterCrop`. One view.
@@ -395,14 +242,7 @@ struct CentreCrop {
   }
 
  private:
-  void apply(Batch& batch, std::span<const Draw> draws) const {
-    detail::check_draws(batch, draws);
-    if (size < 1) throw OptionError(detail::text("a crop must have at least 1 pixel a side, not ", size));
-    detail::guarded("cropping pictures", [&] {
-      for (Tensor& block : batch.pictures) block = detail::centre_crop(block, size, size);
-      detail::join_blocks(batch);
-    });
-  }
+  void apply(Batch& batch, std::span<const Draw> draws) const;
 };
 
 /// Scales pictures so that the shorter side has `size` pixels: torchvision's `Resize`, antialiased. One view.
@@ -419,15 +259,7 @@ struct Resize {
   }
 
  private:
-  void apply(Batch& batch, std::span<const Draw> draws) const {
-    detail::check_draws(batch, draws);
-    if (size < 1) throw OptionError(detail::text("pictures can't be resized to ", size, " pixels"));
-    for (Tensor& block : batch.pictures) {
-      const auto to = detail::with_shorter_side(block.size(2), block.size(3), size);
-      block = resize(block, to[0], to[1], interpolation);
-    }
-    detail::guarded("resizing pictures", [&] { detail::join_blocks(batch); });
-  }
+  void apply(Batch& batch, std::span<const Draw> draws) const;
 };
 
 /// A transform of any type, for what is chosen at run time.
@@ -569,3 +401,209 @@ Compose<T...> compose(T... parts) {
 }
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API void join_blocks(Batch& batch) {
+  std::vector<Tensor> out, alike;
+  const auto flush = [&] {
+    if (!alike.empty()) out.push_back(alike.size() == 1 ? alike[0] : at::cat(alike));
+    alike.clear();
+  };
+  for (const Tensor& block : batch.pictures) {
+    if (!alike.empty() &&
+        (alike[0].scalar_type() != block.scalar_type() || alike[0].sizes().slice(1) != block.sizes().slice(1)))
+      flush();
+    alike.push_back(block);
+  }
+  flush();
+  batch.pictures = std::move(out);
+}
+
+TRANSFERLIB_API Crop random_crop(Random& random, Index height, Index width, const std::array<double, 2>& scale,
+                                 const std::array<double, 2>& ratio) {
+  const double area = static_cast<double>(height) * static_cast<double>(width);
+  for (int attempt = 0; attempt < 10; ++attempt) {
+    const double target = area * random.uniform(scale[0], scale[1]);
+    const double aspect = std::exp(random.uniform(std::log(ratio[0]), std::log(ratio[1])));
+    const auto w = static_cast<Index>(std::nearbyint(std::sqrt(target * aspect)));
+    const auto h = static_cast<Index>(std::nearbyint(std::sqrt(target / aspect)));
+    if (w < 1 || h < 1 || w > width || h > height) continue;
+    const Index top = random.below(height - h + 1), left = random.below(width - w + 1);
+    return {top, left, h, w};
+  }
+  const double own = static_cast<double>(width) / static_cast<double>(height);
+  Index w = width, h = height;
+  if (own < ratio[0])
+    h = std::clamp<Index>(static_cast<Index>(std::nearbyint(static_cast<double>(w) / ratio[0])), 1, height);
+  else if (own > ratio[1])
+    w = std::clamp<Index>(static_cast<Index>(std::nearbyint(static_cast<double>(h) * ratio[1])), 1, width);
+  return {(height - h) / 2, (width - w) / 2, h, w};
+}
+
+TRANSFERLIB_API std::optional<Crop> random_erasure(Random& random, Index height, Index width,
+                                                   const std::array<double, 2>& scale,
+                                                   const std::array<double, 2>& ratio) {
+  const double area = static_cast<double>(height) * static_cast<double>(width);
+  for (int attempt = 0; attempt < 10; ++attempt) {
+    const double target = area * random.uniform(scale[0], scale[1]);
+    const double aspect = std::exp(random.uniform(std::log(ratio[0]), std::log(ratio[1])));
+    const auto h = static_cast<Index>(std::nearbyint(std::sqrt(target * aspect)));
+    const auto w = static_cast<Index>(std::nearbyint(std::sqrt(target / aspect)));
+    if (h >= height || w >= width) continue;
+    const Index top = random.below(height - h + 1), left = random.below(width - w + 1);
+    return Crop{top, left, h, w};
+  }
+  return std::nullopt;
+}
+
+TRANSFERLIB_API Tensor centre_crop(const Tensor& block, Index height, Index width) {
+  const Index more_h = std::max<Index>(height - block.size(2), 0), more_w = std::max<Index>(width - block.size(3), 0);
+  Tensor x = block;
+  if (more_h > 0 || more_w > 0)
+    x = at::constant_pad_nd(x, {more_w / 2, (more_w + 1) / 2, more_h / 2, (more_h + 1) / 2}, 0);
+  return x.narrow(2, half_to_even(x.size(2) - height), height).narrow(3, half_to_even(x.size(3) - width), width);
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API void Flip::apply(Batch& batch, std::span<const Draw> draws) const {
+  detail::check_draws(batch, draws);
+  if (!left_right && !up_down) return;
+  detail::guarded("flipping pictures", [&] {
+    detail::for_each_block(batch, draws, [&](Tensor& block, std::span<const Draw> own) {
+      // Per kind of flip one indexed copy of all pictures that show it.
+      std::array<std::vector<Index>, 4> shown;
+      for (Index i = 0; i < block.size(0); ++i) {
+        const Index view = own[static_cast<std::size_t>(i)].view % *views();
+        const Index lr = left_right ? view % 2 : 0, ud = up_down ? view / (left_right ? 2 : 1) % 2 : 0;
+        shown[static_cast<std::size_t>(lr + 2 * ud)].push_back(i);
+      }
+      if (static_cast<Index>(shown[0].size()) == block.size(0)) return;
+      Tensor out = block.clone();
+      for (std::size_t kind = 1; kind < 4; ++kind) {
+        if (shown[kind].empty()) continue;
+        const Tensor ids = at::tensor(shown[kind], at::kLong);
+        const Tensor part = block.index_select(0, ids);
+        out.index_copy_(0, ids, kind == 1 ? part.flip({3}) : kind == 2 ? part.flip({2}) : part.flip({2, 3}));
+      }
+      block = out;
+    });
+  });
+}
+
+TRANSFERLIB_API void RandomResizedCrop::apply(Batch& batch, std::span<const Draw> draws) const {
+  detail::check_draws(batch, draws);
+  if (size < 1) throw OptionError(detail::text("a crop must have at least 1 pixel a side, not ", size));
+  detail::check_interval("scale", scale, 0.0);
+  detail::check_interval("ratio", ratio, 0.0);
+  detail::guarded("cropping pictures", [&] {
+    detail::for_each_block(batch, draws, [&](Tensor& block, std::span<const Draw> own) {
+      Tensor out = at::empty({block.size(0), block.size(1), size, size},
+                             block.options().memory_format(at::MemoryFormat::ChannelsLast));
+      detail::for_each_in_parallel(block.size(0), [&](Index i) {
+        const at::AutoDispatchBelowADInplaceOrView below;
+        Random random = detail::augmentation(own[static_cast<std::size_t>(i)]);
+        const auto crop = detail::random_crop(random, block.size(2), block.size(3), scale, ratio);
+        Tensor x = block.narrow(0, i, 1).narrow(2, crop.top, crop.height).narrow(3, crop.left, crop.width);
+        x = x.contiguous(at::MemoryFormat::ChannelsLast);
+        if (crop.height != size || crop.width != size) x = detail::resize_block(x, size, size, interpolation);
+        out.narrow(0, i, 1).copy_(x);
+      });
+      block = out;
+    });
+    detail::join_blocks(batch);
+  });
+}
+
+TRANSFERLIB_API void ColourJitter::apply(Batch& batch, std::span<const Draw> draws) const {
+  detail::check_draws(batch, draws);
+  for (double x : {brightness, contrast, saturation, hue})
+    if (!(x >= 0.0 && std::isfinite(x)))
+      throw OptionError(detail::text("the strengths of a colour jitter must not be negative; one is ", x));
+  if (hue > 0.5) throw OptionError(detail::text("hue must be at most 0.5 of the circle, not ", hue));
+  for (const Tensor& block : batch.pictures)
+    if (block.size(1) != 1 && block.size(1) != 3)
+      throw DataError(detail::text("colours can be changed in pictures of 1 or 3 channels, not ", block.size(1)));
+  detail::guarded("changing colours", [&] {
+    detail::for_each_block(batch, draws, [&](Tensor& block, std::span<const Draw> own) {
+      Tensor out = block.clone(at::MemoryFormat::Contiguous);
+      const Index pixels = out.size(2) * out.size(3), channels = out.size(1);
+      const auto each = [&](auto* data) {
+        detail::for_each_in_parallel(out.size(0), [&](Index i) {
+          jitter(detail::Planes<std::remove_pointer_t<decltype(data)>>{data + i * channels * pixels, channels, pixels},
+                 own[static_cast<std::size_t>(i)]);
+        });
+      };
+      if (out.scalar_type() == at::kByte)
+        each(out.mutable_data_ptr<std::uint8_t>());
+      else
+        each(out.mutable_data_ptr<float>());
+      block = out;
+    });
+  });
+}
+
+TRANSFERLIB_API void RandomErasing::apply(Batch& batch, std::span<const Draw> draws) const {
+  detail::check_draws(batch, draws);
+  if (!(probability >= 0.0 && probability <= 1.0))
+    throw OptionError(detail::text("the probability of erasing must be in [0, 1], not ", probability));
+  detail::check_interval("scale", scale, 0.0);
+  if (scale[1] > 1.0) throw OptionError(detail::text("scale is a part of the area, at most 1, not ", scale[1]));
+  detail::check_interval("ratio", ratio, 0.0);
+  for (double c : colour)
+    if (!(c >= 0.0 && c <= 1.0)) throw OptionError(detail::text("a colour must be in [0, 1]; one is ", c));
+  detail::guarded("erasing parts of pictures", [&] {
+    detail::for_each_block(batch, draws, [&](Tensor& block, std::span<const Draw> own) {
+      Tensor out = block.clone();
+      detail::for_each_in_parallel(block.size(0), [&](Index i) {
+        const at::AutoDispatchBelowADInplaceOrView below;
+        erase(out.select(0, i), detail::augmentation(own[static_cast<std::size_t>(i)]));
+      });
+      block = out;
+    });
+  });
+}
+
+TRANSFERLIB_API void RandomErasing::erase(const Tensor& picture, Random random) const {
+  if (random.uniform() >= probability) return;
+  const auto box = detail::random_erasure(random, picture.size(1), picture.size(2), scale, ratio);
+  if (!box) return;
+  const Index channels = picture.size(0);
+  Tensor cover = at::empty({channels, noise ? box->height : 1, noise ? box->width : 1}, at::kFloat);
+  float* p = cover.mutable_data_ptr<float>();
+  if (noise)
+    std::generate(p, p + cover.numel(), [&] { return static_cast<float>(random.uniform()); });
+  else
+    for (std::size_t c = 0; c < static_cast<std::size_t>(channels); ++c)
+      p[c] = static_cast<float>(channels == 3 ? colour[c] : (colour[0] + colour[1] + colour[2]) / 3.0);
+  if (picture.scalar_type() == at::kByte) cover = cover.mul(255.0).round();
+  picture.narrow(1, box->top, box->height).narrow(2, box->left, box->width).copy_(cover);
+}
+
+TRANSFERLIB_API void CentreCrop::apply(Batch& batch, std::span<const Draw> draws) const {
+  detail::check_draws(batch, draws);
+  if (size < 1) throw OptionError(detail::text("a crop must have at least 1 pixel a side, not ", size));
+  detail::guarded("cropping pictures", [&] {
+    for (Tensor& block : batch.pictures) block = detail::centre_crop(block, size, size);
+    detail::join_blocks(batch);
+  });
+}
+
+TRANSFERLIB_API void Resize::apply(Batch& batch, std::span<const Draw> draws) const {
+  detail::check_draws(batch, draws);
+  if (size < 1) throw OptionError(detail::text("pictures can't be resized to ", size, " pixels"));
+  for (Tensor& block : batch.pictures) {
+    const auto to = detail::with_shorter_side(block.size(2), block.size(3), size);
+    block = resize(block, to[0], to[1], interpolation);
+  }
+  detail::guarded("resizing pictures", [&] { detail::join_blocks(batch); });
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

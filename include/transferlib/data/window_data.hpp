@@ -22,6 +22,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/parallel.hpp>
 #include <transferlib/core/random.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/core/text.hpp>
 #include <transferlib/data/preprocess.hpp>
@@ -92,16 +93,7 @@ void each_box(const Batch& batch, const Visit& visit) {
 }
 
 /// Which of the wanted classes each of a data set's is, -1 for none. \throws OptionError where one is not there
-inline std::vector<Index> classes_among(const Labels& theirs, const Labels& wanted) {
-  std::vector<Index> out(theirs.size(), -1);
-  for (std::size_t i = 0; i < wanted.size(); ++i) {
-    const auto found = std::find(theirs.begin(), theirs.end(), wanted[i]);
-    if (found == theirs.end())
-      throw OptionError(text("the data have no class ", in_quotes(wanted[i]), "; they have ", first_few(theirs)));
-    out[static_cast<std::size_t>(found - theirs.begin())] = static_cast<Index>(i);
-  }
-  return out;
-}
+TRANSFERLIB_API std::vector<Index> classes_among(const Labels& theirs, const Labels& wanted);
 
 /// What of `data`'s pictures is an object. \param batch of these pictures \param classes as `classes_among` gives them
 template <class D>
@@ -123,13 +115,7 @@ std::vector<PictureObjects> objects_in(const D& data, const Batch& batch, std::s
 }
 
 /// A square window inside a picture, as near as can be to this centre and side.
-inline std::array<double, 4> window_inside(PixelSize picture, double x, double y, double side) {
-  const auto width = static_cast<double>(picture.width), height = static_cast<double>(picture.height);
-  side = std::min({std::max(side, 1.0), width, height});
-  const double left = std::clamp(x - side / 2.0, 0.0, width - side),
-               top = std::clamp(y - side / 2.0, 0.0, height - side);
-  return {left, top, left + side, top + side};
-}
+TRANSFERLIB_API std::array<double, 4> window_inside(PixelSize picture, double x, double y, double side);
 
 inline std::array<double, 4> without_margin(const std::array<double, 4>& box, double margin) {
   const double x = (box[0] + box[2]) / 2.0, y = (box[1] + box[3]) / 2.0;
@@ -138,79 +124,17 @@ inline std::array<double, 4> without_margin(const std::array<double, 4>& box, do
 }
 
 /// The most that a window, less its margin, overlaps anything that is not background.
-inline double worst_overlap(const std::array<double, 4>& window, const PictureObjects& there, double margin) {
-  const auto box = without_margin(window, margin);
-  double worst = 0.0;
-  for (const auto& object : there.objects) worst = std::max(worst, overlap_of(box, object.second));
-  for (const auto& other : there.ignored) worst = std::max(worst, overlap_of(box, other));
-  return worst;
-}
+TRANSFERLIB_API double worst_overlap(const std::array<double, 4>& window, const PictureObjects& there, double margin);
 
-inline void check(const WindowDataOptions& o) {
-  if (o.window < 1 || o.views < 0 || o.background < 0 || o.smallest < 0)
-    throw OptionError(text("windows can't be cut: a side of ", o.window, " (smallest ", o.smallest, "), ", o.views,
-                           " an object, ", o.background, " of background a picture"));
-  if (!(o.margin >= 1.0 && o.margin <= 8.0))
-    throw OptionError(text("a window's margin is a factor from 1 to 8, not ", o.margin));
-  if (!(o.iou_below > 0.0 && o.iou_below <= 1.0))
-    throw OptionError(text("iou_below must lie in (0, 1], not ", o.iou_below));
-  if (!(o.shift >= 0.0 && o.shift <= 1.0 && o.resize >= 0.0 && o.resize <= 2.0))
-    throw OptionError(text("the jitter must lie in [0, 1] sides and [0, 2], not ", o.shift, " and ", o.resize));
-}
+TRANSFERLIB_API void check(const WindowDataOptions& o);
 
 /// A picture's windows: jittered ones of each object, then background.
 /// \param id the picture's number, from which is drawn
-inline std::vector<CutWindow> draw_windows(const PictureObjects& there, Index id, const WindowDataOptions& o,
-                                           Index background) {
-  std::vector<CutWindow> out;
-  Random random(o.seed, Purpose::windows, static_cast<std::uint64_t>(id));
-  for (const auto& [label, box] : there.objects)
-    for (Index v = 0; v < o.views; ++v) {
-      const double side =
-          o.margin * std::max(box[2] - box[0], box[3] - box[1]) * std::exp(random.uniform(-o.resize, o.resize));
-      const double x = (box[0] + box[2]) / 2.0 + side * random.uniform(-o.shift, o.shift);
-      const double y = (box[1] + box[3]) / 2.0 + side * random.uniform(-o.shift, o.shift);
-      out.push_back({id, window_inside(there.size, x, y, side), label, box});
-    }
-  const auto shorter = static_cast<double>(std::min(there.size.width, there.size.height));
-  const double least = std::min(shorter, static_cast<double>(o.smallest == 0 ? o.window : o.smallest));
-  for (Index b = 0; b < o.background; ++b)
-    // Where objects fill the picture there may be no background at all.
-    for (int trial = 0; trial < 50; ++trial) {
-      std::array<double, 4> window{};
-      if (b % 2 == 0 && !there.objects.empty()) {
-        const auto& box =
-            there.objects[static_cast<std::size_t>(random.below(static_cast<Index>(there.objects.size())))].second;
-        const double object = std::max(box[2] - box[0], box[3] - box[1]);
-        const double side = std::max(least, o.margin * object * std::exp(random.uniform(-1.2, 0.7)));
-        const double x = (box[0] + box[2]) / 2.0 + object * random.uniform(-1.0, 1.0);
-        const double y = (box[1] + box[3]) / 2.0 + object * random.uniform(-1.0, 1.0);
-        window = window_inside(there.size, x, y, side);
-      } else {
-        const double side = least * std::exp(random.uniform() * std::log(shorter / least));
-        const double x = random.uniform(0.0, static_cast<double>(there.size.width));
-        window = window_inside(there.size, x, random.uniform(0.0, static_cast<double>(there.size.height)), side);
-      }
-      if (worst_overlap(window, there, o.margin) >= o.iou_below) continue;
-      out.push_back({id, window, background, {}});
-      break;
-    }
-  return out;
-}
+TRANSFERLIB_API std::vector<CutWindow> draw_windows(const PictureObjects& there, Index id, const WindowDataOptions& o,
+                                                    Index background);
 
 /// A picture (1, C, H, W) cut to a window and scaled to `side`, uint8 (1, 3, side, side).
-inline Tensor cut_window(const Tensor& picture, const std::array<double, 4>& box, Index side) {
-  const auto from = [](double at, Index most) { return std::clamp<Index>(std::llround(at), 0, most - 1); };
-  const Index x = from(box[0], picture.size(3)), y = from(box[1], picture.size(2));
-  const auto length = [](double from_, double to, Index begin, Index most) {
-    return std::clamp<Index>(std::llround(to - from_), 1, most - begin);
-  };
-  Tensor out = picture.narrow(2, y, length(box[1], box[3], y, picture.size(2)))
-                   .narrow(3, x, length(box[0], box[2], x, picture.size(3)));
-  out = resize(out.contiguous(at::MemoryFormat::ChannelsLast), side, side);
-  if (out.scalar_type() != at::kByte) out = out.mul(255.0).round_().clamp_(0.0, 255.0).to(at::kByte);
-  return out.expand({1, std::max<Index>(3, out.size(1)), side, side});
-}
+TRANSFERLIB_API Tensor cut_window(const Tensor& picture, const std::array<double, 4>& box, Index side);
 
 }  // namespace detail
 
@@ -266,20 +190,7 @@ class WindowData {
 
   /// The windows that show objects, with what is to be learnt to find their boxes: `BoxCoder`'s four numbers, from the
   /// window less its margin to the object. \throws DataError where there are none
-  TensorData<Values> offsets() const {
-    std::vector<Index> ids;
-    std::vector<double> boxes, objects;
-    for (std::size_t i = 0; i < windows_.size(); ++i) {
-      if (windows_[i].label == background()) continue;
-      ids.push_back(static_cast<Index>(i));
-      boxes.insert(boxes.end(), windows_[i].box.begin(), windows_[i].box.end());
-      objects.insert(objects.end(), windows_[i].object.begin(), windows_[i].object.end());
-    }
-    if (ids.empty()) throw DataError("no window shows an object, so no box can be learnt");
-    const auto rows = [](const std::vector<double>& x) { return at::tensor(x, at::kDouble).view({-1, 4}); };
-    const Tensor target = BoxCoder{}.encode(rows(objects), detail::without_margin(rows(boxes), options_.margin));
-    return {data_->batch(ids).pictures[0], target.to(at::kFloat), {"x", "y", "width", "height"}};
-  }
+  TensorData<Values> offsets() const;
 
   /// Adds background windows of pictures of the data that it was made of.
   /// \param windows their labels are not looked at
@@ -316,40 +227,11 @@ class WindowData {
   }
 
  private:
-  WindowData(const Labels& theirs, const WindowDataOptions& options)
-      : options_(options), labels_(options.labels.empty() ? theirs : options.labels) {
-    detail::check(options);
-    classes_ = detail::classes_among(theirs, labels_);
-    if (std::find(labels_.begin(), labels_.end(), options.name) != labels_.end())
-      throw OptionError(detail::text("an object is called ", detail::in_quotes(options.name),
-                                     ", as the background is; choose another `name`"));
-    labels_.push_back(options.name);
-  }
+  WindowData(const Labels& theirs, const WindowDataOptions& options);
 
-  void cut(const Batch& batch, std::span<const Index> ids, const std::vector<CutWindow>& windows) {
-    std::vector<Tensor> pictures;
-    for (const Tensor& block : batch.pictures)
-      for (Index i = 0; i < block.size(0); ++i) pictures.push_back(block.narrow(0, i, 1).cpu());
-    if (windows.empty()) return;
-    std::vector<Tensor> cuts(windows.size());
-    detail::for_each_in_parallel(static_cast<Index>(windows.size()), [&](Index i) {
-      const at::AutoDispatchBelowADInplaceOrView below;
-      const CutWindow& w = windows[static_cast<std::size_t>(i)];
-      const auto place = std::find(ids.begin(), ids.end(), w.picture) - ids.begin();
-      cuts[static_cast<std::size_t>(i)] =
-          detail::cut_window(pictures[static_cast<std::size_t>(place)], w.box, options_.window).contiguous();
-    });
-    pieces_.push_back(at::cat(cuts));
-    windows_.insert(windows_.end(), windows.begin(), windows.end());
-  }
+  void cut(const Batch& batch, std::span<const Index> ids, const std::vector<CutWindow>& windows);
 
-  void settle() {
-    if (data_) pieces_.insert(pieces_.begin(), data_->pictures());
-    std::vector<Index> target;
-    for (const CutWindow& w : windows_) target.push_back(w.label);
-    data_.emplace(at::cat(pieces_), at::tensor(target, at::kLong), labels_);
-    pieces_.clear();
-  }
+  void settle();
 
   WindowDataOptions options_;
   Labels labels_;
@@ -360,3 +242,156 @@ class WindowData {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::vector<Index> classes_among(const Labels& theirs, const Labels& wanted) {
+  std::vector<Index> out(theirs.size(), -1);
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    const auto found = std::find(theirs.begin(), theirs.end(), wanted[i]);
+    if (found == theirs.end())
+      throw OptionError(text("the data have no class ", in_quotes(wanted[i]), "; they have ", first_few(theirs)));
+    out[static_cast<std::size_t>(found - theirs.begin())] = static_cast<Index>(i);
+  }
+  return out;
+}
+
+TRANSFERLIB_API std::array<double, 4> window_inside(PixelSize picture, double x, double y, double side) {
+  const auto width = static_cast<double>(picture.width), height = static_cast<double>(picture.height);
+  side = std::min({std::max(side, 1.0), width, height});
+  const double left = std::clamp(x - side / 2.0, 0.0, width - side),
+               top = std::clamp(y - side / 2.0, 0.0, height - side);
+  return {left, top, left + side, top + side};
+}
+
+TRANSFERLIB_API double worst_overlap(const std::array<double, 4>& window, const PictureObjects& there, double margin) {
+  const auto box = without_margin(window, margin);
+  double worst = 0.0;
+  for (const auto& object : there.objects) worst = std::max(worst, overlap_of(box, object.second));
+  for (const auto& other : there.ignored) worst = std::max(worst, overlap_of(box, other));
+  return worst;
+}
+
+TRANSFERLIB_API void check(const WindowDataOptions& o) {
+  if (o.window < 1 || o.views < 0 || o.background < 0 || o.smallest < 0)
+    throw OptionError(text("windows can't be cut: a side of ", o.window, " (smallest ", o.smallest, "), ", o.views,
+                           " an object, ", o.background, " of background a picture"));
+  if (!(o.margin >= 1.0 && o.margin <= 8.0))
+    throw OptionError(text("a window's margin is a factor from 1 to 8, not ", o.margin));
+  if (!(o.iou_below > 0.0 && o.iou_below <= 1.0))
+    throw OptionError(text("iou_below must lie in (0, 1], not ", o.iou_below));
+  if (!(o.shift >= 0.0 && o.shift <= 1.0 && o.resize >= 0.0 && o.resize <= 2.0))
+    throw OptionError(text("the jitter must lie in [0, 1] sides and [0, 2], not ", o.shift, " and ", o.resize));
+}
+
+TRANSFERLIB_API std::vector<CutWindow> draw_windows(const PictureObjects& there, Index id, const WindowDataOptions& o,
+                                                    Index background) {
+  std::vector<CutWindow> out;
+  Random random(o.seed, Purpose::windows, static_cast<std::uint64_t>(id));
+  for (const auto& [label, box] : there.objects)
+    for (Index v = 0; v < o.views; ++v) {
+      const double side =
+          o.margin * std::max(box[2] - box[0], box[3] - box[1]) * std::exp(random.uniform(-o.resize, o.resize));
+      const double x = (box[0] + box[2]) / 2.0 + side * random.uniform(-o.shift, o.shift);
+      const double y = (box[1] + box[3]) / 2.0 + side * random.uniform(-o.shift, o.shift);
+      out.push_back({id, window_inside(there.size, x, y, side), label, box});
+    }
+  const auto shorter = static_cast<double>(std::min(there.size.width, there.size.height));
+  const double least = std::min(shorter, static_cast<double>(o.smallest == 0 ? o.window : o.smallest));
+  for (Index b = 0; b < o.background; ++b)
+    // Where objects fill the picture there may be no background at all.
+    for (int trial = 0; trial < 50; ++trial) {
+      std::array<double, 4> window{};
+      if (b % 2 == 0 && !there.objects.empty()) {
+        const auto& box =
+            there.objects[static_cast<std::size_t>(random.below(static_cast<Index>(there.objects.size())))].second;
+        const double object = std::max(box[2] - box[0], box[3] - box[1]);
+        const double side = std::max(least, o.margin * object * std::exp(random.uniform(-1.2, 0.7)));
+        const double x = (box[0] + box[2]) / 2.0 + object * random.uniform(-1.0, 1.0);
+        const double y = (box[1] + box[3]) / 2.0 + object * random.uniform(-1.0, 1.0);
+        window = window_inside(there.size, x, y, side);
+      } else {
+        const double side = least * std::exp(random.uniform() * std::log(shorter / least));
+        const double x = random.uniform(0.0, static_cast<double>(there.size.width));
+        window = window_inside(there.size, x, random.uniform(0.0, static_cast<double>(there.size.height)), side);
+      }
+      if (worst_overlap(window, there, o.margin) >= o.iou_below) continue;
+      out.push_back({id, window, background, {}});
+      break;
+    }
+  return out;
+}
+
+TRANSFERLIB_API Tensor cut_window(const Tensor& picture, const std::array<double, 4>& box, Index side) {
+  const auto from = [](double at, Index most) { return std::clamp<Index>(std::llround(at), 0, most - 1); };
+  const Index x = from(box[0], picture.size(3)), y = from(box[1], picture.size(2));
+  const auto length = [](double from_, double to, Index begin, Index most) {
+    return std::clamp<Index>(std::llround(to - from_), 1, most - begin);
+  };
+  Tensor out = picture.narrow(2, y, length(box[1], box[3], y, picture.size(2)))
+                   .narrow(3, x, length(box[0], box[2], x, picture.size(3)));
+  out = resize(out.contiguous(at::MemoryFormat::ChannelsLast), side, side);
+  if (out.scalar_type() != at::kByte) out = out.mul(255.0).round_().clamp_(0.0, 255.0).to(at::kByte);
+  return out.expand({1, std::max<Index>(3, out.size(1)), side, side});
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API TensorData<Values> WindowData::offsets() const {
+  std::vector<Index> ids;
+  std::vector<double> boxes, objects;
+  for (std::size_t i = 0; i < windows_.size(); ++i) {
+    if (windows_[i].label == background()) continue;
+    ids.push_back(static_cast<Index>(i));
+    boxes.insert(boxes.end(), windows_[i].box.begin(), windows_[i].box.end());
+    objects.insert(objects.end(), windows_[i].object.begin(), windows_[i].object.end());
+  }
+  if (ids.empty()) throw DataError("no window shows an object, so no box can be learnt");
+  const auto rows = [](const std::vector<double>& x) { return at::tensor(x, at::kDouble).view({-1, 4}); };
+  const Tensor target = BoxCoder{}.encode(rows(objects), detail::without_margin(rows(boxes), options_.margin));
+  return {data_->batch(ids).pictures[0], target.to(at::kFloat), {"x", "y", "width", "height"}};
+}
+
+TRANSFERLIB_API WindowData::WindowData(const Labels& theirs, const WindowDataOptions& options)
+    : options_(options), labels_(options.labels.empty() ? theirs : options.labels) {
+  detail::check(options);
+  classes_ = detail::classes_among(theirs, labels_);
+  if (std::find(labels_.begin(), labels_.end(), options.name) != labels_.end())
+    throw OptionError(detail::text("an object is called ", detail::in_quotes(options.name),
+                                   ", as the background is; choose another `name`"));
+  labels_.push_back(options.name);
+}
+
+TRANSFERLIB_API void WindowData::cut(const Batch& batch, std::span<const Index> ids,
+                                     const std::vector<CutWindow>& windows) {
+  std::vector<Tensor> pictures;
+  for (const Tensor& block : batch.pictures)
+    for (Index i = 0; i < block.size(0); ++i) pictures.push_back(block.narrow(0, i, 1).cpu());
+  if (windows.empty()) return;
+  std::vector<Tensor> cuts(windows.size());
+  detail::for_each_in_parallel(static_cast<Index>(windows.size()), [&](Index i) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    const CutWindow& w = windows[static_cast<std::size_t>(i)];
+    const auto place = std::find(ids.begin(), ids.end(), w.picture) - ids.begin();
+    cuts[static_cast<std::size_t>(i)] =
+        detail::cut_window(pictures[static_cast<std::size_t>(place)], w.box, options_.window).contiguous();
+  });
+  pieces_.push_back(at::cat(cuts));
+  windows_.insert(windows_.end(), windows.begin(), windows.end());
+}
+
+TRANSFERLIB_API void WindowData::settle() {
+  if (data_) pieces_.insert(pieces_.begin(), data_->pictures());
+  std::vector<Index> target;
+  for (const CutWindow& w : windows_) target.push_back(w.label);
+  data_.emplace(at::cat(pieces_), at::tensor(target, at::kLong), labels_);
+  pieces_.clear();
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -12,6 +12,7 @@
 #include <ATen/ATen.h>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/detect/placement.hpp>
 
@@ -23,17 +24,7 @@ class AnchorGenerator {
   /// \param sizes for each map, the square roots of the anchors' areas, in pixels
   /// \param ratios height / width, of all maps
   /// \throws OptionError
-  AnchorGenerator(std::vector<std::vector<double>> sizes, std::vector<double> ratios)
-      : sizes_(std::move(sizes)), ratios_(std::move(ratios)) {
-    if (sizes_.empty() || ratios_.empty()) throw OptionError("anchors need at least one size a map and one ratio");
-    for (const auto& map : sizes_)
-      if (map.empty() || map.size() != sizes_[0].size())
-        throw OptionError(detail::text("anchors have ", map.size(), " sizes on one map and ", sizes_[0].size(),
-                                       " on another; a head that all maps share needs the same number, at least 1"));
-    for (const auto& map : sizes_)
-      for (const double size : map) check(size, "size");
-    for (const double ratio : ratios_) check(ratio, "ratio");
-  }
+  AnchorGenerator(std::vector<std::vector<double>> sizes, std::vector<double> ratios);
 
   /// How many maps there are.
   Index maps() const { return static_cast<Index>(sizes_.size()); }
@@ -41,18 +32,7 @@ class AnchorGenerator {
   Index per_place() const { return static_cast<Index>(sizes_[0].size() * ratios_.size()); }
 
   /// The anchors around the corner (0, 0) on one map, (anchors, 4) float32, with whole coordinates.
-  Tensor of_place(Index map) const {
-    const auto& sizes = sizes_.at(static_cast<std::size_t>(map));
-    Tensor out = at::empty({per_place(), 4}, at::TensorOptions(at::kFloat));
-    float* to = out.mutable_data_ptr<float>();
-    for (const double ratio : ratios_)
-      for (const double size : sizes) {
-        const float high = std::sqrt(static_cast<float>(ratio)), wide = 1.0F / high;
-        const float w = wide * static_cast<float>(size), h = high * static_cast<float>(size);
-        for (const float corner : {-w, -h, w, h}) *to++ = std::nearbyint(corner / 2.0F);
-      }
-    return out;
-  }
+  Tensor of_place(Index map) const;
 
   /// All anchors of one picture on a canvas, (A, 4) float32 on the device of the maps: map by map, row by row, place by
   /// place. On a canvas of a multiple of 32 pixels, as torchvision's all are, places are canvas / grid pixels apart,
@@ -89,3 +69,36 @@ class AnchorGenerator {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API AnchorGenerator::AnchorGenerator(std::vector<std::vector<double>> sizes, std::vector<double> ratios)
+    : sizes_(std::move(sizes)), ratios_(std::move(ratios)) {
+  if (sizes_.empty() || ratios_.empty()) throw OptionError("anchors need at least one size a map and one ratio");
+  for (const auto& map : sizes_)
+    if (map.empty() || map.size() != sizes_[0].size())
+      throw OptionError(detail::text("anchors have ", map.size(), " sizes on one map and ", sizes_[0].size(),
+                                     " on another; a head that all maps share needs the same number, at least 1"));
+  for (const auto& map : sizes_)
+    for (const double size : map) check(size, "size");
+  for (const double ratio : ratios_) check(ratio, "ratio");
+}
+
+TRANSFERLIB_API Tensor AnchorGenerator::of_place(Index map) const {
+  const auto& sizes = sizes_.at(static_cast<std::size_t>(map));
+  Tensor out = at::empty({per_place(), 4}, at::TensorOptions(at::kFloat));
+  float* to = out.mutable_data_ptr<float>();
+  for (const double ratio : ratios_)
+    for (const double size : sizes) {
+      const float high = std::sqrt(static_cast<float>(ratio)), wide = 1.0F / high;
+      const float w = wide * static_cast<float>(size), h = high * static_cast<float>(size);
+      for (const float corner : {-w, -h, w, h}) *to++ = std::nearbyint(corner / 2.0F);
+    }
+  return out;
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -9,6 +9,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/random.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 
 namespace transferlib {
@@ -40,14 +41,7 @@ inline Tensor shape_overlaps(const Tensor& a, const Tensor& b) {
 
 namespace detail {
 
-inline Tensor check_sizes(const Tensor& sizes) {
-  if (!sizes.defined() || sizes.dim() != 2 || sizes.size(1) != 2 || sizes.size(0) == 0)
-    throw DataError("anchors are found from a tensor (N, 2) of widths and heights, of one box at least");
-  const Tensor out = sizes.detach().to(at::kCPU, at::kDouble).contiguous();
-  if (!out.gt(0.0).all().item<bool>() || !out.isfinite().all().item<bool>())
-    throw DataError("a box that anchors are to be found from has no width or height; both must be above 0 pixels");
-  return out;
-}
+TRANSFERLIB_API Tensor check_sizes(const Tensor& sizes);
 
 inline void check_ratio(double ratio) {
   if (!(ratio > 1.0)) throw OptionError(text("the ratio of a box's side to an anchor's must be above 1, not ", ratio));
@@ -59,15 +53,7 @@ inline Tensor side_ratios(const Tensor& sizes, const Tensor& anchors) {
   return at::minimum(r, r.reciprocal()).amin(-1);
 }
 
-inline Anchors sorted_anchors(const Tensor& sizes) {
-  Anchors out;
-  const Tensor flat = sizes.contiguous();
-  const double* p = flat.const_data_ptr<double>();
-  for (Index i = 0; i < flat.size(0); ++i) out.push_back({p[2 * i], p[2 * i + 1]});
-  std::stable_sort(out.begin(), out.end(),
-                   [](const AnchorSize& a, const AnchorSize& b) { return a.width * a.height < b.width * b.height; });
-  return out;
-}
+TRANSFERLIB_API Anchors sorted_anchors(const Tensor& sizes);
 
 /// How well anchors suit boxes: the mean of the best ratio of sides, 0 where it is out of reach.
 inline double anchor_fitness(const Tensor& sizes, const Tensor& anchors, double ratio) {
@@ -80,7 +66,71 @@ inline double anchor_fitness(const Tensor& sizes, const Tensor& anchors, double 
 /// Anchors for boxes of these sizes (N, 2), in pixels, the smallest first: k-means whose distance is 1 - IoU of the
 /// shapes, from starts drawn as k-means++ does (Arthur and Vassilvitskii, 2007).
 /// \throws DataError for sizes that are not positive; OptionError for fewer boxes than anchors
-inline Anchors kmeans_anchors(const Tensor& sizes, Index count, std::uint64_t seed = 0) {
+TRANSFERLIB_API Anchors kmeans_anchors(const Tensor& sizes, Index count, std::uint64_t seed = 0);
+
+/// How far anchors reach boxes.
+struct AnchorRecall {
+  double best_possible = 0.0;  ///< the part of the boxes, in [0, 1], that some anchor is within the ratio of
+  double anchors_a_box = 0.0;  ///< how many anchors are, on average
+  double mean_overlap = 0.0;   ///< the mean IoU of a box's shape with its best anchor
+};
+
+/// Judges anchors on boxes (N, 2): one is within reach where neither side is `ratio` times the anchor's or more, or
+/// less than a `ratio`-th of it, as YOLO v5's matching has it.
+TRANSFERLIB_API AnchorRecall anchor_recall(const Tensor& sizes, const Anchors& anchors, double ratio = 4.0);
+
+/// What evolving anchors takes.
+struct EvolveOptions {
+  Index generations = 1000;
+  double ratio = 4.0;        ///< see `anchor_recall`
+  double probability = 0.9;  ///< that a side is changed
+  double deviation = 0.1;    ///< of the factor that it is changed by
+  std::uint64_t seed = 0;
+};
+
+/// Betters anchors for boxes (N, 2): in each generation sides are multiplied by random factors, and the change stays
+/// where the mean ratio of sides grows. YOLO v5's genetic search. Never worse than what it is given.
+TRANSFERLIB_API Anchors evolve_anchors(const Tensor& sizes, const Anchors& anchors, const EvolveOptions& options = {});
+
+/// Anchors in the order of their areas, dealt out to `levels` maps, the smallest to the finest.
+/// \throws OptionError where they can't be dealt out evenly
+TRANSFERLIB_API LevelAnchors split_anchors(const Anchors& anchors, Index levels);
+
+/// YOLO v5's autoanchor: anchors that reach 98 % of the boxes (N, 2) stay; others are replaced by k-means and evolution
+/// where that reaches more.
+TRANSFERLIB_API LevelAnchors auto_anchors(const Tensor& sizes, const LevelAnchors& anchors,
+                                          const EvolveOptions& options = {});
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API Tensor check_sizes(const Tensor& sizes) {
+  if (!sizes.defined() || sizes.dim() != 2 || sizes.size(1) != 2 || sizes.size(0) == 0)
+    throw DataError("anchors are found from a tensor (N, 2) of widths and heights, of one box at least");
+  const Tensor out = sizes.detach().to(at::kCPU, at::kDouble).contiguous();
+  if (!out.gt(0.0).all().item<bool>() || !out.isfinite().all().item<bool>())
+    throw DataError("a box that anchors are to be found from has no width or height; both must be above 0 pixels");
+  return out;
+}
+
+TRANSFERLIB_API Anchors sorted_anchors(const Tensor& sizes) {
+  Anchors out;
+  const Tensor flat = sizes.contiguous();
+  const double* p = flat.const_data_ptr<double>();
+  for (Index i = 0; i < flat.size(0); ++i) out.push_back({p[2 * i], p[2 * i + 1]});
+  std::stable_sort(out.begin(), out.end(),
+                   [](const AnchorSize& a, const AnchorSize& b) { return a.width * a.height < b.width * b.height; });
+  return out;
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API Anchors kmeans_anchors(const Tensor& sizes, Index count, std::uint64_t seed) {
   const Tensor x = detail::check_sizes(sizes);
   const Index n = x.size(0);
   if (count < 1 || count > n)
@@ -105,16 +155,7 @@ inline Anchors kmeans_anchors(const Tensor& sizes, Index count, std::uint64_t se
   return detail::sorted_anchors(centres);
 }
 
-/// How far anchors reach boxes.
-struct AnchorRecall {
-  double best_possible = 0.0;  ///< the part of the boxes, in [0, 1], that some anchor is within the ratio of
-  double anchors_a_box = 0.0;  ///< how many anchors are, on average
-  double mean_overlap = 0.0;   ///< the mean IoU of a box's shape with its best anchor
-};
-
-/// Judges anchors on boxes (N, 2): one is within reach where neither side is `ratio` times the anchor's or more, or
-/// less than a `ratio`-th of it, as YOLO v5's matching has it.
-inline AnchorRecall anchor_recall(const Tensor& sizes, const Anchors& anchors, double ratio = 4.0) {
+TRANSFERLIB_API AnchorRecall anchor_recall(const Tensor& sizes, const Anchors& anchors, double ratio) {
   const Tensor x = detail::check_sizes(sizes), a = detail::check_sizes(anchor_tensor(anchors));
   detail::check_ratio(ratio);
   const Tensor reached = detail::side_ratios(x, a).gt(1.0 / ratio);
@@ -122,18 +163,7 @@ inline AnchorRecall anchor_recall(const Tensor& sizes, const Anchors& anchors, d
           shape_overlaps(x, a).amax(1).mean().item<double>()};
 }
 
-/// What evolving anchors takes.
-struct EvolveOptions {
-  Index generations = 1000;
-  double ratio = 4.0;        ///< see `anchor_recall`
-  double probability = 0.9;  ///< that a side is changed
-  double deviation = 0.1;    ///< of the factor that it is changed by
-  std::uint64_t seed = 0;
-};
-
-/// Betters anchors for boxes (N, 2): in each generation sides are multiplied by random factors, and the change stays
-/// where the mean ratio of sides grows. YOLO v5's genetic search. Never worse than what it is given.
-inline Anchors evolve_anchors(const Tensor& sizes, const Anchors& anchors, const EvolveOptions& options = {}) {
+TRANSFERLIB_API Anchors evolve_anchors(const Tensor& sizes, const Anchors& anchors, const EvolveOptions& options) {
   const Tensor x = detail::check_sizes(sizes);
   detail::check_ratio(options.ratio);
   Tensor best = detail::check_sizes(anchor_tensor(anchors));
@@ -153,9 +183,7 @@ inline Anchors evolve_anchors(const Tensor& sizes, const Anchors& anchors, const
   return detail::sorted_anchors(best);
 }
 
-/// Anchors in the order of their areas, dealt out to `levels` maps, the smallest to the finest.
-/// \throws OptionError where they can't be dealt out evenly
-inline LevelAnchors split_anchors(const Anchors& anchors, Index levels) {
+TRANSFERLIB_API LevelAnchors split_anchors(const Anchors& anchors, Index levels) {
   const Index count = static_cast<Index>(anchors.size());
   if (levels < 1 || count < levels || count % levels != 0)
     throw OptionError(detail::text(count, " anchors can't be dealt out evenly to ", levels, " maps"));
@@ -166,9 +194,8 @@ inline LevelAnchors split_anchors(const Anchors& anchors, Index levels) {
   return out;
 }
 
-/// YOLO v5's autoanchor: anchors that reach 98 % of the boxes (N, 2) stay; others are replaced by k-means and evolution
-/// where that reaches more.
-inline LevelAnchors auto_anchors(const Tensor& sizes, const LevelAnchors& anchors, const EvolveOptions& options = {}) {
+TRANSFERLIB_API LevelAnchors auto_anchors(const Tensor& sizes, const LevelAnchors& anchors,
+                                          const EvolveOptions& options) {
   Anchors all;
   for (const Anchors& level : anchors) all.insert(all.end(), level.begin(), level.end());
   const double now = anchor_recall(sizes, all, options.ratio).best_possible;
@@ -180,3 +207,5 @@ inline LevelAnchors auto_anchors(const Tensor& sizes, const LevelAnchors& anchor
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/detect/anchors.hpp>
 #include <transferlib/detect/boxes.hpp>
@@ -27,35 +28,7 @@ struct Objects {
 
 /// The objects of a batch of the target `Boxes`, for computing with `like`. Those without area, as a cut can leave
 /// them, are left out. \throws DataError for other shapes, and for a class that the head doesn't have
-inline Objects objects_of(const Batch& batch, Index classes, const Tensor& like) {
-  using detail::text;
-  if (!batch.target.defined() || batch.target.dim() != 2 || batch.target.size(1) != 5)
-    throw DataError("a detector learns from a target (M, 5): class, x, y, width, height");
-  if (!batch.offsets.defined() || batch.offsets.dim() != 1 || batch.offsets.size(0) < 1)
-    throw DataError("a detector learns from a target with offsets (N + 1), which tell whose boxes are whose");
-  const Tensor offsets = batch.offsets.to(at::kCPU, at::kLong).contiguous();
-  const Index pictures = offsets.size(0) - 1, rows = batch.target.size(0);
-  const Tensor counts = offsets.diff();
-  const Index first = offsets[0].item<Index>(), end = offsets[pictures].item<Index>();
-  if (counts.lt(0).any().item<bool>() || first < 0 || end > rows)
-    throw DataError(text("offsets must rise from 0 to the number of boxes, ", rows));
-  Tensor target = batch.target.detach().to(at::kCPU).slice(0, first, end);
-  Tensor picture = at::arange(pictures, at::kLong).repeat_interleave(counts);
-  const Tensor solid = target.narrow(1, 3, 2).gt(0).all(1);
-  if (!solid.all().item<bool>()) target = target.index({solid}), picture = picture.index({solid});
-  if (target.size(0) != 0) {
-    const Tensor label = target.select(1, 0);
-    const double least = label.min().item<double>(), most = label.max().item<double>();
-    if (!(least >= 0.0 && most < static_cast<double>(classes)))
-      throw DataError(
-          text("a box has the class ", least < 0.0 ? least : most, "; the head has classes 0 to ", classes - 1));
-    if (!target.isfinite().all().item<bool>()) throw DataError("a box of the target has a number that is not finite");
-  }
-  const Tensor size = target.narrow(1, 3, 2);
-  const Tensor boxes = at::cat({target.narrow(1, 1, 2) + size / 2, size}, 1);
-  return {pictures, picture.to(like.device()), target.select(1, 0).to(like.device(), at::kLong),
-          boxes.to(like.device(), like.scalar_type())};
-}
+TRANSFERLIB_API Objects objects_of(const Batch& batch, Index classes, const Tensor& like);
 
 /// A map on which objects are looked for.
 struct MatchLevel {
@@ -93,8 +66,89 @@ inline std::pair<Tensor, Tensor> cells(const Tensor& points, const MatchLevel& l
 
 /// YOLO v2 to v4: each object is looked for in the cell of its centre, by the anchor of all maps whose shape overlaps
 /// its own most; and, as v4 has it, by each other anchor that does by more than `threshold` (1: by none).
-inline std::vector<Matches> match_best(const std::vector<MatchLevel>& levels, const Objects& objects,
-                                       double threshold = 1.0) {
+TRANSFERLIB_API std::vector<Matches> match_best(const std::vector<MatchLevel>& levels, const Objects& objects,
+                                                double threshold = 1.0);
+
+/// Which anchors and cells `match_ratio` takes.
+struct RatioOptions {
+  double ratio = 4.0;  ///< a side may be less than this times the anchor's, and the other way round
+  double reach =
+      0.5;  ///< how near, in cells, a neighbouring cell must be: 0.5 gives three cells an object, 1 gives five
+};
+
+/// YOLO v5: each object is looked for on every map, by every anchor whose sides are within the ratio of its own, in the
+/// cell of its centre and those of the four beside it that are nearer than `reach`. An object whose centre is on a
+/// line between cells is matched as the original does, which may name a cell twice.
+TRANSFERLIB_API std::vector<Matches> match_ratio(const std::vector<MatchLevel>& levels, const Objects& objects,
+                                                 const RatioOptions& options = {});
+
+/// The predictions of one picture that may be matched.
+struct OtaCandidates {
+  Tensor boxes;          ///< (P, 4) x1, y1, x2, y2
+  Tensor probabilities;  ///< (P, classes) in [0, 1]: how sure each is of an object of each class
+  Tensor centres;        ///< (P, 2) the middles of the cells, where only cells near an object's middle should find it
+  Tensor reach;          ///< (P) how near, in pixels along each axis
+};
+
+/// What SimOTA weighs.
+struct OtaOptions {
+  Index most = 10;              ///< of the best overlaps, whose sum is how many predictions an object gets
+  double overlap_weight = 3.0;  ///< of -log(IoU) beside the cross entropy of the classes
+};
+
+/// Pairs of predictions and objects.
+struct OtaMatches {
+  Tensor candidate;  ///< (K) int64, rising, each once
+  Tensor object;     ///< (K) int64
+  Tensor overlap;    ///< (K) IoU
+};
+
+/// SimOTA (Ge et al., "YOLOX", 2021): an object gets as many predictions as the sum of its best overlaps says, one at
+/// least, those of the least cost: cross entropy of the classes, less the logarithm of the IoU. A prediction that
+/// several objects want goes to the object, of all, of the least cost. A row of costs for each object is computed in
+/// pieces, so that the memory taken doesn't grow with the number of objects.
+/// \param boxes (G, 4) of the objects, x1, y1, x2, y2. \param labels (G) int64
+TRANSFERLIB_API OtaMatches match_ota(const OtaCandidates& candidates, const Tensor& boxes, const Tensor& labels,
+                                     const OtaOptions& options = {});
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API Objects objects_of(const Batch& batch, Index classes, const Tensor& like) {
+  using detail::text;
+  if (!batch.target.defined() || batch.target.dim() != 2 || batch.target.size(1) != 5)
+    throw DataError("a detector learns from a target (M, 5): class, x, y, width, height");
+  if (!batch.offsets.defined() || batch.offsets.dim() != 1 || batch.offsets.size(0) < 1)
+    throw DataError("a detector learns from a target with offsets (N + 1), which tell whose boxes are whose");
+  const Tensor offsets = batch.offsets.to(at::kCPU, at::kLong).contiguous();
+  const Index pictures = offsets.size(0) - 1, rows = batch.target.size(0);
+  const Tensor counts = offsets.diff();
+  const Index first = offsets[0].item<Index>(), end = offsets[pictures].item<Index>();
+  if (counts.lt(0).any().item<bool>() || first < 0 || end > rows)
+    throw DataError(text("offsets must rise from 0 to the number of boxes, ", rows));
+  Tensor target = batch.target.detach().to(at::kCPU).slice(0, first, end);
+  Tensor picture = at::arange(pictures, at::kLong).repeat_interleave(counts);
+  const Tensor solid = target.narrow(1, 3, 2).gt(0).all(1);
+  if (!solid.all().item<bool>()) target = target.index({solid}), picture = picture.index({solid});
+  if (target.size(0) != 0) {
+    const Tensor label = target.select(1, 0);
+    const double least = label.min().item<double>(), most = label.max().item<double>();
+    if (!(least >= 0.0 && most < static_cast<double>(classes)))
+      throw DataError(
+          text("a box has the class ", least < 0.0 ? least : most, "; the head has classes 0 to ", classes - 1));
+    if (!target.isfinite().all().item<bool>()) throw DataError("a box of the target has a number that is not finite");
+  }
+  const Tensor size = target.narrow(1, 3, 2);
+  const Tensor boxes = at::cat({target.narrow(1, 1, 2) + size / 2, size}, 1);
+  return {pictures, picture.to(like.device()), target.select(1, 0).to(like.device(), at::kLong),
+          boxes.to(like.device(), like.scalar_type())};
+}
+
+TRANSFERLIB_API std::vector<Matches> match_best(const std::vector<MatchLevel>& levels, const Objects& objects,
+                                                double threshold) {
   const torch::NoGradGuard guard;
   std::vector<Tensor> anchors;
   for (const MatchLevel& l : levels) anchors.push_back(l.anchors.to(objects.boxes.options()));
@@ -114,18 +168,8 @@ inline std::vector<Matches> match_best(const std::vector<MatchLevel>& levels, co
   return out;
 }
 
-/// Which anchors and cells `match_ratio` takes.
-struct RatioOptions {
-  double ratio = 4.0;  ///< a side may be less than this times the anchor's, and the other way round
-  double reach =
-      0.5;  ///< how near, in cells, a neighbouring cell must be: 0.5 gives three cells an object, 1 gives five
-};
-
-/// YOLO v5: each object is looked for on every map, by every anchor whose sides are within the ratio of its own, in the
-/// cell of its centre and those of the four beside it that are nearer than `reach`. An object whose centre is on a
-/// line between cells is matched as the original does, which may name a cell twice.
-inline std::vector<Matches> match_ratio(const std::vector<MatchLevel>& levels, const Objects& objects,
-                                        const RatioOptions& options = {}) {
+TRANSFERLIB_API std::vector<Matches> match_ratio(const std::vector<MatchLevel>& levels, const Objects& objects,
+                                                 const RatioOptions& options) {
   const torch::NoGradGuard guard;
   std::vector<Matches> out;
   for (const MatchLevel& l : levels) {
@@ -162,34 +206,8 @@ inline std::vector<Matches> match_ratio(const std::vector<MatchLevel>& levels, c
   return out;
 }
 
-/// The predictions of one picture that may be matched.
-struct OtaCandidates {
-  Tensor boxes;          ///< (P, 4) x1, y1, x2, y2
-  Tensor probabilities;  ///< (P, classes) in [0, 1]: how sure each is of an object of each class
-  Tensor centres;        ///< (P, 2) the middles of the cells, where only cells near an object's middle should find it
-  Tensor reach;          ///< (P) how near, in pixels along each axis
-};
-
-/// What SimOTA weighs.
-struct OtaOptions {
-  Index most = 10;              ///< of the best overlaps, whose sum is how many predictions an object gets
-  double overlap_weight = 3.0;  ///< of -log(IoU) beside the cross entropy of the classes
-};
-
-/// Pairs of predictions and objects.
-struct OtaMatches {
-  Tensor candidate;  ///< (K) int64, rising, each once
-  Tensor object;     ///< (K) int64
-  Tensor overlap;    ///< (K) IoU
-};
-
-/// SimOTA (Ge et al., "YOLOX", 2021): an object gets as many predictions as the sum of its best overlaps says, one at
-/// least, those of the least cost: cross entropy of the classes, less the logarithm of the IoU. A prediction that
-/// several objects want goes to the object, of all, of the least cost. A row of costs for each object is computed in
-/// pieces, so that the memory taken doesn't grow with the number of objects.
-/// \param boxes (G, 4) of the objects, x1, y1, x2, y2. \param labels (G) int64
-inline OtaMatches match_ota(const OtaCandidates& candidates, const Tensor& boxes, const Tensor& labels,
-                            const OtaOptions& options = {}) {
+TRANSFERLIB_API OtaMatches match_ota(const OtaCandidates& candidates, const Tensor& boxes, const Tensor& labels,
+                                     const OtaOptions& options) {
   const torch::NoGradGuard guard;
   const Index count = candidates.boxes.size(0), objects = boxes.size(0);
   const Tensor none = at::empty({0}, labels.options());
@@ -234,3 +252,5 @@ inline OtaMatches match_ota(const OtaCandidates& candidates, const Tensor& boxes
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -8,6 +8,7 @@
 
 #include <ATen/ATen.h>
 
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/detect/boxes.hpp>
 
@@ -28,28 +29,40 @@ struct BoxCoder {
   }
 
   /// The boxes (…, 4) that the codes (…, 4) make of `references`, whose shape may be one that is broadcast.
-  Tensor decode(const Tensor& codes, const Tensor& references) const {
-    detail::check_boxes(codes, "the codes of boxes");
-    const Form from(references.to(codes.scalar_type()));
-    const auto code = [&](Index i) { return codes.select(-1, i) / weights[static_cast<std::size_t>(i)]; };
-    const Tensor x = code(0) * from.width + from.x, y = code(1) * from.height + from.y;
-    const Tensor half_width = 0.5 * (code(2).clamp_max(largest).exp() * from.width);
-    const Tensor half_height = 0.5 * (code(3).clamp_max(largest).exp() * from.height);
-    return at::stack({x - half_width, y - half_height, x + half_width, y + half_height}, -1);
-  }
+  Tensor decode(const Tensor& codes, const Tensor& references) const;
 
  private:
   /// Centre and sides.
   struct Form {
-    explicit Form(const Tensor& boxes) {
-      detail::check_boxes(boxes, "boxes to encode or decode");
-      width = boxes.select(-1, 2) - boxes.select(-1, 0);
-      height = boxes.select(-1, 3) - boxes.select(-1, 1);
-      x = boxes.select(-1, 0) + 0.5 * width;
-      y = boxes.select(-1, 1) + 0.5 * height;
-    }
+    explicit Form(const Tensor& boxes);
     Tensor x, y, width, height;
   };
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API Tensor BoxCoder::decode(const Tensor& codes, const Tensor& references) const {
+  detail::check_boxes(codes, "the codes of boxes");
+  const Form from(references.to(codes.scalar_type()));
+  const auto code = [&](Index i) { return codes.select(-1, i) / weights[static_cast<std::size_t>(i)]; };
+  const Tensor x = code(0) * from.width + from.x, y = code(1) * from.height + from.y;
+  const Tensor half_width = 0.5 * (code(2).clamp_max(largest).exp() * from.width);
+  const Tensor half_height = 0.5 * (code(3).clamp_max(largest).exp() * from.height);
+  return at::stack({x - half_width, y - half_height, x + half_width, y + half_height}, -1);
+}
+
+TRANSFERLIB_API BoxCoder::Form::Form(const Tensor& boxes) {
+  detail::check_boxes(boxes, "boxes to encode or decode");
+  width = boxes.select(-1, 2) - boxes.select(-1, 0);
+  height = boxes.select(-1, 3) - boxes.select(-1, 1);
+  x = boxes.select(-1, 0) + 0.5 * width;
+  y = boxes.select(-1, 1) + 0.5 * height;
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/detect/placement.hpp>
 
@@ -43,46 +44,12 @@ inline Tensor as_wide(const Tensor& boxes) {
 }
 
 /// The overlap of boxes whose columns can be broadcast. \param epsilon is added to the union and the enclosing area
-inline Tensor overlap(const Tensor& first, const Tensor& second, Overlap kind, double epsilon) {
-  const Tensor a = as_wide(first), b = as_wide(second);
-  const auto column = [](const Tensor& boxes, Index i) { return boxes.select(-1, i); };
-  const Tensor x1 = column(a, 0), y1 = column(a, 1), x2 = column(a, 2), y2 = column(a, 3);
-  const Tensor u1 = column(b, 0), v1 = column(b, 1), u2 = column(b, 2), v2 = column(b, 3);
-  const Tensor wide = x2 - x1, high = y2 - y1, wide_b = u2 - u1, high_b = v2 - v1;
-  const Tensor both = (x2.minimum(u2) - x1.maximum(u1)).clamp_min(0) * (y2.minimum(v2) - y1.maximum(v1)).clamp_min(0);
-  const Tensor either = wide * high + wide_b * high_b - both;
-  const Tensor iou = both / (either + epsilon);
-  if (kind == Overlap::iou) return iou;
-  const Tensor around_x = x2.maximum(u2) - x1.minimum(u1), around_y = y2.maximum(v2) - y1.minimum(v1);
-  if (kind == Overlap::giou) {
-    const Tensor around = around_x * around_y;
-    return iou - (around - either) / (around + epsilon);
-  }
-  constexpr double small = 1e-7;
-  const Tensor distance = ((x1 + x2 - u1 - u2) / 2).square() + ((y1 + y2 - v1 - v2) / 2).square();
-  const Tensor diou = iou - distance / (around_x.square() + around_y.square() + small);
-  if (kind == Overlap::diou) return diou;
-  constexpr double pi = 3.14159265358979323846;
-  const Tensor v = ((wide_b / high_b).atan() - (wide / high).atan()).square() * (4.0 / (pi * pi));
-  // The trade-off is no part of the gradient.
-  const Tensor alpha = v.detach() / (1.0 - iou.detach() + v.detach() + small);
-  return diou - alpha * v;
-}
+TRANSFERLIB_API Tensor overlap(const Tensor& first, const Tensor& second, Overlap kind, double epsilon);
 
 }  // namespace detail
 
 /// Boxes (…, 4) in another form. \throws DataError if there are not four numbers
-inline Tensor convert_boxes(const Tensor& boxes, BoxForm from, BoxForm to) {
-  detail::check_boxes(boxes, "boxes");
-  if (from == to) return boxes.clone();
-  const Tensor first = boxes.narrow(-1, 0, 2), second = boxes.narrow(-1, 2, 2);
-  const auto pair = [](const Tensor& a, const Tensor& b) { return torch::cat({a, b}, -1); };
-  const Tensor corner = from == BoxForm::cxcywh ? first - second / 2 : first;
-  const Tensor size = from == BoxForm::xyxy ? second - first : second;
-  if (to == BoxForm::xywh) return pair(corner, size);
-  if (to == BoxForm::cxcywh) return pair(from == BoxForm::xyxy ? (first + second) / 2 : corner + size / 2, size);
-  return pair(corner, from == BoxForm::cxcywh ? first + second / 2 : first + second);
-}
+TRANSFERLIB_API Tensor convert_boxes(const Tensor& boxes, BoxForm from, BoxForm to);
 
 /// The areas (…) of boxes (…, 4), in pixels; float at least.
 inline Tensor box_area(const Tensor& boxes) {
@@ -121,14 +88,7 @@ inline Tensor paired_overlaps(const Tensor& a, const Tensor& b, Overlap kind = O
 
 namespace detail {
 
-inline std::pair<Tensor, Tensor> shift_and_scale(const Tensor& boxes, const PicturePlacement& placement) {
-  check_boxes(boxes, "boxes");
-  const auto x = static_cast<double>(placement.left), y = static_cast<double>(placement.top);
-  return {torch::tensor({x, y, x, y}, torch::kDouble).to(boxes.options()),
-          torch::tensor({placement.scale_x(), placement.scale_y(), placement.scale_x(), placement.scale_y()},
-                        torch::kDouble)
-              .to(boxes.options())};
-}
+TRANSFERLIB_API std::pair<Tensor, Tensor> shift_and_scale(const Tensor& boxes, const PicturePlacement& placement);
 
 }  // namespace detail
 
@@ -145,3 +105,66 @@ inline Tensor boxes_to_picture(const Tensor& boxes, const PicturePlacement& plac
 }
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API Tensor overlap(const Tensor& first, const Tensor& second, Overlap kind, double epsilon) {
+  const Tensor a = as_wide(first), b = as_wide(second);
+  const auto column = [](const Tensor& boxes, Index i) { return boxes.select(-1, i); };
+  const Tensor x1 = column(a, 0), y1 = column(a, 1), x2 = column(a, 2), y2 = column(a, 3);
+  const Tensor u1 = column(b, 0), v1 = column(b, 1), u2 = column(b, 2), v2 = column(b, 3);
+  const Tensor wide = x2 - x1, high = y2 - y1, wide_b = u2 - u1, high_b = v2 - v1;
+  const Tensor both = (x2.minimum(u2) - x1.maximum(u1)).clamp_min(0) * (y2.minimum(v2) - y1.maximum(v1)).clamp_min(0);
+  const Tensor either = wide * high + wide_b * high_b - both;
+  const Tensor iou = both / (either + epsilon);
+  if (kind == Overlap::iou) return iou;
+  const Tensor around_x = x2.maximum(u2) - x1.minimum(u1), around_y = y2.maximum(v2) - y1.minimum(v1);
+  if (kind == Overlap::giou) {
+    const Tensor around = around_x * around_y;
+    return iou - (around - either) / (around + epsilon);
+  }
+  constexpr double small = 1e-7;
+  const Tensor distance = ((x1 + x2 - u1 - u2) / 2).square() + ((y1 + y2 - v1 - v2) / 2).square();
+  const Tensor diou = iou - distance / (around_x.square() + around_y.square() + small);
+  if (kind == Overlap::diou) return diou;
+  constexpr double pi = 3.14159265358979323846;
+  const Tensor v = ((wide_b / high_b).atan() - (wide / high).atan()).square() * (4.0 / (pi * pi));
+  // The trade-off is no part of the gradient.
+  const Tensor alpha = v.detach() / (1.0 - iou.detach() + v.detach() + small);
+  return diou - alpha * v;
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API Tensor convert_boxes(const Tensor& boxes, BoxForm from, BoxForm to) {
+  detail::check_boxes(boxes, "boxes");
+  if (from == to) return boxes.clone();
+  const Tensor first = boxes.narrow(-1, 0, 2), second = boxes.narrow(-1, 2, 2);
+  const auto pair = [](const Tensor& a, const Tensor& b) { return torch::cat({a, b}, -1); };
+  const Tensor corner = from == BoxForm::cxcywh ? first - second / 2 : first;
+  const Tensor size = from == BoxForm::xyxy ? second - first : second;
+  if (to == BoxForm::xywh) return pair(corner, size);
+  if (to == BoxForm::cxcywh) return pair(from == BoxForm::xyxy ? (first + second) / 2 : corner + size / 2, size);
+  return pair(corner, from == BoxForm::cxcywh ? first + second / 2 : first + second);
+}
+
+}  // namespace transferlib
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::pair<Tensor, Tensor> shift_and_scale(const Tensor& boxes, const PicturePlacement& placement) {
+  check_boxes(boxes, "boxes");
+  const auto x = static_cast<double>(placement.left), y = static_cast<double>(placement.top);
+  return {torch::tensor({x, y, x, y}, torch::kDouble).to(boxes.options()),
+          torch::tensor({placement.scale_x(), placement.scale_y(), placement.scale_x(), placement.scale_y()},
+                        torch::kDouble)
+              .to(boxes.options())};
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

@@ -13,6 +13,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/random.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/detect/boxes.hpp>
 
@@ -33,7 +34,24 @@ inline constexpr Index ignored = -2;
 /// The true box of each box: its index, `background`, or `ignored`. Memory stays bounded whatever the numbers are.
 /// \param truth (M, 4), M may be 0 \param boxes (A, 4) \returns (A) int64
 /// \throws OptionError for thresholds that can't be meant
-inline Tensor match_boxes(const Tensor& truth, const Tensor& boxes, const MatchOptions& options = {}) {
+TRANSFERLIB_API Tensor match_boxes(const Tensor& truth, const Tensor& boxes, const MatchOptions& options = {});
+
+/// What a step learns from: indices, rising.
+struct BalancedSample {
+  Tensor positive, negative;  ///< (P), (Q) int64
+};
+
+/// Draws up to `count` boxes, up to `fraction` of them positive, the others negative; of each kind without bias.
+/// \param labels (A) int64: above 0 positive, 0 negative, below neither \throws OptionError
+TRANSFERLIB_API BalancedSample sample_balanced(const Tensor& labels, Index count, double fraction, Random random);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API Tensor match_boxes(const Tensor& truth, const Tensor& boxes, const MatchOptions& options) {
   const MatchOptions& o = options;
   if (!(o.negative >= 0.0 && o.negative <= o.positive && o.positive <= 1.0))
     throw OptionError(detail::text("boxes match from an IoU of ", o.positive, " on and are background below ",
@@ -76,14 +94,7 @@ inline Tensor match_boxes(const Tensor& truth, const Tensor& boxes, const MatchO
   return at::where(nearest, which, match);
 }
 
-/// What a step learns from: indices, rising.
-struct BalancedSample {
-  Tensor positive, negative;  ///< (P), (Q) int64
-};
-
-/// Draws up to `count` boxes, up to `fraction` of them positive, the others negative; of each kind without bias.
-/// \param labels (A) int64: above 0 positive, 0 negative, below neither \throws OptionError
-inline BalancedSample sample_balanced(const Tensor& labels, Index count, double fraction, Random random) {
+TRANSFERLIB_API BalancedSample sample_balanced(const Tensor& labels, Index count, double fraction, Random random) {
   if (count < 1 || !(fraction >= 0.0 && fraction <= 1.0))
     throw OptionError(detail::text("a sample should be of at least 1 box with a fraction in [0, 1] of positive ones, ",
                                    "not of ", count, " and ", fraction));
@@ -113,3 +124,5 @@ inline BalancedSample sample_balanced(const Tensor& labels, Index count, double 
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 
 namespace transferlib {
@@ -65,17 +66,7 @@ inline void check_threshold(double value, std::string_view name) {
 }
 
 /// \throws DataError
-inline void check_nms(const Tensor& boxes, const Tensor& scores, const Tensor* labels = nullptr) {
-  if (boxes.dim() != 2 || boxes.size(1) != 4) throw DataError("boxes should be of the shape (N, 4)");
-  if (scores.dim() != 1 || scores.size(0) != boxes.size(0))
-    throw DataError(
-        text("there should be a score for each of ", boxes.size(0), " boxes, in a tensor of one dimension"));
-  if (labels != nullptr && (labels->dim() != 1 || labels->size(0) != boxes.size(0)))
-    throw DataError(
-        text("there should be a class for each of ", boxes.size(0), " boxes, in a tensor of one dimension"));
-  if (!boxes.isfinite().all().item<bool>() || scores.isnan().any().item<bool>())
-    throw DataError("boxes have numbers that are not finite, or scores that are not a number");
-}
+TRANSFERLIB_API void check_nms(const Tensor& boxes, const Tensor& scores, const Tensor* labels = nullptr);
 
 /// On the CPU, in a row, of one type.
 inline Tensor flat(const Tensor& x, c10::ScalarType type) { return x.detach().to(torch::kCPU, type).contiguous(); }
@@ -268,14 +259,8 @@ std::vector<std::int64_t> greedy(const Tensor& boxes, const Tensor& scores, cons
   return out;
 }
 
-inline Tensor greedy_nms(const Tensor& boxes, const Tensor& scores, const Tensor* labels, double threshold,
-                         double beta) {
-  check_threshold(threshold, "the threshold of non-maximum suppression");
-  check_nms(boxes, scores, labels);
-  const auto kept = boxes.scalar_type() == torch::kDouble ? greedy<double>(boxes, scores, labels, threshold, beta)
-                                                          : greedy<float>(boxes, scores, labels, threshold, beta);
-  return tensor_of(kept, torch::kLong, boxes);
-}
+TRANSFERLIB_API Tensor greedy_nms(const Tensor& boxes, const Tensor& scores, const Tensor* labels, double threshold,
+                                  double beta);
 
 }  // namespace detail
 
@@ -310,7 +295,48 @@ inline Tensor diou_nms(const Tensor& boxes, const Tensor& scores, const Tensor& 
 /// how far they overlap it: times 1 - IoU from the threshold on, or times exp(-IoU² / sigma). In double precision; its
 /// time grows with boxes times boxes kept.
 /// \throws DataError for other shapes and numbers that are not finite; OptionError
-inline SoftNmsResult soft_nms(const Tensor& boxes, const Tensor& scores, const SoftNmsOptions& options = {}) {
+TRANSFERLIB_API SoftNmsResult soft_nms(const Tensor& boxes, const Tensor& scores, const SoftNmsOptions& options = {});
+
+/// Weighted boxes fusion (Solovyev et al., 2021), class by class, the surest box first: each joins the fused box that
+/// it overlaps most, if by more than the threshold, else begins one. A fused box is the mean of its boxes, weighted by
+/// score; its score is their mean, less where fewer boxes than `models` were fused, or their highest. Boxes without
+/// area are dropped. In double precision. \param labels (N), whole numbers \throws DataError for other shapes, numbers
+/// that are not finite and scores below 0; OptionError
+TRANSFERLIB_API FusedBoxes weighted_boxes_fusion(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
+                                                 const FusionOptions& options = {});
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API void check_nms(const Tensor& boxes, const Tensor& scores, const Tensor* labels) {
+  if (boxes.dim() != 2 || boxes.size(1) != 4) throw DataError("boxes should be of the shape (N, 4)");
+  if (scores.dim() != 1 || scores.size(0) != boxes.size(0))
+    throw DataError(
+        text("there should be a score for each of ", boxes.size(0), " boxes, in a tensor of one dimension"));
+  if (labels != nullptr && (labels->dim() != 1 || labels->size(0) != boxes.size(0)))
+    throw DataError(
+        text("there should be a class for each of ", boxes.size(0), " boxes, in a tensor of one dimension"));
+  if (!boxes.isfinite().all().item<bool>() || scores.isnan().any().item<bool>())
+    throw DataError("boxes have numbers that are not finite, or scores that are not a number");
+}
+
+TRANSFERLIB_API Tensor greedy_nms(const Tensor& boxes, const Tensor& scores, const Tensor* labels, double threshold,
+                                  double beta) {
+  check_threshold(threshold, "the threshold of non-maximum suppression");
+  check_nms(boxes, scores, labels);
+  const auto kept = boxes.scalar_type() == torch::kDouble ? greedy<double>(boxes, scores, labels, threshold, beta)
+                                                          : greedy<float>(boxes, scores, labels, threshold, beta);
+  return tensor_of(kept, torch::kLong, boxes);
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API SoftNmsResult soft_nms(const Tensor& boxes, const Tensor& scores, const SoftNmsOptions& options) {
   detail::check_threshold(options.threshold, "the threshold of soft suppression");
   if (!(options.sigma > 0.0)) throw OptionError(detail::text("sigma must be above 0, not ", options.sigma));
   detail::check_nms(boxes, scores);
@@ -347,13 +373,8 @@ inline SoftNmsResult soft_nms(const Tensor& boxes, const Tensor& scores, const S
           detail::tensor_of(kept, torch::kDouble, boxes).to(scores.scalar_type())};
 }
 
-/// Weighted boxes fusion (Solovyev et al., 2021), class by class, the surest box first: each joins the fused box that
-/// it overlaps most, if by more than the threshold, else begins one. A fused box is the mean of its boxes, weighted by
-/// score; its score is their mean, less where fewer boxes than `models` were fused, or their highest. Boxes without
-/// area are dropped. In double precision. \param labels (N), whole numbers \throws DataError for other shapes, numbers
-/// that are not finite and scores below 0; OptionError
-inline FusedBoxes weighted_boxes_fusion(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
-                                        const FusionOptions& options = {}) {
+TRANSFERLIB_API FusedBoxes weighted_boxes_fusion(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
+                                                 const FusionOptions& options) {
   detail::check_threshold(options.threshold, "the threshold of boxes fusion");
   if (options.models < 1) throw OptionError(detail::text("models must be at least 1, not ", options.models));
   detail::check_nms(boxes, scores, &labels);
@@ -413,3 +434,5 @@ inline FusedBoxes weighted_boxes_fusion(const Tensor& boxes, const Tensor& score
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

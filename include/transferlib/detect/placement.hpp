@@ -10,6 +10,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/fit.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/separate.hpp>
 
 namespace transferlib {
 
@@ -54,7 +55,15 @@ struct PicturePlacement {
 /// boxes go where the picture is. A side that would be 0 is 1. `crop`: the shorter sides are equal, the longer one is
 /// rounded down, and what lies beyond the canvas is cut: the margins are below 0.
 /// \throws OptionError for a size below 1
-inline PicturePlacement place_picture(PixelSize picture, PixelSize canvas, Fit fit) {
+TRANSFERLIB_API PicturePlacement place_picture(PixelSize picture, PixelSize canvas, Fit fit);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API PicturePlacement place_picture(PixelSize picture, PixelSize canvas, Fit fit) {
   for (const PixelSize& size : {picture, canvas})
     if (size.width < 1 || size.height < 1)
       throw OptionError(detail::text("a picture or canvas of ", size.width, " x ", size.height,
@@ -88,3 +97,5 @@ inline PicturePlacement place_picture(PixelSize picture, PixelSize canvas, Fit f
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

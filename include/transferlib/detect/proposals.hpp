@@ -12,6 +12,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/parallel.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/detect/box_coder.hpp>
 #include <transferlib/detect/boxes.hpp>
@@ -49,9 +50,21 @@ inline void check_sizes(std::span<const PixelSize> pictures, Index count) {
 /// \param objectness (N, A) logits \param codes (N, A, 4), as `BoxCoder{}` reads them \param anchors (A, 4), map by map
 /// \param per_map how many of them each map has \param pictures the part of the canvas that each picture fills, from
 /// its left top corner: proposals are clipped there \throws DataError, OptionError
-inline std::vector<Detections> filter_proposals(const Tensor& objectness, const Tensor& codes, const Tensor& anchors,
-                                                std::span<const Index> per_map, std::span<const PixelSize> pictures,
-                                                const ProposalOptions& options = {}) {
+TRANSFERLIB_API std::vector<Detections> filter_proposals(const Tensor& objectness, const Tensor& codes,
+                                                         const Tensor& anchors, std::span<const Index> per_map,
+                                                         std::span<const PixelSize> pictures,
+                                                         const ProposalOptions& options = {});
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API std::vector<Detections> filter_proposals(const Tensor& objectness, const Tensor& codes,
+                                                         const Tensor& anchors, std::span<const Index> per_map,
+                                                         std::span<const PixelSize> pictures,
+                                                         const ProposalOptions& options) {
   const ProposalOptions& o = options;
   if (o.before_nms < 1 || o.after_nms < 1)
     throw OptionError(detail::text("a picture needs at least 1 proposal before and after suppression, not ",
@@ -88,3 +101,5 @@ inline std::vector<Detections> filter_proposals(const Tensor& objectness, const 
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

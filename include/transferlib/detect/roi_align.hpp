@@ -17,6 +17,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/parallel.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 
 namespace transferlib {
@@ -33,22 +34,7 @@ struct RoiOptions {
 
 namespace detail {
 
-inline void check_rois(const Tensor& map, const Tensor& rois, const RoiOptions& o) {
-  if (map.dim() != 4) throw DataError(text("boxes are pooled from maps (N, C, H, W), not from ", map.dim(), " sides"));
-  if (rois.dim() != 2 || rois.size(1) != 5)
-    throw DataError("boxes to pool should be of the shape (K, 5): the picture's number, x1, y1, x2, y2");
-  if (map.size(2) < 1 || map.size(3) < 1) throw DataError("boxes can't be pooled from a map that has no places");
-  if (o.height < 1 || o.width < 1 || o.sampling < 0 || !(o.scale > 0.0))
-    throw OptionError(text("boxes can't be pooled to ", o.height, " x ", o.width, " places by ", o.sampling,
-                           " points at the scale ", o.scale));
-  if (rois.size(0) != 0) {
-    const auto numbers = rois.detach().select(1, 0);
-    const auto least = numbers.min().item<double>(), most = numbers.max().item<double>();
-    if (!(least >= 0.0) || !(most < static_cast<double>(map.size(0))) || !rois.isfinite().all().item<bool>())
-      throw DataError(text("a box to pool is of picture ", least < 0.0 ? least : most, " of a batch of ", map.size(0),
-                           ", or has numbers that are not finite"));
-  }
-}
+TRANSFERLIB_API void check_rois(const Tensor& map, const Tensor& rois, const RoiOptions& o);
 
 /// The map's places as rows, (N · H · W, C): no copy where memory is channels last.
 inline Tensor places_of(const Tensor& map) { return map.permute({0, 2, 3, 1}).reshape({-1, map.size(1)}); }
@@ -67,52 +53,7 @@ struct RoiAxis {
 
 /// RoIAlign by LibTorch's operators, on any device and with autograd: each bin is a weighted sum of rows, four for each
 /// of its points, which is what `embedding_bag` computes.
-inline Tensor roi_align_by_operators(const Tensor& map, const Tensor& boxes, const RoiOptions& o) {
-  const Tensor rois = boxes.detach().to(map.options());
-  const Index height = map.size(2), width = map.size(3), bins = o.height * o.width, count = rois.size(0);
-  const auto y = RoiAxis::of(rois, 2, 4, o), x = RoiAxis::of(rois, 1, 3, o);
-  const auto whole = rois.options().dtype(at::kLong);
-  // Points a bin: of the boxes (K), then the bins in a row, then the points in a row.
-  const auto points = [&](const RoiAxis& axis, Index parts) {
-    if (o.sampling > 0) return at::full({count}, o.sampling, whole);
-    return (axis.length / static_cast<double>(parts)).ceil().clamp_min(0).to(at::kLong);
-  };
-  const Tensor grid_y = points(y, o.height), grid_x = points(x, o.width);
-  const Tensor in_bin = (grid_y * grid_x).repeat_interleave(bins), start = in_bin.cumsum(0) - in_bin;
-  const Tensor bag = at::arange(count * bins, whole).repeat_interleave(in_bin);
-  const Tensor number = at::arange(bag.size(0), whole) - start.index_select(0, bag);
-  const Tensor box = bag.floor_divide(bins), bin = bag.remainder(bins), columns = grid_x.index_select(0, box);
-  struct Corner {
-    Tensor low, high, weight_low, weight_high;
-  };
-  const auto corner = [&](const RoiAxis& axis, const Tensor& grid, const Tensor& part, Index parts, const Tensor& which,
-                          Index side) {
-    const Tensor size = (axis.length / static_cast<double>(parts)).index_select(0, box);
-    Tensor at = axis.start.index_select(0, box) + part * size +
-                (which + 0.5).to(size.scalar_type()) * size / grid.index_select(0, box);
-    const Tensor inside = at.ge(-1.0).logical_and(at.le(static_cast<double>(side))).to(at.scalar_type());
-    at = at.clamp_min(0.0);
-    Corner out;
-    out.low = at.to(at::kLong).clamp_max(side - 1);
-    out.high = (out.low + 1).clamp_max(side - 1);
-    out.weight_high = (at - out.low) * out.low.lt(side - 1) * inside;
-    out.weight_low = inside - out.weight_high;
-    return out;
-  };
-  const Corner v = corner(y, grid_y, bin.floor_divide(o.width), o.height, number.floor_divide(columns), height);
-  const Corner h = corner(x, grid_x, bin.remainder(o.width), o.width, number.remainder(columns), width);
-  const Tensor row = rois.select(1, 0).to(at::kLong).index_select(0, box) * height;
-  const auto place = [&](const Tensor& a, const Tensor& b) { return (row + a) * width + b; };
-  const Tensor places =
-      at::stack({place(v.low, h.low), place(v.low, h.high), place(v.high, h.low), place(v.high, h.high)}, 1);
-  const Tensor weights = at::stack({v.weight_low * h.weight_low, v.weight_low * h.weight_high,
-                                    v.weight_high * h.weight_low, v.weight_high * h.weight_high},
-                                   1) /
-                         in_bin.index_select(0, bag).unsqueeze(1);
-  const Tensor sums = std::get<0>(at::embedding_bag(places_of(map), places.flatten(), 4 * start, false, 0, false,
-                                                    weights.to(map.scalar_type()).flatten()));
-  return sums.view({count, o.height, o.width, map.size(1)}).permute({0, 3, 1, 2}).contiguous();
-}
+TRANSFERLIB_API Tensor roi_align_by_operators(const Tensor& map, const Tensor& boxes, const RoiOptions& o);
 
 /// A point on one axis of a map: the two places beside it, and their weights; none outside.
 template <class T>
@@ -246,29 +187,9 @@ Tensor roi_align_backward(const Tensor& gradient, const Tensor& rois, at::IntArr
 /// RoIAlign on the CPU by loops of our own.
 struct RoiAlignLoops : torch::autograd::Function<RoiAlignLoops> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& map, const Tensor& rois,
-                        const RoiOptions& o) {
-    context->save_for_backward({rois});
-    context->saved_data["shape"] = map.sizes().vec();
-    context->saved_data["numbers"] = std::vector<Index>{o.height, o.width, o.sampling, o.aligned ? 1 : 0};
-    context->saved_data["scale"] = o.scale;
-    const Tensor x = map.contiguous(at::MemoryFormat::ChannelsLast);
-    return map.scalar_type() == at::kDouble ? roi_align_forward<double>(x, rois, o)
-                                            : roi_align_forward<float>(x, rois, o);
-  }
+                        const RoiOptions& o);
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 const torch::autograd::variable_list& gradients) {
-    const Tensor rois = context->get_saved_variables().at(0), gradient = gradients.at(0).contiguous();
-    const auto numbers = context->saved_data["numbers"].toIntVector(),
-               shape = context->saved_data["shape"].toIntVector();
-    const RoiOptions o{.height = numbers[0],
-                       .width = numbers[1],
-                       .scale = context->saved_data["scale"].toDouble(),
-                       .sampling = numbers[2],
-                       .aligned = numbers[3] != 0};
-    return {gradient.scalar_type() == at::kDouble ? roi_align_backward<double>(gradient, rois, shape, o)
-                                                  : roi_align_backward<float>(gradient, rois, shape, o),
-            Tensor(), Tensor()};
-  }
+                                                 const torch::autograd::variable_list& gradients);
 };
 
 }  // namespace detail
@@ -288,7 +209,124 @@ inline Tensor roi_align(const Tensor& map, const Tensor& rois, const RoiOptions&
 /// RoIPool: the largest value of a bin's places, 0 in a bin without any. Corners are rounded to places, and a bin's to
 /// whole places outwards. With gradient to the map, and none to the boxes. Arguments and result as `roi_align`'s;
 /// `sampling` and `aligned` are not read.
-inline Tensor roi_pool(const Tensor& map, const Tensor& rois, const RoiOptions& o = {}) {
+TRANSFERLIB_API Tensor roi_pool(const Tensor& map, const Tensor& rois, const RoiOptions& o = {});
+
+/// Which of a pyramid's maps each box is pooled from: the one of the stride 2^k with k = floor(4 + log2(sqrt(area) /
+/// 224)), so that a box of ImageNet's size takes the stride 16 (Lin et al., equation 1).
+/// \param boxes (K, 4) \param strides of the maps, finest first \returns (K) int64, indices of maps
+TRANSFERLIB_API Tensor levels_of(const Tensor& boxes, std::span<const Index> strides);
+
+/// How boxes are pooled: by RoIAlign or by RoIPool.
+enum class RoiPooling { align, pool };
+
+/// Each box pooled from the map that suits it, see `levels_of`; torchvision's `MultiScaleRoIAlign`, whose scales are
+/// the strides here.
+/// \param maps (N, C, h, w) each, finest first \param strides theirs \param options `scale` is not read
+/// \param boxes of each of the N pictures, (K_i, 4) \returns (sum of K_i, C, height, width), in the order of the boxes
+TRANSFERLIB_API Tensor pool_boxes(const Activations& maps, std::span<const Index> strides,
+                                  std::span<const Tensor> boxes, RoiOptions options,
+                                  RoiPooling pooling = RoiPooling::align);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API void check_rois(const Tensor& map, const Tensor& rois, const RoiOptions& o) {
+  if (map.dim() != 4) throw DataError(text("boxes are pooled from maps (N, C, H, W), not from ", map.dim(), " sides"));
+  if (rois.dim() != 2 || rois.size(1) != 5)
+    throw DataError("boxes to pool should be of the shape (K, 5): the picture's number, x1, y1, x2, y2");
+  if (map.size(2) < 1 || map.size(3) < 1) throw DataError("boxes can't be pooled from a map that has no places");
+  if (o.height < 1 || o.width < 1 || o.sampling < 0 || !(o.scale > 0.0))
+    throw OptionError(text("boxes can't be pooled to ", o.height, " x ", o.width, " places by ", o.sampling,
+                           " points at the scale ", o.scale));
+  if (rois.size(0) != 0) {
+    const auto numbers = rois.detach().select(1, 0);
+    const auto least = numbers.min().item<double>(), most = numbers.max().item<double>();
+    if (!(least >= 0.0) || !(most < static_cast<double>(map.size(0))) || !rois.isfinite().all().item<bool>())
+      throw DataError(text("a box to pool is of picture ", least < 0.0 ? least : most, " of a batch of ", map.size(0),
+                           ", or has numbers that are not finite"));
+  }
+}
+
+TRANSFERLIB_API Tensor roi_align_by_operators(const Tensor& map, const Tensor& boxes, const RoiOptions& o) {
+  const Tensor rois = boxes.detach().to(map.options());
+  const Index height = map.size(2), width = map.size(3), bins = o.height * o.width, count = rois.size(0);
+  const auto y = RoiAxis::of(rois, 2, 4, o), x = RoiAxis::of(rois, 1, 3, o);
+  const auto whole = rois.options().dtype(at::kLong);
+  // Points a bin: of the boxes (K), then the bins in a row, then the points in a row.
+  const auto points = [&](const RoiAxis& axis, Index parts) {
+    if (o.sampling > 0) return at::full({count}, o.sampling, whole);
+    return (axis.length / static_cast<double>(parts)).ceil().clamp_min(0).to(at::kLong);
+  };
+  const Tensor grid_y = points(y, o.height), grid_x = points(x, o.width);
+  const Tensor in_bin = (grid_y * grid_x).repeat_interleave(bins), start = in_bin.cumsum(0) - in_bin;
+  const Tensor bag = at::arange(count * bins, whole).repeat_interleave(in_bin);
+  const Tensor number = at::arange(bag.size(0), whole) - start.index_select(0, bag);
+  const Tensor box = bag.floor_divide(bins), bin = bag.remainder(bins), columns = grid_x.index_select(0, box);
+  struct Corner {
+    Tensor low, high, weight_low, weight_high;
+  };
+  const auto corner = [&](const RoiAxis& axis, const Tensor& grid, const Tensor& part, Index parts, const Tensor& which,
+                          Index side) {
+    const Tensor size = (axis.length / static_cast<double>(parts)).index_select(0, box);
+    Tensor at = axis.start.index_select(0, box) + part * size +
+                (which + 0.5).to(size.scalar_type()) * size / grid.index_select(0, box);
+    const Tensor inside = at.ge(-1.0).logical_and(at.le(static_cast<double>(side))).to(at.scalar_type());
+    at = at.clamp_min(0.0);
+    Corner out;
+    out.low = at.to(at::kLong).clamp_max(side - 1);
+    out.high = (out.low + 1).clamp_max(side - 1);
+    out.weight_high = (at - out.low) * out.low.lt(side - 1) * inside;
+    out.weight_low = inside - out.weight_high;
+    return out;
+  };
+  const Corner v = corner(y, grid_y, bin.floor_divide(o.width), o.height, number.floor_divide(columns), height);
+  const Corner h = corner(x, grid_x, bin.remainder(o.width), o.width, number.remainder(columns), width);
+  const Tensor row = rois.select(1, 0).to(at::kLong).index_select(0, box) * height;
+  const auto place = [&](const Tensor& a, const Tensor& b) { return (row + a) * width + b; };
+  const Tensor places =
+      at::stack({place(v.low, h.low), place(v.low, h.high), place(v.high, h.low), place(v.high, h.high)}, 1);
+  const Tensor weights = at::stack({v.weight_low * h.weight_low, v.weight_low * h.weight_high,
+                                    v.weight_high * h.weight_low, v.weight_high * h.weight_high},
+                                   1) /
+                         in_bin.index_select(0, bag).unsqueeze(1);
+  const Tensor sums = std::get<0>(at::embedding_bag(places_of(map), places.flatten(), 4 * start, false, 0, false,
+                                                    weights.to(map.scalar_type()).flatten()));
+  return sums.view({count, o.height, o.width, map.size(1)}).permute({0, 3, 1, 2}).contiguous();
+}
+
+TRANSFERLIB_API Tensor RoiAlignLoops::forward(torch::autograd::AutogradContext* context, const Tensor& map,
+                                              const Tensor& rois, const RoiOptions& o) {
+  context->save_for_backward({rois});
+  context->saved_data["shape"] = map.sizes().vec();
+  context->saved_data["numbers"] = std::vector<Index>{o.height, o.width, o.sampling, o.aligned ? 1 : 0};
+  context->saved_data["scale"] = o.scale;
+  const Tensor x = map.contiguous(at::MemoryFormat::ChannelsLast);
+  return map.scalar_type() == at::kDouble ? roi_align_forward<double>(x, rois, o)
+                                          : roi_align_forward<float>(x, rois, o);
+}
+
+TRANSFERLIB_API torch::autograd::variable_list RoiAlignLoops::backward(
+    torch::autograd::AutogradContext* context, const torch::autograd::variable_list& gradients) {
+  const Tensor rois = context->get_saved_variables().at(0), gradient = gradients.at(0).contiguous();
+  const auto numbers = context->saved_data["numbers"].toIntVector(), shape = context->saved_data["shape"].toIntVector();
+  const RoiOptions o{.height = numbers[0],
+                     .width = numbers[1],
+                     .scale = context->saved_data["scale"].toDouble(),
+                     .sampling = numbers[2],
+                     .aligned = numbers[3] != 0};
+  return {gradient.scalar_type() == at::kDouble ? roi_align_backward<double>(gradient, rois, shape, o)
+                                                : roi_align_backward<float>(gradient, rois, shape, o),
+          Tensor(), Tensor()};
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API Tensor roi_pool(const Tensor& map, const Tensor& rois, const RoiOptions& o) {
   detail::check_rois(map, rois, o);
   const Tensor x = map.scalar_type() == at::kDouble ? map : map.to(at::kFloat), boxes = rois.detach().to(x.options());
   const Index height = map.size(2), width = map.size(3), bins = o.height * o.width, count = rois.size(0);
@@ -325,10 +363,7 @@ inline Tensor roi_pool(const Tensor& map, const Tensor& rois, const RoiOptions& 
   return largest.view({count, o.height, o.width, map.size(1)}).permute({0, 3, 1, 2}).contiguous();
 }
 
-/// Which of a pyramid's maps each box is pooled from: the one of the stride 2^k with k = floor(4 + log2(sqrt(area) /
-/// 224)), so that a box of ImageNet's size takes the stride 16 (Lin et al., equation 1).
-/// \param boxes (K, 4) \param strides of the maps, finest first \returns (K) int64, indices of maps
-inline Tensor levels_of(const Tensor& boxes, std::span<const Index> strides) {
+TRANSFERLIB_API Tensor levels_of(const Tensor& boxes, std::span<const Index> strides) {
   if (strides.empty()) throw OptionError("boxes are pooled from at least one map");
   std::vector<Index> powers;
   for (const Index stride : strides)
@@ -347,15 +382,8 @@ inline Tensor levels_of(const Tensor& boxes, std::span<const Index> strides) {
   return at::tensor(map, at::TensorOptions(at::kLong)).to(boxes.device()).index_select(0, wanted - low);
 }
 
-/// How boxes are pooled: by RoIAlign or by RoIPool.
-enum class RoiPooling { align, pool };
-
-/// Each box pooled from the map that suits it, see `levels_of`; torchvision's `MultiScaleRoIAlign`, whose scales are
-/// the strides here.
-/// \param maps (N, C, h, w) each, finest first \param strides theirs \param options `scale` is not read
-/// \param boxes of each of the N pictures, (K_i, 4) \returns (sum of K_i, C, height, width), in the order of the boxes
-inline Tensor pool_boxes(const Activations& maps, std::span<const Index> strides, std::span<const Tensor> boxes,
-                         RoiOptions options, RoiPooling pooling = RoiPooling::align) {
+TRANSFERLIB_API Tensor pool_boxes(const Activations& maps, std::span<const Index> strides,
+                                  std::span<const Tensor> boxes, RoiOptions options, RoiPooling pooling) {
   if (maps.empty() || maps.size() != strides.size())
     throw OptionError(detail::text("there are ", maps.size(), " maps with ", strides.size(), " strides"));
   if (static_cast<Index>(boxes.size()) != maps[0].size(0))
@@ -382,3 +410,5 @@ inline Tensor pool_boxes(const Activations& maps, std::span<const Index> strides
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/detect/detections.hpp>
 #include <transferlib/detect/nms.hpp>
@@ -32,7 +33,21 @@ struct Selection {
 namespace detail {
 
 /// \throws OptionError
-inline void check_selection(const Selection& s) {
+TRANSFERLIB_API void check_selection(const Selection& s);
+
+}  // namespace detail
+
+/// The detections among boxes (K, 4), x1, y1, x2, y2, with a score for each class (K, classes). A box can be a
+/// detection of several classes. Boxes with numbers that are not finite are dropped.
+TRANSFERLIB_API Detections select_detections(const Tensor& boxes, const Tensor& scores, const Selection& options = {});
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API void check_selection(const Selection& s) {
   check_threshold(s.score_threshold, "score_threshold");
   check_threshold(s.overlap_threshold, "overlap_threshold");
   if (!(s.beta > 0.0)) throw OptionError(text("beta must be above 0, not ", s.beta));
@@ -41,11 +56,11 @@ inline void check_selection(const Selection& s) {
         text("a picture must have room for a detection: most is ", s.most, ", candidates ", s.candidates));
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// The detections among boxes (K, 4), x1, y1, x2, y2, with a score for each class (K, classes). A box can be a
-/// detection of several classes. Boxes with numbers that are not finite are dropped.
-inline Detections select_detections(const Tensor& boxes, const Tensor& scores, const Selection& options = {}) {
+namespace transferlib {
+
+TRANSFERLIB_API Detections select_detections(const Tensor& boxes, const Tensor& scores, const Selection& options) {
   const torch::NoGradGuard guard;
   const Tensor good = scores.gt(options.score_threshold).logical_and(boxes.isfinite().all(1, true)).nonzero();
   Tensor row = good.select(1, 0), label = good.select(1, 1);
@@ -73,3 +88,5 @@ inline Detections select_detections(const Tensor& boxes, const Tensor& scores, c
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -10,6 +10,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/detect/placement.hpp>
 
 namespace transferlib {
@@ -33,17 +34,40 @@ struct WindowLevel {
   Index count() const { return columns() * rows(); }
 
   /// The window of this column and row, x1, y1, x2, y2 in pixels of the picture.
-  std::array<double, 4> box(Index column, Index row) const {
-    const double x = static_cast<double>(picture.width) / static_cast<double>(size.width);
-    const double y = static_cast<double>(picture.height) / static_cast<double>(size.height);
-    const auto left = static_cast<double>(column * stride), top = static_cast<double>(row * stride);
-    const auto side = static_cast<double>(window);
-    return {left * x, top * y, (left + side) * x, (top + side) * y};
-  }
+  std::array<double, 4> box(Index column, Index row) const;
 };
 
 /// \throws OptionError
-inline void check_windows(const WindowPyramid& o) {
+TRANSFERLIB_API void check_windows(const WindowPyramid& o);
+
+/// The levels for a picture, the finest first. From one to the next the picture shrinks by one factor, `scale` or a
+/// little less, so that the last level's window is just the largest. A level's sides are rounded to the window's and a
+/// multiple of the stride, by half a stride at most; a picture smaller than the window is enlarged to it.
+/// \throws OptionError
+TRANSFERLIB_API std::vector<WindowLevel> window_levels(PixelSize picture, const WindowPyramid& o);
+
+/// How many windows a picture has on all levels.
+inline Index count_windows(const std::vector<WindowLevel>& levels) {
+  Index out = 0;
+  for (const WindowLevel& level : levels) out += level.count();
+  return out;
+}
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API std::array<double, 4> WindowLevel::box(Index column, Index row) const {
+  const double x = static_cast<double>(picture.width) / static_cast<double>(size.width);
+  const double y = static_cast<double>(picture.height) / static_cast<double>(size.height);
+  const auto left = static_cast<double>(column * stride), top = static_cast<double>(row * stride);
+  const auto side = static_cast<double>(window);
+  return {left * x, top * y, (left + side) * x, (top + side) * y};
+}
+
+TRANSFERLIB_API void check_windows(const WindowPyramid& o) {
   if (o.window < 1 || o.stride < 1 || o.stride > o.window)
     throw OptionError(detail::text("a window of ", o.window, " pixels at each ", o.stride,
                                    " leaves parts of the picture out, or is none; the stride goes from 1 to the "
@@ -54,11 +78,7 @@ inline void check_windows(const WindowPyramid& o) {
     throw OptionError(detail::text("windows from ", o.smallest, " to ", o.largest, " pixels of the picture are none"));
 }
 
-/// The levels for a picture, the finest first. From one to the next the picture shrinks by one factor, `scale` or a
-/// little less, so that the last level's window is just the largest. A level's sides are rounded to the window's and a
-/// multiple of the stride, by half a stride at most; a picture smaller than the window is enlarged to it.
-/// \throws OptionError
-inline std::vector<WindowLevel> window_levels(PixelSize picture, const WindowPyramid& o) {
+TRANSFERLIB_API std::vector<WindowLevel> window_levels(PixelSize picture, const WindowPyramid& o) {
   check_windows(o);
   if (picture.width < 1 || picture.height < 1)
     throw OptionError(detail::text("a picture of ", picture.width, " x ", picture.height, " pixels has no windows"));
@@ -81,11 +101,6 @@ inline std::vector<WindowLevel> window_levels(PixelSize picture, const WindowPyr
   return out;
 }
 
-/// How many windows a picture has on all levels.
-inline Index count_windows(const std::vector<WindowLevel>& levels) {
-  Index out = 0;
-  for (const WindowLevel& level : levels) out += level.count();
-  return out;
-}
-
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -16,6 +16,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/separate.hpp>
 
 namespace transferlib {
 
@@ -38,7 +39,31 @@ struct CachedFile {
 namespace detail {
 
 /// "name value" lines. A line whose name is no word of its own, as "bytes a row", has its first word as name.
-inline std::vector<std::pair<std::string, std::string>> named_lines(std::string_view text) {
+TRANSFERLIB_API std::vector<std::pair<std::string, std::string>> named_lines(std::string_view text);
+
+}  // namespace detail
+
+/// The caches of a folder, the newest first; empty where there is no such folder. Files that are none are left out.
+/// \throws FileError where a file can't be read
+TRANSFERLIB_API std::vector<CachedFile> list_caches(const std::filesystem::path& folder);
+
+/// Removes caches that nobody is filling at this moment. \returns those that were removed \throws FileError
+TRANSFERLIB_API std::vector<CachedFile> remove_caches(const std::vector<CachedFile>& caches);
+
+namespace detail {
+
+/// Why a cache with these lines is not there: what in it differs from the one in the folder that is most like it, in a
+/// sentence; empty where there is none of the same network and the same data, or of as many rows.
+TRANSFERLIB_API std::string why_no_cache(const std::filesystem::path& folder, std::string_view description, Index rows);
+
+}  // namespace detail
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::vector<std::pair<std::string, std::string>> named_lines(std::string_view text) {
   std::vector<std::pair<std::string, std::string>> out;
   while (!text.empty()) {
     const std::string_view line = text.substr(0, text.find('\n'));
@@ -49,11 +74,11 @@ inline std::vector<std::pair<std::string, std::string>> named_lines(std::string_
   return out;
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// The caches of a folder, the newest first; empty where there is no such folder. Files that are none are left out.
-/// \throws FileError where a file can't be read
-inline std::vector<CachedFile> list_caches(const std::filesystem::path& folder) {
+namespace transferlib {
+
+TRANSFERLIB_API std::vector<CachedFile> list_caches(const std::filesystem::path& folder) {
   std::vector<CachedFile> out;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
@@ -75,8 +100,7 @@ inline std::vector<CachedFile> list_caches(const std::filesystem::path& folder) 
   return out;
 }
 
-/// Removes caches that nobody is filling at this moment. \returns those that were removed \throws FileError
-inline std::vector<CachedFile> remove_caches(const std::vector<CachedFile>& caches) {
+TRANSFERLIB_API std::vector<CachedFile> remove_caches(const std::vector<CachedFile>& caches) {
   std::vector<CachedFile> out;
   for (const CachedFile& cache : caches) {
     const auto lock_path = std::filesystem::path(cache.path).replace_extension(".lock");
@@ -89,11 +113,12 @@ inline std::vector<CachedFile> remove_caches(const std::vector<CachedFile>& cach
   return out;
 }
 
-namespace detail {
+}  // namespace transferlib
 
-/// Why a cache with these lines is not there: what in it differs from the one in the folder that is most like it, in a
-/// sentence; empty where there is none of the same network and the same data, or of as many rows.
-inline std::string why_no_cache(const std::filesystem::path& folder, std::string_view description, Index rows) {
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::string why_no_cache(const std::filesystem::path& folder, std::string_view description,
+                                         Index rows) {
   const auto wanted = named_lines(description);
   std::vector<std::string> best;
   for (const CachedFile& cache : list_caches(folder)) {
@@ -110,5 +135,6 @@ inline std::string why_no_cache(const std::filesystem::path& folder, std::string
   return text("the frozen features are computed anew: since the last time, what has changed is ", first_few(best, 8));
 }
 
-}  // namespace detail
-}  // namespace transferlib
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

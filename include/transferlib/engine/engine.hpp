@@ -21,6 +21,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/engine/precision.hpp>
 #include <transferlib/nn/plan.hpp>
@@ -38,23 +39,7 @@ namespace detail {
 
 /// Whether LibTorch's convolutions compute in bfloat16 natively here: by the processor, and by what the environment
 /// (`ATEN_CPU_CAPABILITY`, `ONEDNN_MAX_CPU_ISA`) leaves of it.
-inline bool has_native_bf16() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  static const bool native = [] {
-    if (at::get_cpu_capability().find("AVX512") == std::string::npos) return false;
-    __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx512bf16")) return false;
-    const auto op = c10::Dispatcher::singleton().findSchema({"mkldnn::_is_mkldnn_bf16_supported", ""});
-    if (!op) return false;
-    torch::jit::Stack stack;
-    op->callBoxed(stack);
-    return stack.at(0).toBool();
-  }();
-  return native;
-#else
-  return false;
-#endif
-}
+TRANSFERLIB_API bool has_native_bf16();
 
 /// What `automatic` means on a device.
 inline Precision resolve(Precision precision, const torch::Device& device) {
@@ -72,20 +57,7 @@ inline at::ScalarType scalar_type(Precision precision) {
 struct FusedOperators {
   std::optional<c10::OperatorHandle> convolution, convolution_sum, linear, linear_sum, pack_linear;
 
-  static const FusedOperators& get() {
-    static const FusedOperators ops = [] {
-      FusedOperators out;
-      if (!at::hasMKLDNN()) return out;
-      auto& all = c10::Dispatcher::singleton();
-      out.convolution = all.findSchema({"mkldnn::_convolution_pointwise", ""});
-      out.convolution_sum = all.findSchema({"mkldnn::_convolution_pointwise_", "binary"});
-      out.linear = all.findSchema({"mkldnn::_linear_pointwise", ""});
-      out.linear_sum = all.findSchema({"mkldnn::_linear_pointwise", "binary"});
-      out.pack_linear = all.findSchema({"mkldnn::_reorder_linear_weight", ""});
-      return out;
-    }();
-    return ops;
-  }
+  static const FusedOperators& get();
 };
 
 /// Calls an operator on what was pushed.
@@ -100,47 +72,7 @@ struct FusedActivation {
   c10::List<std::optional<at::Scalar>> scalars;
   std::optional<std::string> algorithm;
 
-  static std::optional<FusedActivation> of(Activation a) {
-    FusedActivation out;
-    switch (a) {
-      case Activation::identity:
-        return out;
-      case Activation::relu:
-        out.name = "relu";
-        return out;
-      case Activation::relu6:
-        out.name = "hardtanh";
-        out.scalars.push_back(at::Scalar(0.0));
-        out.scalars.push_back(at::Scalar(6.0));
-        return out;
-      case Activation::silu:
-        out.name = "swish";
-        return out;
-      case Activation::hardswish:
-        out.name = "hardswish";
-        return out;
-      case Activation::hardsigmoid:
-        out.name = "hardsigmoid";
-        return out;
-      case Activation::sigmoid:
-        out.name = "sigmoid";
-        return out;
-      case Activation::tanh:
-        out.name = "tanh";
-        return out;
-      case Activation::gelu:
-        out.name = "gelu";
-        out.algorithm = "none";
-        return out;
-      case Activation::leaky_relu:
-        out.name = "leaky_relu";
-        out.scalars.push_back(at::Scalar(0.1));
-        return out;
-      case Activation::mish:
-        return std::nullopt;
-    }
-    return std::nullopt;
-  }
+  static std::optional<FusedActivation> of(Activation a);
 };
 
 }  // namespace detail
@@ -153,17 +85,7 @@ class Engine {
   /// \param graph the network
   /// \param wanted the steps whose values are asked for
   /// \param input (channels, height, width) of a picture, for which the weights are packed; other sizes run too
-  Engine(const Graph& graph, std::span<const Index> wanted, std::span<const Index> input, EngineOptions options = {})
-      : graph_(graph), wanted_(wanted.begin(), wanted.end()), options_(options) {
-    const torch::NoGradGuard guard;
-    device_ = device_of(graph);
-    precision_ = detail::resolve(options.precision, device_);
-    // The library does not choose for a user's own modules: they compute in float32.
-    if (options.precision == Precision::automatic && has_opaque(graph)) precision_ = Precision::fp32;
-    if (precision_ == Precision::fp16 && device_.is_cpu())
-      throw OptionError("fp16 is for GPUs: on the CPU choose bf16, fp32 or auto");
-    compile(input);
-  }
+  Engine(const Graph& graph, std::span<const Index> wanted, std::span<const Index> input, EngineOptions options = {});
 
   /// Pictures (N, C, H, W) float32, normalised, to the wanted values. Feature maps come in the engine's precision,
   /// pooled features in float32.
@@ -188,23 +110,7 @@ class Engine {
   const EngineOptions& options() const { return options_; }
 
   /// A line a call: which steps it covers and how it runs; then the totals.
-  std::string explain() const {
-    std::string out;
-    Index fused = 0, covered = 0, plain = 0;
-    for (const Instruction& i : instructions_) {
-      out += i.how;
-      out += '\n';
-      if (i.covers > 1)
-        ++fused, covered += i.covers;
-      else
-        ++plain;
-    }
-    const auto mebibytes = [](Index bytes) { return (bytes + (Index{1} << 20) - 1) >> 20; };
-    return out + detail::text(instructions_.size(), " calls in ", to_string(precision_), ": ", fused, " fused of ",
-                              covered, " steps, ", plain, " as they are\nmemory: at most ", mebibytes(peak_),
-                              " MiB of values at a time for ", options_.piece, " pictures, ", mebibytes(weights_),
-                              " MiB of weights\n");
-  }
+  std::string explain() const;
 
   /// The bytes of values that live at one time, at most, while a piece of pictures passes; what a call takes for itself
   /// while it runs is not in it.
@@ -256,179 +162,13 @@ class Engine {
     return s.layers.empty() ? detail::text("step ", number) : graph_.table.rows[Graph::at(s.layers.front())].name;
   }
 
-  void compile(std::span<const Index> input) {
-    const std::size_t n = graph_.steps.size();
-    const auto need = graph_.needed(wanted_);
-    shapes_ = graph_.measure(input[0], input[1]).shapes;
-    std::vector<std::vector<Index>> users(n);
-    for (std::size_t s = 0; s < n; ++s)
-      if (need[s])
-        for (Index f : graph_.steps[s].from) users[Graph::at(f)].push_back(static_cast<Index>(s));
-    const auto is_wanted = [&](Index s) { return std::find(wanted_.begin(), wanted_.end(), s) != wanted_.end(); };
-    // The one step that takes the value of `s`, if it is of this kind and nobody else asks for that value; else 0.
-    const auto follower = [&](Index s, Kind kind) -> Index {
-      const auto& after = users[Graph::at(s)];
-      return after.size() == 1 && !is_wanted(s) && step(after[0]).kind == kind ? after[0] : 0;
-    };
+  void compile(std::span<const Index> input);
 
-    // A call computes the value of the last step that it covers, and runs where that step stands.
-    std::map<Index, Instruction> calls;
-    std::vector<Index> covered_by(n, 0);
-    // Whether the sum at step `a` may be written over its summand `other`: a value of its own memory, which nobody
-    // needs afterwards, and which everybody else who needs it has had by then.
-    const auto may_overwrite = [&](Index other, Index s, Index a) {
-      if (other == 0 || other >= s || is_wanted(other) || shapes_[Graph::at(other)] != shapes_[Graph::at(s)])
-        return false;
-      const auto producer = calls.find(other);
-      if (producer == calls.end()) return false;
-      const Step& last = step(other);
-      const bool own =
-          producer->second.convolution || last.kind == Kind::add || (last.kind == Kind::pool && !last.layers.empty());
-      if (!own) return false;
-      return std::all_of(users[Graph::at(other)].begin(), users[Graph::at(other)].end(), [&](Index u) {
-        return u == a || (covered_by[Graph::at(u)] != 0 && covered_by[Graph::at(u)] < s && makes_memory(step(u)));
-      });
-    };
-
-    for (Index s = 1; s < graph_.size(); ++s) {
-      if (!need[Graph::at(s)] || covered_by[Graph::at(s)] != 0) continue;
-      Instruction i;
-      i.step = s;
-      i.from = step(s).from;
-      std::vector<Index> covered{s};
-      std::string parts;
-      const auto cover = [&](Index t, std::string_view what) {
-        covered.push_back(t);
-        i.step = t;
-        parts += detail::text(parts.empty() ? " with " : ", ", what);
-      };
-      if (const auto* conv = dynamic_cast<const nn::Conv2d*>(step(s).module.get())) {
-        i.convolution = true;
-        i.numbers = conv->options;
-        Tensor weight = conv->weight.detach().to(at::kDouble), bias;
-        if (conv->bias.defined()) bias = conv->bias.detach().to(at::kDouble);
-        if (options_.fold) {
-          if (const Index t = follower(i.step, Kind::norm); t != 0)
-            if (const auto* norm = dynamic_cast<const nn::BatchNorm2d*>(step(t).module.get())) {
-              fold(weight, bias, *norm);
-              cover(t, "batch norm");
-            }
-          if (const Index t = follower(i.step, Kind::add); t != 0 && fuses()) {
-            const auto& terms = step(t).from;
-            const Index other = terms[0] == i.step ? terms[1] : terms[0];
-            if (may_overwrite(other, s, t)) {
-              i.sums = i.overwrites = true;
-              i.from.push_back(other);
-              cover(t, "addition");
-            }
-          }
-          // Behind an addition oneDNN knows ReLU only.
-          if (const Index t = follower(i.step, Kind::activation);
-              t != 0 && (!i.sums || step(t).activation == Activation::relu))
-            if (const auto word = detail::FusedActivation::of(step(t).activation)) {
-              i.activation = step(t).activation;
-              i.fused = *word;
-              cover(t, to_string(i.activation));
-            }
-        }
-        prepare(i, weight, bias);
-      } else if (const auto* linear = dynamic_cast<const nn::Linear*>(step(s).module.get());
-                 linear != nullptr && fuses_linear() && is_plain(*linear, s)) {
-        i.linear = true;
-        i.module = step(s).module;
-        Tensor weight = linear->weight.detach().to(at::kDouble), bias;
-        if (linear->bias.defined()) bias = linear->bias.detach().to(at::kDouble);
-        if (const Index t = follower(i.step, Kind::activation); t != 0) {
-          if (const auto word = detail::FusedActivation::of(step(t).activation)) {
-            i.activation = step(t).activation;
-            i.fused = *word;
-            cover(t, to_string(i.activation));
-          }
-        } else {
-          // Its value in another order of dimensions, scaled: ConvNeXt's blocks end so.
-          Index last = i.step;
-          std::vector<Index> permutation;
-          if (const Index p = follower(last, Kind::reshape); p != 0)
-            if (permutation = permutation_of(step(p)); !permutation.empty()) last = p;
-          if (const Index t = follower(last, Kind::parameter); t != 0 && (last == s || permutation[1] == 3))
-            if (const Tensor scale = scale_of(step(t), last, last == s); scale.defined()) {
-              if (last != s) cover(last, "another order");
-              i.permutation = permutation;
-              cover(t, "scale");
-              i.scale = scale;
-              weight = weight * scale.unsqueeze(1);
-              if (bias.defined()) bias = bias * scale;
-            }
-          if (const Index t = follower(i.step, Kind::dropout); t != 0) cover(t, "dropout");
-          if (const Index t = follower(i.step, Kind::add); t != 0) {
-            const auto& terms = step(t).from;
-            const Index other = terms[0] == i.step ? terms[1] : terms[0];
-            if (other < s && shapes_[Graph::at(other)] == shapes_[Graph::at(i.step)] && other != i.step) {
-              i.sums = true;
-              i.from.push_back(other);
-              cover(t, "addition");
-            }
-          }
-        }
-        pack(i, weight, bias);
-      } else if (step(s).kind == Kind::multiply && fuses() && is_gate(calls, step(s)) &&
-                 may_overwrite(step(s).from[0], s, s)) {
-        i.overwrites = true;
-        parts = ", in place";
-      }
-      i.covers = static_cast<Index>(covered.size());
-      i.how = detail::text(name_of(s), ": ", to_string(step(s).kind), parts.empty() ? ", as it is" : parts);
-      for (Index t : covered) covered_by[Graph::at(t)] = i.step;
-      const Index key = i.step;
-      calls.emplace(key, std::move(i));
-    }
-    for (auto& call : calls) instructions_.push_back(std::move(call.second));
-
-    std::vector<Index> last_user(n, -1);
-    for (std::size_t k = 0; k < instructions_.size(); ++k)
-      for (Index f : instructions_[k].from) last_user[Graph::at(f)] = static_cast<Index>(k);
-    for (std::size_t s = 0; s < n; ++s)
-      if (last_user[s] >= 0 && !is_wanted(static_cast<Index>(s)))
-        instructions_[Graph::at(last_user[s])].dead.push_back(static_cast<Index>(s));
-    count_memory();
-  }
-
-  void count_memory() {
-    const Index size = static_cast<Index>(at::elementSize(detail::scalar_type(precision_)));
-    const auto bytes_of = [&](Index step) {
-      Index n = options_.piece * size;
-      for (Index side : shapes_[Graph::at(step)]) n *= side;
-      return n;
-    };
-    const auto bytes = [](const Tensor& t) {
-      return t.defined() ? t.numel() * static_cast<Index>(at::elementSize(t.scalar_type())) : 0;
-    };
-    std::vector<Index> held(shapes_.size(), 0);
-    Index now = held[0] = bytes_of(0);
-    peak_ = now;
-    for (const Instruction& i : instructions_) {
-      weights_ += bytes(i.weight) + bytes(i.bias);
-      if (!i.weight.defined() && step(i.step).module != nullptr)
-        for (const Tensor& p : step(i.step).module->parameters()) weights_ += bytes(p);
-      Index& own = held[Graph::at(i.step)];
-      if (i.overwrites)
-        std::swap(own, held[Graph::at(i.sums ? i.from.back() : i.from.front())]);
-      else
-        now += own = bytes_of(i.step);
-      peak_ = std::max(peak_, now);
-      for (Index f : i.dead) now -= std::exchange(held[Graph::at(f)], 0);
-    }
-  }
+  void count_memory();
 
   const Step& step(Index s) const { return graph_.steps[Graph::at(s)]; }
 
-  static void fold(Tensor& weight, Tensor& bias, const nn::BatchNorm2d& norm) {
-    const Tensor scale =
-        norm.weight.detach().to(at::kDouble) / (norm.running_var.to(at::kDouble) + norm.epsilon).sqrt();
-    const Tensor shift = norm.bias.detach().to(at::kDouble) - norm.running_mean.to(at::kDouble) * scale;
-    weight = weight * scale.view({-1, 1, 1, 1});
-    bias = bias.defined() ? bias * scale + shift : shift;
-  }
+  static void fold(Tensor& weight, Tensor& bias, const nn::BatchNorm2d& norm);
 
   bool fuses() const {
     const auto& ops = detail::FusedOperators::get();
@@ -441,47 +181,14 @@ class Engine {
   }
 
   /// The order in which a step puts the dimensions of a value of four; none where it does something else.
-  static std::vector<Index> permutation_of(const Step& s) {
-    const Tensor probe = at::empty({2, 3, 4, 5});
-    std::vector<Index> out;
-    try {
-      const Tensor y = s.run(std::span(&probe, 1), {});
-      if (y.dim() != 4 || y.data_ptr() != probe.data_ptr()) return {};
-      for (Index d = 0; d < 4; ++d) {
-        const Index from = y.size(d) - 2;
-        if (from < 0 || from > 3 || y.stride(d) != probe.stride(from)) return {};
-        out.push_back(from);
-      }
-    } catch (const std::exception&) {  // it wants other shapes
-      return {};
-    }
-    return out;
-  }
+  static std::vector<Index> permutation_of(const Step& s);
 
   /// The factor that a step multiplies each channel by, a dimension of float64, if that is all it does: which is asked
   /// of the step itself. Undefined where it is not. \param last whether channels are the last dimension
-  Tensor scale_of(const Step& s, Index of, bool last) const {
-    const auto& shape = shapes_[Graph::at(of)];
-    if (s.from.size() != 1 || shape.empty() || shapes_[Graph::at(s.from[0])] != shape) return {};
-    std::vector<Index> sides{1};
-    sides.insert(sides.end(), shape.begin(), shape.end());
-    const Tensor ones = at::ones(sides), ramp = at::arange(ones.numel(), at::kFloat).sub_(7.5).view(sides);
-    const Tensor factors = s.run(std::span(&ones, 1), {}), scaled = s.run(std::span(&ramp, 1), {});
-    if (factors.sizes() != ones.sizes()) return {};
-    const Tensor rows = (last ? factors : factors.movedim(1, -1)).reshape({-1, last ? shape.back() : shape.front()});
-    if (!at::equal(scaled, ramp * factors) || !at::equal(rows, rows[0].expand_as(rows))) return {};
-    return rows[0].to(at::kDouble);
-  }
+  Tensor scale_of(const Step& s, Index of, bool last) const;
 
   /// Whether a product is that of a map and of a factor for each of its channels, both made by convolutions here.
-  bool is_gate(const std::map<Index, Instruction>& calls, const Step& s) const {
-    if (s.from.size() != 2) return false;
-    const auto map = calls.find(s.from[0]), gate = calls.find(s.from[1]);
-    if (map == calls.end() || gate == calls.end() || !map->second.convolution || !gate->second.convolution)
-      return false;
-    const auto& shape = shapes_[Graph::at(s.from[1])];
-    return shape.size() == 3 && shape[1] == 1 && shape[2] == 1;
-  }
+  bool is_gate(const std::map<Index, Instruction>& calls, const Step& s) const;
 
   /// Whether a step is the linear layer alone: darknet's flattens a map before.
   bool is_plain(const nn::Linear& linear, Index s) const {
@@ -492,125 +199,15 @@ class Engine {
   }
 
   /// Packs a linear layer's weight for a batch of pieces.
-  void pack(Instruction& i, const Tensor& weight, const Tensor& bias) const {
-    const auto type = detail::scalar_type(precision_);
-    Index rows = options_.piece;
-    const auto& input = shapes_[Graph::at(i.from[0])];
-    for (std::size_t side = 0; side + 1 < input.size(); ++side) rows *= input[side];
-    torch::jit::Stack stack;
-    torch::jit::push(stack, weight.to(type).contiguous(), rows);
-    i.weight = detail::call_boxed(*detail::FusedOperators::get().pack_linear, stack);
-    if (bias.defined()) i.bias = bias.to(type);
-    const auto optional_bias = i.bias.defined() ? std::optional<Tensor>(i.bias) : std::nullopt;
-    if (i.sums)
-      torch::jit::push(i.arguments, c10::IValue(), c10::IValue(), i.weight, optional_bias, std::string("add"));
-    else
-      torch::jit::push(i.arguments, c10::IValue(), i.weight, optional_bias, i.fused.name, i.fused.scalars,
-                       i.fused.algorithm);
-  }
+  void pack(Instruction& i, const Tensor& weight, const Tensor& bias) const;
 
-  void prepare(Instruction& i, const Tensor& weight, const Tensor& bias) const {
-    const auto type = detail::scalar_type(precision_);
-    i.weight = weight.to(type).contiguous(at::MemoryFormat::ChannelsLast);
-    if (bias.defined()) i.bias = bias.to(type);
-    // TensorFlow's "same" padding is uneven only at a stride or for an even kernel.
-    if (i.numbers.same && i.numbers.stride == 1 && i.numbers.kernel % 2 == 1) {
-      i.numbers.padding = i.numbers.dilation * (i.numbers.kernel - 1) / 2;
-      i.numbers.same = false;
-    }
-    if (!fuses()) return;
-    i.packed = true;
-    std::vector<Index> input{options_.piece};
-    for (Index side : shapes_[Graph::at(i.from[0])]) input.push_back(side);
-    nn::Conv2dOptions& o = i.numbers;
-    if (o.same) {
-      // "Same" padding of an even side at stride 2 is one place longer behind than before. A row and a column of zeros
-      // in front of the kernel make it equal, and spare a padded copy of the map.
-      const nn::SamePadding h(input[2], o.kernel, o.stride, o.dilation), w(input[3], o.kernel, o.stride, o.dilation);
-      if (h.after == h.before + 1 && w.after == h.after && w.before == h.before && o.dilation == 1) {
-        i.leading = 1;
-        i.weight = at::constant_pad_nd(i.weight, {1, 0, 1, 0}).contiguous(at::MemoryFormat::ChannelsLast);
-      }
-      o.padding = h.after;
-    }
-    const std::vector<Index> stride{o.stride, o.stride}, padding{o.padding, o.padding},
-        dilation{o.dilation, o.dilation};
-    i.weight = at::mkldnn_reorder_conv2d_weight(i.weight.to_mkldnn(), padding, stride, dilation, o.groups, input);
-    const auto optional_bias = i.bias.defined() ? std::optional<Tensor>(i.bias) : std::nullopt;
-    if (i.sums)
-      torch::jit::push(i.arguments, c10::IValue(), c10::IValue(), i.weight, optional_bias, padding, stride, dilation,
-                       o.groups, std::string("add"), std::optional<at::Scalar>(1.0),
-                       i.activation != Activation::identity ? std::optional<std::string>(i.fused.name) : std::nullopt,
-                       i.fused.scalars, i.fused.algorithm);
-    else
-      torch::jit::push(i.arguments, c10::IValue(), i.weight, optional_bias, padding, stride, dilation, o.groups,
-                       i.fused.name, i.fused.scalars, i.fused.algorithm);
-  }
+  void prepare(Instruction& i, const Tensor& weight, const Tensor& bias) const;
 
   /// A linear layer, with an activation or a sum behind it. What comes in another precision than the engine's, as
   /// pooled features do, is computed in its own.
-  Tensor run_linear(const Instruction& i, const Activations& inputs) const {
-    const Tensor& x = inputs[0];
-    const bool permutes = !i.permutation.empty();
-    if (x.scalar_type() != detail::scalar_type(precision_)) {
-      Tensor y = dynamic_cast<const nn::Linear&>(*i.module).forward(x);
-      if (i.scale.defined()) y = y * i.scale.to(y.scalar_type());
-      if (permutes) y = y.permute(i.permutation);
-      return i.sums ? y + inputs[1] : activate(y, i.activation);
-    }
-    const auto& ops = detail::FusedOperators::get();
-    torch::jit::Stack stack = i.arguments;
-    stack[0] = x.contiguous();
-    if (i.sums) {
-      Tensor other = inputs[1].to(x.scalar_type());
-      if (permutes) {
-        std::vector<Index> back(i.permutation.size());
-        for (std::size_t d = 0; d < back.size(); ++d) back[Graph::at(i.permutation[d])] = static_cast<Index>(d);
-        other = other.permute(back);
-      }
-      stack[1] = other.contiguous();
-    }
-    const Tensor y = detail::call_boxed(i.sums ? *ops.linear_sum : *ops.linear, stack);
-    return permutes ? y.permute(i.permutation) : y;
-  }
+  Tensor run_linear(const Instruction& i, const Activations& inputs) const;
 
-  Tensor run(const Instruction& i, Activations& inputs) const {
-    if (i.linear) return run_linear(i, inputs);
-    if (!i.convolution) {
-      const Step& s = graph_.steps[Graph::at(i.step)];
-      if (i.overwrites) return inputs[0].mul_(inputs[1]);
-      if (s.kind != Kind::opaque) return s.run(inputs, {});
-      for (Tensor& input : inputs) input = input.to(at::kFloat);
-      return s.run(inputs, {}).to(detail::scalar_type(precision_));
-    }
-    const nn::Conv2dOptions& o = i.numbers;
-    Tensor x = inputs[0];
-    Index pad_h = o.padding, pad_w = o.padding;
-    if (o.same) {
-      const nn::SamePadding h(x.size(-2), o.kernel, o.stride, o.dilation),
-          w(x.size(-1), o.kernel, o.stride, o.dilation);
-      const Index top = h.before + i.leading, left = w.before + i.leading;
-      if (top == h.after && left == w.after) {
-        pad_h = top, pad_w = left;
-      } else {
-        x = at::constant_pad_nd(x, {left, w.after, top, h.after});
-        pad_h = pad_w = 0;
-      }
-    }
-    if (!i.packed) {
-      Tensor y =
-          at::conv2d(x, i.weight, i.bias, {o.stride, o.stride}, {pad_h, pad_w}, {o.dilation, o.dilation}, o.groups);
-      if (i.sums) y = y + inputs[1];
-      return activate(y, i.activation);
-    }
-    const auto& ops = detail::FusedOperators::get();
-    torch::jit::Stack stack = i.arguments;
-    const std::size_t first = i.sums ? 1 : 0;
-    if (i.sums) stack[0] = inputs[1];
-    stack[first] = x;
-    if (o.same) stack[first + 3] = std::vector<Index>{pad_h, pad_w};
-    return detail::call_boxed(i.sums ? *ops.convolution_sum : *ops.convolution, stack);
-  }
+  Tensor run(const Instruction& i, Activations& inputs) const;
 
   Graph graph_;  // a copy: a model that is moved takes its engine along
   std::vector<Index> wanted_;
@@ -623,3 +220,446 @@ class Engine {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API bool has_native_bf16() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  static const bool native = [] {
+    if (at::get_cpu_capability().find("AVX512") == std::string::npos) return false;
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx512bf16")) return false;
+    const auto op = c10::Dispatcher::singleton().findSchema({"mkldnn::_is_mkldnn_bf16_supported", ""});
+    if (!op) return false;
+    torch::jit::Stack stack;
+    op->callBoxed(stack);
+    return stack.at(0).toBool();
+  }();
+  return native;
+#else
+  return false;
+#endif
+}
+
+TRANSFERLIB_API const FusedOperators& FusedOperators::get() {
+  static const FusedOperators ops = [] {
+    FusedOperators out;
+    if (!at::hasMKLDNN()) return out;
+    auto& all = c10::Dispatcher::singleton();
+    out.convolution = all.findSchema({"mkldnn::_convolution_pointwise", ""});
+    out.convolution_sum = all.findSchema({"mkldnn::_convolution_pointwise_", "binary"});
+    out.linear = all.findSchema({"mkldnn::_linear_pointwise", ""});
+    out.linear_sum = all.findSchema({"mkldnn::_linear_pointwise", "binary"});
+    out.pack_linear = all.findSchema({"mkldnn::_reorder_linear_weight", ""});
+    return out;
+  }();
+  return ops;
+}
+
+TRANSFERLIB_API std::optional<FusedActivation> FusedActivation::of(Activation a) {
+  FusedActivation out;
+  switch (a) {
+    case Activation::identity:
+      return out;
+    case Activation::relu:
+      out.name = "relu";
+      return out;
+    case Activation::relu6:
+      out.name = "hardtanh";
+      out.scalars.push_back(at::Scalar(0.0));
+      out.scalars.push_back(at::Scalar(6.0));
+      return out;
+    case Activation::silu:
+      out.name = "swish";
+      return out;
+    case Activation::hardswish:
+      out.name = "hardswish";
+      return out;
+    case Activation::hardsigmoid:
+      out.name = "hardsigmoid";
+      return out;
+    case Activation::sigmoid:
+      out.name = "sigmoid";
+      return out;
+    case Activation::tanh:
+      out.name = "tanh";
+      return out;
+    case Activation::gelu:
+      out.name = "gelu";
+      out.algorithm = "none";
+      return out;
+    case Activation::leaky_relu:
+      out.name = "leaky_relu";
+      out.scalars.push_back(at::Scalar(0.1));
+      return out;
+    case Activation::mish:
+      return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API Engine::Engine(const Graph& graph, std::span<const Index> wanted, std::span<const Index> input,
+                               EngineOptions options)
+    : graph_(graph), wanted_(wanted.begin(), wanted.end()), options_(options) {
+  const torch::NoGradGuard guard;
+  device_ = device_of(graph);
+  precision_ = detail::resolve(options.precision, device_);
+  // The library does not choose for a user's own modules: they compute in float32.
+  if (options.precision == Precision::automatic && has_opaque(graph)) precision_ = Precision::fp32;
+  if (precision_ == Precision::fp16 && device_.is_cpu())
+    throw OptionError("fp16 is for GPUs: on the CPU choose bf16, fp32 or auto");
+  compile(input);
+}
+
+TRANSFERLIB_API std::string Engine::explain() const {
+  std::string out;
+  Index fused = 0, covered = 0, plain = 0;
+  for (const Instruction& i : instructions_) {
+    out += i.how;
+    out += '\n';
+    if (i.covers > 1)
+      ++fused, covered += i.covers;
+    else
+      ++plain;
+  }
+  const auto mebibytes = [](Index bytes) { return (bytes + (Index{1} << 20) - 1) >> 20; };
+  return out + detail::text(instructions_.size(), " calls in ", to_string(precision_), ": ", fused, " fused of ",
+                            covered, " steps, ", plain, " as they are\nmemory: at most ", mebibytes(peak_),
+                            " MiB of values at a time for ", options_.piece, " pictures, ", mebibytes(weights_),
+                            " MiB of weights\n");
+}
+
+TRANSFERLIB_API void Engine::compile(std::span<const Index> input) {
+  const std::size_t n = graph_.steps.size();
+  const auto need = graph_.needed(wanted_);
+  shapes_ = graph_.measure(input[0], input[1]).shapes;
+  std::vector<std::vector<Index>> users(n);
+  for (std::size_t s = 0; s < n; ++s)
+    if (need[s])
+      for (Index f : graph_.steps[s].from) users[Graph::at(f)].push_back(static_cast<Index>(s));
+  const auto is_wanted = [&](Index s) { return std::find(wanted_.begin(), wanted_.end(), s) != wanted_.end(); };
+  // The one step that takes the value of `s`, if it is of this kind and nobody else asks for that value; else 0.
+  const auto follower = [&](Index s, Kind kind) -> Index {
+    const auto& after = users[Graph::at(s)];
+    return after.size() == 1 && !is_wanted(s) && step(after[0]).kind == kind ? after[0] : 0;
+  };
+
+  // A call computes the value of the last step that it covers, and runs where that step stands.
+  std::map<Index, Instruction> calls;
+  std::vector<Index> covered_by(n, 0);
+  // Whether the sum at step `a` may be written over its summand `other`: a value of its own memory, which nobody
+  // needs afterwards, and which everybody else who needs it has had by then.
+  const auto may_overwrite = [&](Index other, Index s, Index a) {
+    if (other == 0 || other >= s || is_wanted(other) || shapes_[Graph::at(other)] != shapes_[Graph::at(s)])
+      return false;
+    const auto producer = calls.find(other);
+    if (producer == calls.end()) return false;
+    const Step& last = step(other);
+    const bool own =
+        producer->second.convolution || last.kind == Kind::add || (last.kind == Kind::pool && !last.layers.empty());
+    if (!own) return false;
+    return std::all_of(users[Graph::at(other)].begin(), users[Graph::at(other)].end(), [&](Index u) {
+      return u == a || (covered_by[Graph::at(u)] != 0 && covered_by[Graph::at(u)] < s && makes_memory(step(u)));
+    });
+  };
+
+  for (Index s = 1; s < graph_.size(); ++s) {
+    if (!need[Graph::at(s)] || covered_by[Graph::at(s)] != 0) continue;
+    Instruction i;
+    i.step = s;
+    i.from = step(s).from;
+    std::vector<Index> covered{s};
+    std::string parts;
+    const auto cover = [&](Index t, std::string_view what) {
+      covered.push_back(t);
+      i.step = t;
+      parts += detail::text(parts.empty() ? " with " : ", ", what);
+    };
+    if (const auto* conv = dynamic_cast<const nn::Conv2d*>(step(s).module.get())) {
+      i.convolution = true;
+      i.numbers = conv->options;
+      Tensor weight = conv->weight.detach().to(at::kDouble), bias;
+      if (conv->bias.defined()) bias = conv->bias.detach().to(at::kDouble);
+      if (options_.fold) {
+        if (const Index t = follower(i.step, Kind::norm); t != 0)
+          if (const auto* norm = dynamic_cast<const nn::BatchNorm2d*>(step(t).module.get())) {
+            fold(weight, bias, *norm);
+            cover(t, "batch norm");
+          }
+        if (const Index t = follower(i.step, Kind::add); t != 0 && fuses()) {
+          const auto& terms = step(t).from;
+          const Index other = terms[0] == i.step ? terms[1] : terms[0];
+          if (may_overwrite(other, s, t)) {
+            i.sums = i.overwrites = true;
+            i.from.push_back(other);
+            cover(t, "addition");
+          }
+        }
+        // Behind an addition oneDNN knows ReLU only.
+        if (const Index t = follower(i.step, Kind::activation);
+            t != 0 && (!i.sums || step(t).activation == Activation::relu))
+          if (const auto word = detail::FusedActivation::of(step(t).activation)) {
+            i.activation = step(t).activation;
+            i.fused = *word;
+            cover(t, to_string(i.activation));
+          }
+      }
+      prepare(i, weight, bias);
+    } else if (const auto* linear = dynamic_cast<const nn::Linear*>(step(s).module.get());
+               linear != nullptr && fuses_linear() && is_plain(*linear, s)) {
+      i.linear = true;
+      i.module = step(s).module;
+      Tensor weight = linear->weight.detach().to(at::kDouble), bias;
+      if (linear->bias.defined()) bias = linear->bias.detach().to(at::kDouble);
+      if (const Index t = follower(i.step, Kind::activation); t != 0) {
+        if (const auto word = detail::FusedActivation::of(step(t).activation)) {
+          i.activation = step(t).activation;
+          i.fused = *word;
+          cover(t, to_string(i.activation));
+        }
+      } else {
+        // Its value in another order of dimensions, scaled: ConvNeXt's blocks end so.
+        Index last = i.step;
+        std::vector<Index> permutation;
+        if (const Index p = follower(last, Kind::reshape); p != 0)
+          if (permutation = permutation_of(step(p)); !permutation.empty()) last = p;
+        if (const Index t = follower(last, Kind::parameter); t != 0 && (last == s || permutation[1] == 3))
+          if (const Tensor scale = scale_of(step(t), last, last == s); scale.defined()) {
+            if (last != s) cover(last, "another order");
+            i.permutation = permutation;
+            cover(t, "scale");
+            i.scale = scale;
+            weight = weight * scale.unsqueeze(1);
+            if (bias.defined()) bias = bias * scale;
+          }
+        if (const Index t = follower(i.step, Kind::dropout); t != 0) cover(t, "dropout");
+        if (const Index t = follower(i.step, Kind::add); t != 0) {
+          const auto& terms = step(t).from;
+          const Index other = terms[0] == i.step ? terms[1] : terms[0];
+          if (other < s && shapes_[Graph::at(other)] == shapes_[Graph::at(i.step)] && other != i.step) {
+            i.sums = true;
+            i.from.push_back(other);
+            cover(t, "addition");
+          }
+        }
+      }
+      pack(i, weight, bias);
+    } else if (step(s).kind == Kind::multiply && fuses() && is_gate(calls, step(s)) &&
+               may_overwrite(step(s).from[0], s, s)) {
+      i.overwrites = true;
+      parts = ", in place";
+    }
+    i.covers = static_cast<Index>(covered.size());
+    i.how = detail::text(name_of(s), ": ", to_string(step(s).kind), parts.empty() ? ", as it is" : parts);
+    for (Index t : covered) covered_by[Graph::at(t)] = i.step;
+    const Index key = i.step;
+    calls.emplace(key, std::move(i));
+  }
+  for (auto& call : calls) instructions_.push_back(std::move(call.second));
+
+  std::vector<Index> last_user(n, -1);
+  for (std::size_t k = 0; k < instructions_.size(); ++k)
+    for (Index f : instructions_[k].from) last_user[Graph::at(f)] = static_cast<Index>(k);
+  for (std::size_t s = 0; s < n; ++s)
+    if (last_user[s] >= 0 && !is_wanted(static_cast<Index>(s)))
+      instructions_[Graph::at(last_user[s])].dead.push_back(static_cast<Index>(s));
+  count_memory();
+}
+
+TRANSFERLIB_API void Engine::count_memory() {
+  const Index size = static_cast<Index>(at::elementSize(detail::scalar_type(precision_)));
+  const auto bytes_of = [&](Index step) {
+    Index n = options_.piece * size;
+    for (Index side : shapes_[Graph::at(step)]) n *= side;
+    return n;
+  };
+  const auto bytes = [](const Tensor& t) {
+    return t.defined() ? t.numel() * static_cast<Index>(at::elementSize(t.scalar_type())) : 0;
+  };
+  std::vector<Index> held(shapes_.size(), 0);
+  Index now = held[0] = bytes_of(0);
+  peak_ = now;
+  for (const Instruction& i : instructions_) {
+    weights_ += bytes(i.weight) + bytes(i.bias);
+    if (!i.weight.defined() && step(i.step).module != nullptr)
+      for (const Tensor& p : step(i.step).module->parameters()) weights_ += bytes(p);
+    Index& own = held[Graph::at(i.step)];
+    if (i.overwrites)
+      std::swap(own, held[Graph::at(i.sums ? i.from.back() : i.from.front())]);
+    else
+      now += own = bytes_of(i.step);
+    peak_ = std::max(peak_, now);
+    for (Index f : i.dead) now -= std::exchange(held[Graph::at(f)], 0);
+  }
+}
+
+TRANSFERLIB_API void Engine::fold(Tensor& weight, Tensor& bias, const nn::BatchNorm2d& norm) {
+  const Tensor scale = norm.weight.detach().to(at::kDouble) / (norm.running_var.to(at::kDouble) + norm.epsilon).sqrt();
+  const Tensor shift = norm.bias.detach().to(at::kDouble) - norm.running_mean.to(at::kDouble) * scale;
+  weight = weight * scale.view({-1, 1, 1, 1});
+  bias = bias.defined() ? bias * scale + shift : shift;
+}
+
+TRANSFERLIB_API std::vector<Index> Engine::permutation_of(const Step& s) {
+  const Tensor probe = at::empty({2, 3, 4, 5});
+  std::vector<Index> out;
+  try {
+    const Tensor y = s.run(std::span(&probe, 1), {});
+    if (y.dim() != 4 || y.data_ptr() != probe.data_ptr()) return {};
+    for (Index d = 0; d < 4; ++d) {
+      const Index from = y.size(d) - 2;
+      if (from < 0 || from > 3 || y.stride(d) != probe.stride(from)) return {};
+      out.push_back(from);
+    }
+  } catch (const std::exception&) {  // it wants other shapes
+    return {};
+  }
+  return out;
+}
+
+TRANSFERLIB_API Tensor Engine::scale_of(const Step& s, Index of, bool last) const {
+  const auto& shape = shapes_[Graph::at(of)];
+  if (s.from.size() != 1 || shape.empty() || shapes_[Graph::at(s.from[0])] != shape) return {};
+  std::vector<Index> sides{1};
+  sides.insert(sides.end(), shape.begin(), shape.end());
+  const Tensor ones = at::ones(sides), ramp = at::arange(ones.numel(), at::kFloat).sub_(7.5).view(sides);
+  const Tensor factors = s.run(std::span(&ones, 1), {}), scaled = s.run(std::span(&ramp, 1), {});
+  if (factors.sizes() != ones.sizes()) return {};
+  const Tensor rows = (last ? factors : factors.movedim(1, -1)).reshape({-1, last ? shape.back() : shape.front()});
+  if (!at::equal(scaled, ramp * factors) || !at::equal(rows, rows[0].expand_as(rows))) return {};
+  return rows[0].to(at::kDouble);
+}
+
+TRANSFERLIB_API bool Engine::is_gate(const std::map<Index, Instruction>& calls, const Step& s) const {
+  if (s.from.size() != 2) return false;
+  const auto map = calls.find(s.from[0]), gate = calls.find(s.from[1]);
+  if (map == calls.end() || gate == calls.end() || !map->second.convolution || !gate->second.convolution) return false;
+  const auto& shape = shapes_[Graph::at(s.from[1])];
+  return shape.size() == 3 && shape[1] == 1 && shape[2] == 1;
+}
+
+TRANSFERLIB_API void Engine::pack(Instruction& i, const Tensor& weight, const Tensor& bias) const {
+  const auto type = detail::scalar_type(precision_);
+  Index rows = options_.piece;
+  const auto& input = shapes_[Graph::at(i.from[0])];
+  for (std::size_t side = 0; side + 1 < input.size(); ++side) rows *= input[side];
+  torch::jit::Stack stack;
+  torch::jit::push(stack, weight.to(type).contiguous(), rows);
+  i.weight = detail::call_boxed(*detail::FusedOperators::get().pack_linear, stack);
+  if (bias.defined()) i.bias = bias.to(type);
+  const auto optional_bias = i.bias.defined() ? std::optional<Tensor>(i.bias) : std::nullopt;
+  if (i.sums)
+    torch::jit::push(i.arguments, c10::IValue(), c10::IValue(), i.weight, optional_bias, std::string("add"));
+  else
+    torch::jit::push(i.arguments, c10::IValue(), i.weight, optional_bias, i.fused.name, i.fused.scalars,
+                     i.fused.algorithm);
+}
+
+TRANSFERLIB_API void Engine::prepare(Instruction& i, const Tensor& weight, const Tensor& bias) const {
+  const auto type = detail::scalar_type(precision_);
+  i.weight = weight.to(type).contiguous(at::MemoryFormat::ChannelsLast);
+  if (bias.defined()) i.bias = bias.to(type);
+  // TensorFlow's "same" padding is uneven only at a stride or for an even kernel.
+  if (i.numbers.same && i.numbers.stride == 1 && i.numbers.kernel % 2 == 1) {
+    i.numbers.padding = i.numbers.dilation * (i.numbers.kernel - 1) / 2;
+    i.numbers.same = false;
+  }
+  if (!fuses()) return;
+  i.packed = true;
+  std::vector<Index> input{options_.piece};
+  for (Index side : shapes_[Graph::at(i.from[0])]) input.push_back(side);
+  nn::Conv2dOptions& o = i.numbers;
+  if (o.same) {
+    // "Same" padding of an even side at stride 2 is one place longer behind than before. A row and a column of zeros
+    // in front of the kernel make it equal, and spare a padded copy of the map.
+    const nn::SamePadding h(input[2], o.kernel, o.stride, o.dilation), w(input[3], o.kernel, o.stride, o.dilation);
+    if (h.after == h.before + 1 && w.after == h.after && w.before == h.before && o.dilation == 1) {
+      i.leading = 1;
+      i.weight = at::constant_pad_nd(i.weight, {1, 0, 1, 0}).contiguous(at::MemoryFormat::ChannelsLast);
+    }
+    o.padding = h.after;
+  }
+  const std::vector<Index> stride{o.stride, o.stride}, padding{o.padding, o.padding}, dilation{o.dilation, o.dilation};
+  i.weight = at::mkldnn_reorder_conv2d_weight(i.weight.to_mkldnn(), padding, stride, dilation, o.groups, input);
+  const auto optional_bias = i.bias.defined() ? std::optional<Tensor>(i.bias) : std::nullopt;
+  if (i.sums)
+    torch::jit::push(i.arguments, c10::IValue(), c10::IValue(), i.weight, optional_bias, padding, stride, dilation,
+                     o.groups, std::string("add"), std::optional<at::Scalar>(1.0),
+                     i.activation != Activation::identity ? std::optional<std::string>(i.fused.name) : std::nullopt,
+                     i.fused.scalars, i.fused.algorithm);
+  else
+    torch::jit::push(i.arguments, c10::IValue(), i.weight, optional_bias, padding, stride, dilation, o.groups,
+                     i.fused.name, i.fused.scalars, i.fused.algorithm);
+}
+
+TRANSFERLIB_API Tensor Engine::run_linear(const Instruction& i, const Activations& inputs) const {
+  const Tensor& x = inputs[0];
+  const bool permutes = !i.permutation.empty();
+  if (x.scalar_type() != detail::scalar_type(precision_)) {
+    Tensor y = dynamic_cast<const nn::Linear&>(*i.module).forward(x);
+    if (i.scale.defined()) y = y * i.scale.to(y.scalar_type());
+    if (permutes) y = y.permute(i.permutation);
+    return i.sums ? y + inputs[1] : activate(y, i.activation);
+  }
+  const auto& ops = detail::FusedOperators::get();
+  torch::jit::Stack stack = i.arguments;
+  stack[0] = x.contiguous();
+  if (i.sums) {
+    Tensor other = inputs[1].to(x.scalar_type());
+    if (permutes) {
+      std::vector<Index> back(i.permutation.size());
+      for (std::size_t d = 0; d < back.size(); ++d) back[Graph::at(i.permutation[d])] = static_cast<Index>(d);
+      other = other.permute(back);
+    }
+    stack[1] = other.contiguous();
+  }
+  const Tensor y = detail::call_boxed(i.sums ? *ops.linear_sum : *ops.linear, stack);
+  return permutes ? y.permute(i.permutation) : y;
+}
+
+TRANSFERLIB_API Tensor Engine::run(const Instruction& i, Activations& inputs) const {
+  if (i.linear) return run_linear(i, inputs);
+  if (!i.convolution) {
+    const Step& s = graph_.steps[Graph::at(i.step)];
+    if (i.overwrites) return inputs[0].mul_(inputs[1]);
+    if (s.kind != Kind::opaque) return s.run(inputs, {});
+    for (Tensor& input : inputs) input = input.to(at::kFloat);
+    return s.run(inputs, {}).to(detail::scalar_type(precision_));
+  }
+  const nn::Conv2dOptions& o = i.numbers;
+  Tensor x = inputs[0];
+  Index pad_h = o.padding, pad_w = o.padding;
+  if (o.same) {
+    const nn::SamePadding h(x.size(-2), o.kernel, o.stride, o.dilation), w(x.size(-1), o.kernel, o.stride, o.dilation);
+    const Index top = h.before + i.leading, left = w.before + i.leading;
+    if (top == h.after && left == w.after) {
+      pad_h = top, pad_w = left;
+    } else {
+      x = at::constant_pad_nd(x, {left, w.after, top, h.after});
+      pad_h = pad_w = 0;
+    }
+  }
+  if (!i.packed) {
+    Tensor y =
+        at::conv2d(x, i.weight, i.bias, {o.stride, o.stride}, {pad_h, pad_w}, {o.dilation, o.dilation}, o.groups);
+    if (i.sums) y = y + inputs[1];
+    return activate(y, i.activation);
+  }
+  const auto& ops = detail::FusedOperators::get();
+  torch::jit::Stack stack = i.arguments;
+  const std::size_t first = i.sums ? 1 : 0;
+  if (i.sums) stack[0] = inputs[1];
+  stack[first] = x;
+  if (o.same) stack[first + 3] = std::vector<Index>{pad_h, pad_w};
+  return detail::call_boxed(i.sums ? *ops.convolution_sum : *ops.convolution, stack);
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -4,6 +4,8 @@
 
 #include <string_view>
 
+#include <transferlib/core/separate.hpp>
+
 namespace transferlib {
 
 /// In which numbers a network computes. `automatic`: bf16 where the processor (fp16 where the GPU) computes with it
@@ -11,7 +13,15 @@ namespace transferlib {
 enum class Precision { automatic, fp32, bf16, fp16 };
 
 /// The precision's name: "fp32" …
-inline std::string_view to_string(Precision p) {
+TRANSFERLIB_API std::string_view to_string(Precision p);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API std::string_view to_string(Precision p) {
   switch (p) {
     case Precision::automatic:
       return "auto";
@@ -26,3 +36,5 @@ inline std::string_view to_string(Precision p) {
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -19,6 +19,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/formats/json.hpp>
 #include <transferlib/formats/keras.hpp>
 #include <transferlib/formats/pth.hpp>
@@ -30,7 +31,61 @@ namespace transferlib {
 namespace detail {
 
 /// What bytes are that are no checkpoint, and what to do about it.
-inline std::string describe_foreign(std::span<const std::byte> bytes) {
+TRANSFERLIB_API std::string describe_foreign(std::span<const std::byte> bytes);
+
+}  // namespace detail
+
+/// Reads a checkpoint's bytes: safetensors, `.pth` of either format, or Keras's (see `parse_keras`). The tensors look
+/// into `bytes`, which must outlive them, or into what `owner` holds.
+/// \param where the file's name, for the error's sentence
+/// \throws FormatError, also for what is no checkpoint: the sentence says what it is and what to do
+TRANSFERLIB_API Checkpoint parse_checkpoint(std::span<const std::byte> bytes, std::string_view where,
+                                            const CheckpointOptions& options = {});
+
+/// What the `config.json` of a folder as Hugging Face keeps it calls the network ("resnet50"); empty where there is no
+/// such file, or it does not say. \throws FileError, FormatError if it can't be read
+TRANSFERLIB_API std::string architecture_of(const std::filesystem::path& folder);
+
+namespace detail {
+
+inline Checkpoint open_file_of_weights(const std::filesystem::path& path, const CheckpointOptions& options) {
+  const auto file = MappedFile::open(path);
+  Checkpoint out = parse_checkpoint(file->bytes(), path.string(), options);
+  if (out.owner == nullptr) out.owner = file;
+  return out;
+}
+
+/// The tensors of several files as one checkpoint.
+/// \param index names the files: `{"weight_map": {"tensor": "file", …}}`, files that lie beside it
+TRANSFERLIB_API Checkpoint open_pieces(const std::filesystem::path& index, const CheckpointOptions& options);
+
+/// Opens a folder as Hugging Face keeps it: `config.json` beside the weights, which are one file or pieces.
+TRANSFERLIB_API Checkpoint open_folder(const std::filesystem::path& folder, const CheckpointOptions& options);
+
+}  // namespace detail
+
+/// Opens a checkpoint: safetensors, `.pth` of either format, or Keras's, told apart by their bytes; or a folder with
+/// such a file as Hugging Face keeps it. The file is mapped, not read: its bytes come into memory when they are touched
+/// (a `.pth`'s are touched once, for their checksums), and stay mapped as long as `owner` does; Keras's are copied.
+/// They need not be aligned for their types. \throws FileError if it can't be opened; FormatError if it is no
+/// checkpoint, or damaged
+inline Checkpoint open_checkpoint(const std::filesystem::path& path, const CheckpointOptions& options = {}) {
+  std::error_code ignored;
+  return std::filesystem::is_directory(path, ignored) ? detail::open_folder(path, options)
+                                                      : detail::open_file_of_weights(path, options);
+}
+
+/// Takes the wrappers' prefixes off all names, where all have them: "module." (DataParallel), "model." (Lightning),
+/// "backbone.", "_orig_mod." (torch.compile), one after the other. \returns what was taken off: "module.model."
+TRANSFERLIB_API std::string strip_common_prefix(Checkpoint& checkpoint);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::string describe_foreign(std::span<const std::byte> bytes) {
   const std::string_view b(reinterpret_cast<const char*>(bytes.data()), std::min<std::size_t>(bytes.size(), 512));
   std::string_view shown = b;
   if (shown.starts_with("\xEF\xBB\xBF")) shown.remove_prefix(3);  // a byte order mark
@@ -67,14 +122,12 @@ inline std::string describe_foreign(std::span<const std::byte> bytes) {
   return "of no format that is known here; safetensors, .pth (torch.save) and Keras's files can be read";
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// Reads a checkpoint's bytes: safetensors, `.pth` of either format, or Keras's (see `parse_keras`). The tensors look
-/// into `bytes`, which must outlive them, or into what `owner` holds.
-/// \param where the file's name, for the error's sentence
-/// \throws FormatError, also for what is no checkpoint: the sentence says what it is and what to do
-inline Checkpoint parse_checkpoint(std::span<const std::byte> bytes, std::string_view where,
-                                   const CheckpointOptions& options = {}) {
+namespace transferlib {
+
+TRANSFERLIB_API Checkpoint parse_checkpoint(std::span<const std::byte> bytes, std::string_view where,
+                                            const CheckpointOptions& options) {
   using detail::text;
   if (bytes.empty())
     throw FormatError(text(where, ": the file is empty (0 bytes); its download or copy failed, do it again"));
@@ -98,9 +151,7 @@ inline Checkpoint parse_checkpoint(std::span<const std::byte> bytes, std::string
   throw FormatError(text(where, ": the file is ", detail::describe_foreign(bytes)));
 }
 
-/// What the `config.json` of a folder as Hugging Face keeps it calls the network ("resnet50"); empty where there is no
-/// such file, or it does not say. \throws FileError, FormatError if it can't be read
-inline std::string architecture_of(const std::filesystem::path& folder) {
+TRANSFERLIB_API std::string architecture_of(const std::filesystem::path& folder) {
   const std::filesystem::path config = folder / "config.json";
   std::error_code ignored;
   if (!std::filesystem::is_regular_file(config, ignored)) return {};
@@ -109,18 +160,11 @@ inline std::string architecture_of(const std::filesystem::path& folder) {
   return json["architecture"].get<std::string>();
 }
 
-namespace detail {
+}  // namespace transferlib
 
-inline Checkpoint open_file_of_weights(const std::filesystem::path& path, const CheckpointOptions& options) {
-  const auto file = MappedFile::open(path);
-  Checkpoint out = parse_checkpoint(file->bytes(), path.string(), options);
-  if (out.owner == nullptr) out.owner = file;
-  return out;
-}
+namespace transferlib::detail {
 
-/// The tensors of several files as one checkpoint.
-/// \param index names the files: `{"weight_map": {"tensor": "file", …}}`, files that lie beside it
-inline Checkpoint open_pieces(const std::filesystem::path& index, const CheckpointOptions& options) {
+TRANSFERLIB_API Checkpoint open_pieces(const std::filesystem::path& index, const CheckpointOptions& options) {
   const std::string where = index.string();
   const Json json = parse_json(read_file(index), where);
   if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object())
@@ -154,8 +198,7 @@ inline Checkpoint open_pieces(const std::filesystem::path& index, const Checkpoi
   return out;
 }
 
-/// Opens a folder as Hugging Face keeps it: `config.json` beside the weights, which are one file or pieces.
-inline Checkpoint open_folder(const std::filesystem::path& folder, const CheckpointOptions& options) {
+TRANSFERLIB_API Checkpoint open_folder(const std::filesystem::path& folder, const CheckpointOptions& options) {
   std::error_code ignored;
   for (const char* name :
        {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"}) {
@@ -169,22 +212,11 @@ inline Checkpoint open_folder(const std::filesystem::path& folder, const Checkpo
            "no index of their pieces, as Hugging Face's folders do; give a file of weights or such a folder"));
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// Opens a checkpoint: safetensors, `.pth` of either format, or Keras's, told apart by their bytes; or a folder with
-/// such a file as Hugging Face keeps it. The file is mapped, not read: its bytes come into memory when they are touched
-/// (a `.pth`'s are touched once, for their checksums), and stay mapped as long as `owner` does; Keras's are copied.
-/// They need not be aligned for their types. \throws FileError if it can't be opened; FormatError if it is no
-/// checkpoint, or damaged
-inline Checkpoint open_checkpoint(const std::filesystem::path& path, const CheckpointOptions& options = {}) {
-  std::error_code ignored;
-  return std::filesystem::is_directory(path, ignored) ? detail::open_folder(path, options)
-                                                      : detail::open_file_of_weights(path, options);
-}
+namespace transferlib {
 
-/// Takes the wrappers' prefixes off all names, where all have them: "module." (DataParallel), "model." (Lightning),
-/// "backbone.", "_orig_mod." (torch.compile), one after the other. \returns what was taken off: "module.model."
-inline std::string strip_common_prefix(Checkpoint& checkpoint) {
+TRANSFERLIB_API std::string strip_common_prefix(Checkpoint& checkpoint) {
   std::string out;
   for (bool again = !checkpoint.tensors.empty(); again;) {
     again = false;
@@ -202,3 +234,5 @@ inline std::string strip_common_prefix(Checkpoint& checkpoint) {
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

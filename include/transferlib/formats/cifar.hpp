@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 
 namespace transferlib {
 
@@ -31,27 +32,7 @@ class CifarRecords {
 
   /// \param where the file's name, for the error's sentence
   /// \throws FormatError if the size is no whole number of records, or a label is out of range
-  static CifarRecords parse(std::span<const std::byte> bytes, std::string_view where, CifarKind kind) {
-    CifarRecords out;
-    out.bytes_ = bytes;
-    const std::size_t labels = kind == CifarKind::cifar10 ? 1 : 2;
-    out.record_ = labels + pixels;
-    if (bytes.empty() || bytes.size() % out.record_ != 0)
-      throw FormatError(
-          detail::text(where, " has ", bytes.size(), " bytes, which is no whole number of records of ", out.record_,
-                       " bytes (a complete file has ", (kind == CifarKind::cifar10 ? 10000U : 50000U) * out.record_,
-                       kind == CifarKind::cifar10 ? "" : " or a fifth of that", "); unpack the archive again"));
-    for (std::size_t at = 0; at < bytes.size(); at += out.record_)
-      for (std::size_t l = 0; l < labels; ++l) {
-        const unsigned classes = kind == CifarKind::cifar10 ? 10 : l == 0 ? 20 : 100;
-        if (const auto label = static_cast<unsigned>(bytes[at + l]); label >= classes)
-          throw FormatError(detail::text(
-              where, ": byte ", at + l, ": record ", at / out.record_, " has the label ", label,
-              ", which is out of range: there are ", classes, " classes, so labels go from 0 to ", classes - 1,
-              "; unpack the archive again, and check that it is CIFAR-", kind == CifarKind::cifar10 ? 10 : 100));
-      }
-    return out;
-  }
+  static CifarRecords parse(std::span<const std::byte> bytes, std::string_view where, CifarKind kind);
 
  private:
   std::span<const std::byte> record(std::int64_t i) const {
@@ -62,3 +43,34 @@ class CifarRecords {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API CifarRecords CifarRecords::parse(std::span<const std::byte> bytes, std::string_view where,
+                                                 CifarKind kind) {
+  CifarRecords out;
+  out.bytes_ = bytes;
+  const std::size_t labels = kind == CifarKind::cifar10 ? 1 : 2;
+  out.record_ = labels + pixels;
+  if (bytes.empty() || bytes.size() % out.record_ != 0)
+    throw FormatError(
+        detail::text(where, " has ", bytes.size(), " bytes, which is no whole number of records of ", out.record_,
+                     " bytes (a complete file has ", (kind == CifarKind::cifar10 ? 10000U : 50000U) * out.record_,
+                     kind == CifarKind::cifar10 ? "" : " or a fifth of that", "); unpack the archive again"));
+  for (std::size_t at = 0; at < bytes.size(); at += out.record_)
+    for (std::size_t l = 0; l < labels; ++l) {
+      const unsigned classes = kind == CifarKind::cifar10 ? 10 : l == 0 ? 20 : 100;
+      if (const auto label = static_cast<unsigned>(bytes[at + l]); label >= classes)
+        throw FormatError(detail::text(
+            where, ": byte ", at + l, ": record ", at / out.record_, " has the label ", label,
+            ", which is out of range: there are ", classes, " classes, so labels go from 0 to ", classes - 1,
+            "; unpack the archive again, and check that it is CIFAR-", kind == CifarKind::cifar10 ? 10 : 100));
+    }
+  return out;
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/formats/json.hpp>
 
 namespace transferlib {
@@ -71,55 +72,14 @@ namespace detail {
 
 /// The lines on which the elements of an array begin, from 1, in a text that is known to be JSON: the array is the text
 /// itself where `key` is empty, else the member `key` of the text's object.
-inline std::vector<std::int64_t> json_element_lines(std::string_view text, std::string_view key) {
-  const std::size_t wanted_depth = key.empty() ? 1 : 2;
-  std::vector<std::int64_t> out;
-  std::size_t depth = 0;
-  std::int64_t line = 1;
-  bool inside = key.empty();  // the array that is meant
-  bool fresh = false;         // an element begins with what comes next
-  for (std::size_t at = 0; at < text.size(); ++at) {
-    const char c = text[at];
-    if (c == '\n') ++line;
-    if (c == ' ' || c == '\n' || c == '\t' || c == '\r') continue;
-    if (std::exchange(fresh, false) && c != ']') out.push_back(line);
-    if (c == '"') {
-      const std::size_t begin = ++at;
-      while (at < text.size() && text[at] != '"') at += text[at] == '\\' ? 2 : 1;
-      if (at >= text.size()) break;
-      if (depth == 1 && !key.empty()) inside = text.substr(begin, at - begin) == key;
-    } else if (c == '[' || c == '{') {
-      fresh = ++depth == wanted_depth && inside && c == '[';
-    } else if (c == ']' || c == '}') {
-      if (depth-- == wanted_depth && inside) break;
-    } else if (c == ',' && depth == wanted_depth && inside) {
-      fresh = true;
-    }
-  }
-  return out;
-}
+TRANSFERLIB_API std::vector<std::int64_t> json_element_lines(std::string_view text, std::string_view key);
 
 /// One list of records of a COCO file, read one by one.
 class CocoRecords {
  public:
   /// \param key the list's name in the file; empty where the file is the list
   CocoRecords(std::string_view text, std::string_view where, std::string_view key, const Json& file,
-              std::vector<std::string>& skipped, double most_bad)
-      : where_(where), key_(key), skipped_(&skipped), most_bad_(most_bad) {
-    const Json* list = key.empty() ? &file : file.find(key);
-    if (list == nullptr)
-      throw FormatError(transferlib::detail::text(where, ": there is no \"", key,
-                                                  "\"; a COCO file of ground truth has an object with "
-                                                  "\"images\", \"annotations\" and \"categories\""));
-    if (!list->is_array())
-      throw FormatError(transferlib::detail::text(
-          where, ": ", key.empty() ? "the file" : key, " should be an array",
-          key.empty() ? " of detections: [{\"image_id\": …, \"category_id\": …, \"bbox\": [x, y, width, height], "
-                        "\"score\": …}, …]"
-                      : ""));
-    records_ = &list->elements();
-    lines_ = json_element_lines(text, key);
-  }
+              std::vector<std::string>& skipped, double most_bad);
 
   /// Reads each record: `read(record)` returns what is wrong with it, or nothing. \throws FormatError
   template <class Read>
@@ -144,28 +104,14 @@ class CocoRecords {
   /// Where the record begins that is being read.
   std::int64_t line() const { return index_ < lines_.size() ? lines_[index_] : 0; }
 
-  std::int64_t id(const Json& record, std::string_view name) const {
-    const Json& value = member(record, name);
-    if (!value.is_number()) wrong(name, value, "a whole number");
-    try {
-      return value.get<std::int64_t>();
-    } catch (const FormatError&) {
-      wrong(name, value, "a whole number");
-    }
-  }
+  std::int64_t id(const Json& record, std::string_view name) const;
   std::string string(const Json& record, std::string_view name) const {
     const Json& value = member(record, name);
     if (!value.is_string()) wrong(name, value, "a string");
     return value.string();
   }
   double number(const Json& record, std::string_view name) const { return number_of(name, member(record, name)); }
-  std::array<double, 4> box(const Json& record) const {
-    const Json& value = member(record, "bbox");
-    if (!value.is_array() || value.size() != 4) wrong("bbox", value, "[x, y, width, height]");
-    std::array<double, 4> out{};
-    for (std::size_t i = 0; i < 4; ++i) out[i] = number_of("bbox", value.elements()[i]);
-    return out;
-  }
+  std::array<double, 4> box(const Json& record) const;
   /// false, true, 0 or 1; false where there is none.
   bool truth(const Json& record, std::string_view name) const {
     const Json* value = record.find(name);
@@ -213,13 +159,9 @@ class CocoRecords {
 using CocoIds = std::unordered_set<std::int64_t>;
 
 /// What is wrong with a box of ground truth or a detection; empty where nothing is.
-inline std::string coco_box_problem(std::int64_t image, std::int64_t category, const std::array<double, 4>& box,
-                                    const CocoIds& images, const CocoIds& categories) {
-  if (!images.contains(image)) return text("there is no image with the id ", image);
-  if (!categories.contains(category)) return text("there is no category with the id ", category);
-  if (box[2] < 0.0 || box[3] < 0.0) return text("its box is ", box[2], " wide and ", box[3], " high");
-  return {};
-}
+TRANSFERLIB_API std::string coco_box_problem(std::int64_t image, std::int64_t category,
+                                             const std::array<double, 4>& box, const CocoIds& images,
+                                             const CocoIds& categories);
 
 template <class Records>
 CocoIds ids_of(const Records& records) {
@@ -238,7 +180,99 @@ CocoIds ids_of(const Records& records) {
 /// \param where the file's name, for the error's sentence
 /// \param most_bad the part of each list that may be skipped
 /// \throws FormatError with line, for text that is no JSON or no ground truth, and where more would be skipped
-inline CocoTruth parse_coco(std::string_view text, std::string_view where, double most_bad = 0.01) {
+TRANSFERLIB_API CocoTruth parse_coco(std::string_view text, std::string_view where, double most_bad = 0.01);
+
+/// Reads a COCO file of detections: an array of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`.
+/// Those of an image or a category that the ground truth does not have, or with a side below 0: skipped and told, up to
+/// one in a hundred.
+/// \throws FormatError with line, for text that is no JSON or no detections, and above one bad record in a hundred
+TRANSFERLIB_API CocoDetections parse_coco_detections(std::string_view text, std::string_view where,
+                                                     const CocoTruth& truth);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::vector<std::int64_t> json_element_lines(std::string_view text, std::string_view key) {
+  const std::size_t wanted_depth = key.empty() ? 1 : 2;
+  std::vector<std::int64_t> out;
+  std::size_t depth = 0;
+  std::int64_t line = 1;
+  bool inside = key.empty();  // the array that is meant
+  bool fresh = false;         // an element begins with what comes next
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    const char c = text[at];
+    if (c == '\n') ++line;
+    if (c == ' ' || c == '\n' || c == '\t' || c == '\r') continue;
+    if (std::exchange(fresh, false) && c != ']') out.push_back(line);
+    if (c == '"') {
+      const std::size_t begin = ++at;
+      while (at < text.size() && text[at] != '"') at += text[at] == '\\' ? 2 : 1;
+      if (at >= text.size()) break;
+      if (depth == 1 && !key.empty()) inside = text.substr(begin, at - begin) == key;
+    } else if (c == '[' || c == '{') {
+      fresh = ++depth == wanted_depth && inside && c == '[';
+    } else if (c == ']' || c == '}') {
+      if (depth-- == wanted_depth && inside) break;
+    } else if (c == ',' && depth == wanted_depth && inside) {
+      fresh = true;
+    }
+  }
+  return out;
+}
+
+TRANSFERLIB_API CocoRecords::CocoRecords(std::string_view text, std::string_view where, std::string_view key,
+                                         const Json& file, std::vector<std::string>& skipped, double most_bad)
+    : where_(where), key_(key), skipped_(&skipped), most_bad_(most_bad) {
+  const Json* list = key.empty() ? &file : file.find(key);
+  if (list == nullptr)
+    throw FormatError(transferlib::detail::text(where, ": there is no \"", key,
+                                                "\"; a COCO file of ground truth has an object with "
+                                                "\"images\", \"annotations\" and \"categories\""));
+  if (!list->is_array())
+    throw FormatError(transferlib::detail::text(
+        where, ": ", key.empty() ? "the file" : key, " should be an array",
+        key.empty() ? " of detections: [{\"image_id\": …, \"category_id\": …, \"bbox\": [x, y, width, height], "
+                      "\"score\": …}, …]"
+                    : ""));
+  records_ = &list->elements();
+  lines_ = json_element_lines(text, key);
+}
+
+TRANSFERLIB_API std::int64_t CocoRecords::id(const Json& record, std::string_view name) const {
+  const Json& value = member(record, name);
+  if (!value.is_number()) wrong(name, value, "a whole number");
+  try {
+    return value.get<std::int64_t>();
+  } catch (const FormatError&) {
+    wrong(name, value, "a whole number");
+  }
+}
+
+TRANSFERLIB_API std::array<double, 4> CocoRecords::box(const Json& record) const {
+  const Json& value = member(record, "bbox");
+  if (!value.is_array() || value.size() != 4) wrong("bbox", value, "[x, y, width, height]");
+  std::array<double, 4> out{};
+  for (std::size_t i = 0; i < 4; ++i) out[i] = number_of("bbox", value.elements()[i]);
+  return out;
+}
+
+TRANSFERLIB_API std::string coco_box_problem(std::int64_t image, std::int64_t category,
+                                             const std::array<double, 4>& box, const CocoIds& images,
+                                             const CocoIds& categories) {
+  if (!images.contains(image)) return text("there is no image with the id ", image);
+  if (!categories.contains(category)) return text("there is no category with the id ", category);
+  if (box[2] < 0.0 || box[3] < 0.0) return text("its box is ", box[2], " wide and ", box[3], " high");
+  return {};
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API CocoTruth parse_coco(std::string_view text, std::string_view where, double most_bad) {
   const Json file = parse_json(text, where);
   if (!file.is_object())
     throw FormatError(detail::text(where,
@@ -286,11 +320,8 @@ inline CocoTruth parse_coco(std::string_view text, std::string_view where, doubl
   return out;
 }
 
-/// Reads a COCO file of detections: an array of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`.
-/// Those of an image or a category that the ground truth does not have, or with a side below 0: skipped and told, up to
-/// one in a hundred.
-/// \throws FormatError with line, for text that is no JSON or no detections, and above one bad record in a hundred
-inline CocoDetections parse_coco_detections(std::string_view text, std::string_view where, const CocoTruth& truth) {
+TRANSFERLIB_API CocoDetections parse_coco_detections(std::string_view text, std::string_view where,
+                                                     const CocoTruth& truth) {
   const Json file = parse_json(text, where);
   CocoDetections out;
   const detail::CocoIds images = detail::ids_of(truth.images), categories = detail::ids_of(truth.categories);
@@ -308,3 +339,5 @@ inline CocoDetections parse_coco_detections(std::string_view text, std::string_v
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

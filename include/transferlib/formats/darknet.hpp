@@ -20,6 +20,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/formats/tensor_view.hpp>
 
 namespace transferlib {
@@ -141,7 +142,202 @@ inline std::string darknet_strip(std::string_view line) {
   return out;
 }
 
-inline std::vector<DarknetSection> darknet_sections(std::string_view cfg, std::string_view where) {
+TRANSFERLIB_API std::vector<DarknetSection> darknet_sections(std::string_view cfg, std::string_view where);
+
+/// Reads a section's lines as numbers within bounds.
+class DarknetReader {
+ public:
+  DarknetReader(const DarknetSection& section, std::string_view where) : section_(section), where_(where) {}
+
+  /// Where the section is, for sentences: "yolo.cfg:17: [route]".
+  std::string place() const { return text(where_, ":", section_.line, ": [", section_.type, "]"); }
+
+  const DarknetOption* find(std::string_view key) const {
+    for (const DarknetOption& o : section_.options)
+      if (o.key == key) return &o;
+    return nullptr;
+  }
+  bool has(std::string_view key) const { return find(key) != nullptr; }
+
+  Index whole(std::string_view key, Index otherwise, Index least, Index most) const;
+  /// The same for what has no default.
+  Index needed(std::string_view key, Index least, Index most) const {
+    if (!has(key)) throw FormatError(text(place(), " has no line ", key, "=…, without which it can't be built"));
+    return whole(key, 0, least, most);
+  }
+  bool flag(std::string_view key, bool otherwise = false) const {
+    return whole(key, otherwise ? 1 : 0, -1000000, 1000000) != 0;
+  }
+  double real(std::string_view key, double otherwise, double least, double most) const;
+  std::string word(std::string_view key, std::string_view otherwise) const {
+    const DarknetOption* o = find(key);
+    return std::string(o == nullptr ? otherwise : std::string_view(o->value));
+  }
+
+  /// Numbers with commas between; none where there is no such line.
+  template <class Number>
+  std::vector<Number> list(std::string_view key) const {
+    std::vector<Number> out;
+    const DarknetOption* o = find(key);
+    if (o == nullptr) return out;
+    std::string_view rest = o->value;
+    for (bool more = true; more;) {
+      const std::size_t comma = std::min(rest.find(','), rest.size());
+      out.push_back(number<Number>(*o, rest.substr(0, comma), "a list of numbers with commas between"));
+      more = comma < rest.size();
+      rest.remove_prefix(std::min(comma + 1, rest.size()));
+    }
+    return out;
+  }
+
+  /// The layers that a route or shortcut takes: from the file's first where not negative, from here backwards else.
+  std::vector<Index> layers(std::string_view key, Index here) const;
+
+  /// Refuses a key whose meaning would be lost.
+  void refuse(std::initializer_list<std::string_view> keys) const {
+    for (const std::string_view key : keys)
+      if (const DarknetOption* o = find(key); o != nullptr && o->value != "0" && o->value != "none")
+        throw FormatError(text(place_of(*o), in_quotes(text(key, "=", o->value)),
+                               " is not implemented; without it the layer would compute something else"));
+  }
+
+  /// The layer's activation. \throws FormatError for one that is not known; darknet would take ReLU
+  std::string activation(std::string_view otherwise) const;
+
+ private:
+  std::string place_of(const DarknetOption& o) const { return text(where_, ":", o.line, ": [", section_.type, "] "); }
+
+  template <class Number>
+  Number number(const DarknetOption& o, std::string_view value, std::string_view kind) const {
+    Number out{};
+    if (value.starts_with('+')) value.remove_prefix(1);
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), out);
+    bool good = error == std::errc() && end == value.data() + value.size();
+    if constexpr (!std::is_integral_v<Number>) good = good && std::isfinite(out);
+    if (!good)
+      throw FormatError(
+          text(place_of(o), in_quotes(text(o.key, "=", o.value)), " can't be read: ", kind, " is wanted"));
+    return out;
+  }
+
+  const DarknetSection& section_;
+  std::string_view where_;
+};
+
+// What no layer has more of; keeps all products of sizes countable.
+inline constexpr Index darknet_most_channels = Index{1} << 20, darknet_most_side = Index{1} << 16,
+                       darknet_most_layers = Index{1} << 14, darknet_most_numbers = Index{1} << 32;
+
+/// The type of a section. \throws FormatError if it is not known
+TRANSFERLIB_API DarknetType darknet_type(const DarknetReader& read, const std::string& name);
+
+TRANSFERLIB_API void darknet_detection(DarknetLayer& l, const DarknetReader& read);
+
+/// A section as a layer: number `here`.
+TRANSFERLIB_API DarknetLayer darknet_layer(const DarknetSection& section, std::string_view where, Index here,
+                                           std::vector<std::string>& notes);
+
+inline std::string darknet_place(const DarknetConfig& config, const DarknetLayer& l) {
+  return text(config.where, ":", l.line, ": [", to_string(l.type), "]");
+}
+
+inline std::string darknet_text(const DarknetShape& s) { return text(s.channels, " x ", s.height, " x ", s.width); }
+
+/// What a layer gives, from what it is given and what the layers before it gave.
+TRANSFERLIB_API DarknetShape darknet_shape(const DarknetConfig& config, const DarknetLayer& l, DarknetShape x,
+                                           const std::vector<DarknetShape>& before);
+
+}  // namespace detail
+
+/// What every layer of a network gives, for an input of this shape.
+/// \throws FormatError with file and line where layers do not fit each other, or the input is too small
+inline std::vector<DarknetShape> darknet_shapes(const DarknetConfig& config, const DarknetShape& input) {
+  std::vector<DarknetShape> out;
+  for (const DarknetLayer& l : config.layers)
+    out.push_back(detail::darknet_shape(config, l, out.empty() ? input : out.back(), out));
+  return out;
+}
+
+/// A run of floats in a `.weights` file: which tensor it is, under the name and in the shape that the network has it.
+struct DarknetBlob {
+  std::string name;
+  std::vector<Index> shape;
+  Index layer = 0;
+  Index count = 0;
+  bool of_connected = false;  ///< a matrix that old files hold transposed
+};
+
+/// All tensors of a network in the order of its file, named `LAYER.conv.TENSOR` (or `bn`, `connected`, `local`): of
+/// each layer the bias, of a normalised one scale, mean and variance too, and the weights, which only `[connected]` has
+/// second. \throws FormatError where the network has more than 2^32 numbers
+TRANSFERLIB_API std::vector<DarknetBlob> darknet_blobs(const DarknetConfig& config);
+
+/// Reads a `.cfg`. Layers have darknet's defaults; unknown layers, and what would change their numbers and is not
+/// implemented, are refused. \param where the file's name, for the error's sentence \throws FormatError with file and
+/// line
+TRANSFERLIB_API DarknetConfig parse_darknet_cfg(std::string_view cfg, std::string_view where);
+
+/// The same of a file. \throws FileError, FormatError
+inline DarknetConfig read_darknet_cfg(const std::filesystem::path& path) {
+  return parse_darknet_cfg(read_file(path), path.string());
+}
+
+/// A `.cfg` that reads as this one does: all of its lines but comments.
+TRANSFERLIB_API std::string darknet_text(const DarknetConfig& config);
+
+/// The network cut behind its first `layers` layers.
+/// \throws OptionError if it has not so many
+TRANSFERLIB_API DarknetConfig cut_darknet(DarknetConfig config, Index layers);
+
+/// What stands before the floats of a `.weights` file: the version of the program that wrote it, and how many pictures
+/// it had seen in training.
+struct DarknetHeader {
+  std::int32_t major = 0, minor = 2, revision = 5;
+  std::uint64_t seen = 0;
+
+  /// How many bytes it has in a file: 20, and 16 in files before version 0.2.
+  std::size_t size() const { return std::int64_t{major} * 10 + minor >= 2 ? 20 : 16; }
+  /// Whether matrices of `[connected]` lie transposed, as in files of the first versions that were for a GPU.
+  bool transposed() const { return major > 1000 || minor > 1000; }
+};
+
+/// What of a file and a network may differ in length.
+struct DarknetWeightsOptions {
+  bool longer = false;  ///< the file may go on behind the network, to the end of a layer of its `.cfg`
+  Index least = -1;     ///< the file may end behind this many layers, or any later one; -1: not before the network does
+};
+
+/// Whether bytes look like a `.weights` file, which has no mark of its own: a version and a count that can be.
+TRANSFERLIB_API bool is_darknet_weights(std::span<const std::byte> bytes);
+
+/// Reads the header of a `.weights` file. \param where the file's name, for the error's sentence
+/// \throws FormatError if it is cut or no header
+TRANSFERLIB_API DarknetHeader parse_darknet_header(std::span<const std::byte> bytes, std::string_view where);
+
+/// Reads the bytes of a `.weights` file: tensors under the names of `darknet_blobs`, which look into `bytes`. Files
+/// have no names or sizes of their own, so the whole network's must be known, and the count must be exact. \throws
+/// FormatError where the file has more or fewer floats than `options` allow: the sentence has both counts
+TRANSFERLIB_API Checkpoint parse_darknet_weights(std::span<const std::byte> bytes, std::string_view where,
+                                                 const DarknetConfig& config,
+                                                 const DarknetWeightsOptions& options = {});
+
+/// Opens a `.weights` file; it is mapped, not read. \throws FileError, FormatError
+TRANSFERLIB_API Checkpoint open_darknet_weights(const std::filesystem::path& path, const DarknetConfig& config,
+                                                const DarknetWeightsOptions& options = {});
+
+/// Writes a `.weights` file of the network's layers, atomically: what `open_darknet_weights` reads, byte for byte.
+/// \param tensors those of `darknet_blobs`, in any order; others are not written
+/// \throws WeightsError if one is missing or not float32; FileError
+TRANSFERLIB_API void write_darknet_weights(const std::filesystem::path& path, const DarknetConfig& config,
+                                           std::span<const TensorView> tensors, const DarknetHeader& header = {});
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::vector<DarknetSection> darknet_sections(std::string_view cfg, std::string_view where) {
   if (cfg.starts_with("\xEF\xBB\xBF")) cfg.remove_prefix(3);
   std::vector<DarknetSection> out;
   Index number = 0;
@@ -169,125 +365,47 @@ inline std::vector<DarknetSection> darknet_sections(std::string_view cfg, std::s
   return out;
 }
 
-/// Reads a section's lines as numbers within bounds.
-class DarknetReader {
- public:
-  DarknetReader(const DarknetSection& section, std::string_view where) : section_(section), where_(where) {}
+TRANSFERLIB_API Index DarknetReader::whole(std::string_view key, Index otherwise, Index least, Index most) const {
+  const DarknetOption* o = find(key);
+  if (o == nullptr) return otherwise;
+  const Index n = number<Index>(*o, o->value, "a whole number");
+  if (n < least || n > most)
+    throw FormatError(text(place_of(*o), key, "=", n, " is not possible: it must be from ", least, " to ", most));
+  return n;
+}
 
-  /// Where the section is, for sentences: "yolo.cfg:17: [route]".
-  std::string place() const { return text(where_, ":", section_.line, ": [", section_.type, "]"); }
+TRANSFERLIB_API double DarknetReader::real(std::string_view key, double otherwise, double least, double most) const {
+  const DarknetOption* o = find(key);
+  if (o == nullptr) return otherwise;
+  const double x = number<double>(*o, o->value, "a number");
+  if (!(x >= least && x <= most))
+    throw FormatError(text(place_of(*o), key, "=", x, " is not possible: it must be from ", least, " to ", most));
+  return x;
+}
 
-  const DarknetOption* find(std::string_view key) const {
-    for (const DarknetOption& o : section_.options)
-      if (o.key == key) return &o;
-    return nullptr;
+TRANSFERLIB_API std::vector<Index> DarknetReader::layers(std::string_view key, Index here) const {
+  if (!has(key)) throw FormatError(text(place(), " has no line ", key, "=…, which tells the layers that it takes"));
+  std::vector<Index> out = list<Index>(key);
+  for (Index& n : out) {
+    const Index asked = n;
+    if (n < 0) n = n < -here ? -1 : here + n;
+    if (n < 0 || n >= here)
+      throw FormatError(text(place_of(*find(key)), key, "=", asked, " is no layer before this one, which is layer ",
+                             here, "; the first is 0"));
   }
-  bool has(std::string_view key) const { return find(key) != nullptr; }
+  return out;
+}
 
-  Index whole(std::string_view key, Index otherwise, Index least, Index most) const {
-    const DarknetOption* o = find(key);
-    if (o == nullptr) return otherwise;
-    const Index n = number<Index>(*o, o->value, "a whole number");
-    if (n < least || n > most)
-      throw FormatError(text(place_of(*o), key, "=", n, " is not possible: it must be from ", least, " to ", most));
-    return n;
-  }
-  /// The same for what has no default.
-  Index needed(std::string_view key, Index least, Index most) const {
-    if (!has(key)) throw FormatError(text(place(), " has no line ", key, "=…, without which it can't be built"));
-    return whole(key, 0, least, most);
-  }
-  bool flag(std::string_view key, bool otherwise = false) const {
-    return whole(key, otherwise ? 1 : 0, -1000000, 1000000) != 0;
-  }
-  double real(std::string_view key, double otherwise, double least, double most) const {
-    const DarknetOption* o = find(key);
-    if (o == nullptr) return otherwise;
-    const double x = number<double>(*o, o->value, "a number");
-    if (!(x >= least && x <= most))
-      throw FormatError(text(place_of(*o), key, "=", x, " is not possible: it must be from ", least, " to ", most));
-    return x;
-  }
-  std::string word(std::string_view key, std::string_view otherwise) const {
-    const DarknetOption* o = find(key);
-    return std::string(o == nullptr ? otherwise : std::string_view(o->value));
-  }
+TRANSFERLIB_API std::string DarknetReader::activation(std::string_view otherwise) const {
+  const std::string name = word("activation", otherwise);
+  static const std::vector<std::string> known{"linear", "leaky", "relu", "relu6", "mish", "swish", "logistic", "tanh"};
+  if (std::find(known.begin(), known.end(), name) == known.end())
+    throw FormatError(text(place_of(*find("activation")), "the activation ", in_quotes(name), " is not one of ",
+                           first_few(known, known.size())));
+  return name;
+}
 
-  /// Numbers with commas between; none where there is no such line.
-  template <class Number>
-  std::vector<Number> list(std::string_view key) const {
-    std::vector<Number> out;
-    const DarknetOption* o = find(key);
-    if (o == nullptr) return out;
-    std::string_view rest = o->value;
-    for (bool more = true; more;) {
-      const std::size_t comma = std::min(rest.find(','), rest.size());
-      out.push_back(number<Number>(*o, rest.substr(0, comma), "a list of numbers with commas between"));
-      more = comma < rest.size();
-      rest.remove_prefix(std::min(comma + 1, rest.size()));
-    }
-    return out;
-  }
-
-  /// The layers that a route or shortcut takes: from the file's first where not negative, from here backwards else.
-  std::vector<Index> layers(std::string_view key, Index here) const {
-    if (!has(key)) throw FormatError(text(place(), " has no line ", key, "=…, which tells the layers that it takes"));
-    std::vector<Index> out = list<Index>(key);
-    for (Index& n : out) {
-      const Index asked = n;
-      if (n < 0) n = n < -here ? -1 : here + n;
-      if (n < 0 || n >= here)
-        throw FormatError(text(place_of(*find(key)), key, "=", asked, " is no layer before this one, which is layer ",
-                               here, "; the first is 0"));
-    }
-    return out;
-  }
-
-  /// Refuses a key whose meaning would be lost.
-  void refuse(std::initializer_list<std::string_view> keys) const {
-    for (const std::string_view key : keys)
-      if (const DarknetOption* o = find(key); o != nullptr && o->value != "0" && o->value != "none")
-        throw FormatError(text(place_of(*o), in_quotes(text(key, "=", o->value)),
-                               " is not implemented; without it the layer would compute something else"));
-  }
-
-  /// The layer's activation. \throws FormatError for one that is not known; darknet would take ReLU
-  std::string activation(std::string_view otherwise) const {
-    const std::string name = word("activation", otherwise);
-    static const std::vector<std::string> known{"linear", "leaky", "relu",     "relu6",
-                                                "mish",   "swish", "logistic", "tanh"};
-    if (std::find(known.begin(), known.end(), name) == known.end())
-      throw FormatError(text(place_of(*find("activation")), "the activation ", in_quotes(name), " is not one of ",
-                             first_few(known, known.size())));
-    return name;
-  }
-
- private:
-  std::string place_of(const DarknetOption& o) const { return text(where_, ":", o.line, ": [", section_.type, "] "); }
-
-  template <class Number>
-  Number number(const DarknetOption& o, std::string_view value, std::string_view kind) const {
-    Number out{};
-    if (value.starts_with('+')) value.remove_prefix(1);
-    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), out);
-    bool good = error == std::errc() && end == value.data() + value.size();
-    if constexpr (!std::is_integral_v<Number>) good = good && std::isfinite(out);
-    if (!good)
-      throw FormatError(
-          text(place_of(o), in_quotes(text(o.key, "=", o.value)), " can't be read: ", kind, " is wanted"));
-    return out;
-  }
-
-  const DarknetSection& section_;
-  std::string_view where_;
-};
-
-// What no layer has more of; keeps all products of sizes countable.
-inline constexpr Index darknet_most_channels = Index{1} << 20, darknet_most_side = Index{1} << 16,
-                       darknet_most_layers = Index{1} << 14, darknet_most_numbers = Index{1} << 32;
-
-/// The type of a section. \throws FormatError if it is not known
-inline DarknetType darknet_type(const DarknetReader& read, const std::string& name) {
+TRANSFERLIB_API DarknetType darknet_type(const DarknetReader& read, const std::string& name) {
   constexpr std::pair<std::string_view, std::string_view> shorts[] = {
       {"conv", "convolutional"}, {"conn", "connected"}, {"max", "maxpool"}, {"avg", "avgpool"}, {"soft", "softmax"}};
   std::string_view full = name;
@@ -302,7 +420,7 @@ inline DarknetType darknet_type(const DarknetReader& read, const std::string& na
       text(read.place(), " is a layer that is not known here; those that are: ", first_few(names, names.size())));
 }
 
-inline void darknet_detection(DarknetLayer& l, const DarknetReader& read) {
+TRANSFERLIB_API void darknet_detection(DarknetLayer& l, const DarknetReader& read) {
   l.classes = read.whole("classes", 20, 1, darknet_most_channels);
   const Index pairs = read.whole("num", 1, 1, 4096);
   l.boxes = pairs;
@@ -332,9 +450,8 @@ inline void darknet_detection(DarknetLayer& l, const DarknetReader& read) {
   l.new_coordinates = read.flag("new_coords");
 }
 
-/// A section as a layer: number `here`.
-inline DarknetLayer darknet_layer(const DarknetSection& section, std::string_view where, Index here,
-                                  std::vector<std::string>& notes) {
+TRANSFERLIB_API DarknetLayer darknet_layer(const DarknetSection& section, std::string_view where, Index here,
+                                           std::vector<std::string>& notes) {
   const DarknetReader read(section, where);
   DarknetLayer l;
   l.type = darknet_type(read, section.type);
@@ -433,15 +550,8 @@ inline DarknetLayer darknet_layer(const DarknetSection& section, std::string_vie
   return l;
 }
 
-inline std::string darknet_place(const DarknetConfig& config, const DarknetLayer& l) {
-  return text(config.where, ":", l.line, ": [", to_string(l.type), "]");
-}
-
-inline std::string darknet_text(const DarknetShape& s) { return text(s.channels, " x ", s.height, " x ", s.width); }
-
-/// What a layer gives, from what it is given and what the layers before it gave.
-inline DarknetShape darknet_shape(const DarknetConfig& config, const DarknetLayer& l, DarknetShape x,
-                                  const std::vector<DarknetShape>& before) {
+TRANSFERLIB_API DarknetShape darknet_shape(const DarknetConfig& config, const DarknetLayer& l, DarknetShape x,
+                                           const std::vector<DarknetShape>& before) {
   const auto refuse = [&](const auto&... why) { throw FormatError(text(darknet_place(config, l), ": ", why...)); };
   const auto slide = [&](Index padding) {
     for (Index* side : {&x.height, &x.width}) {
@@ -535,30 +645,11 @@ inline DarknetShape darknet_shape(const DarknetConfig& config, const DarknetLaye
   return x;
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// What every layer of a network gives, for an input of this shape.
-/// \throws FormatError with file and line where layers do not fit each other, or the input is too small
-inline std::vector<DarknetShape> darknet_shapes(const DarknetConfig& config, const DarknetShape& input) {
-  std::vector<DarknetShape> out;
-  for (const DarknetLayer& l : config.layers)
-    out.push_back(detail::darknet_shape(config, l, out.empty() ? input : out.back(), out));
-  return out;
-}
+namespace transferlib {
 
-/// A run of floats in a `.weights` file: which tensor it is, under the name and in the shape that the network has it.
-struct DarknetBlob {
-  std::string name;
-  std::vector<Index> shape;
-  Index layer = 0;
-  Index count = 0;
-  bool of_connected = false;  ///< a matrix that old files hold transposed
-};
-
-/// All tensors of a network in the order of its file, named `LAYER.conv.TENSOR` (or `bn`, `connected`, `local`): of
-/// each layer the bias, of a normalised one scale, mean and variance too, and the weights, which only `[connected]` has
-/// second. \throws FormatError where the network has more than 2^32 numbers
-inline std::vector<DarknetBlob> darknet_blobs(const DarknetConfig& config) {
+TRANSFERLIB_API std::vector<DarknetBlob> darknet_blobs(const DarknetConfig& config) {
   using detail::text;
   const std::vector<DarknetShape> shapes = darknet_shapes(config, config.input);
   std::vector<DarknetBlob> out;
@@ -603,10 +694,7 @@ inline std::vector<DarknetBlob> darknet_blobs(const DarknetConfig& config) {
   return out;
 }
 
-/// Reads a `.cfg`. Layers have darknet's defaults; unknown layers, and what would change their numbers and is not
-/// implemented, are refused. \param where the file's name, for the error's sentence \throws FormatError with file and
-/// line
-inline DarknetConfig parse_darknet_cfg(std::string_view cfg, std::string_view where) {
+TRANSFERLIB_API DarknetConfig parse_darknet_cfg(std::string_view cfg, std::string_view where) {
   using detail::text;
   const auto sections = detail::darknet_sections(cfg, where);
   if (sections.empty() || (sections[0].type != "net" && sections[0].type != "network"))
@@ -629,13 +717,7 @@ inline DarknetConfig parse_darknet_cfg(std::string_view cfg, std::string_view wh
   return out;
 }
 
-/// The same of a file. \throws FileError, FormatError
-inline DarknetConfig read_darknet_cfg(const std::filesystem::path& path) {
-  return parse_darknet_cfg(read_file(path), path.string());
-}
-
-/// A `.cfg` that reads as this one does: all of its lines but comments.
-inline std::string darknet_text(const DarknetConfig& config) {
+TRANSFERLIB_API std::string darknet_text(const DarknetConfig& config) {
   std::string out = "[net]\n";
   const auto lines = [&](const std::vector<DarknetOption>& options) {
     for (const DarknetOption& o : options) out += detail::text(o.key, "=", o.value, "\n");
@@ -648,9 +730,7 @@ inline std::string darknet_text(const DarknetConfig& config) {
   return out;
 }
 
-/// The network cut behind its first `layers` layers.
-/// \throws OptionError if it has not so many
-inline DarknetConfig cut_darknet(DarknetConfig config, Index layers) {
+TRANSFERLIB_API DarknetConfig cut_darknet(DarknetConfig config, Index layers) {
   if (layers < 1 || layers > static_cast<Index>(config.layers.size()))
     throw OptionError(detail::text("the network of ", config.where, " can't be cut to ", layers, " layers: it has ",
                                    config.layers.size()));
@@ -658,26 +738,7 @@ inline DarknetConfig cut_darknet(DarknetConfig config, Index layers) {
   return config;
 }
 
-/// What stands before the floats of a `.weights` file: the version of the program that wrote it, and how many pictures
-/// it had seen in training.
-struct DarknetHeader {
-  std::int32_t major = 0, minor = 2, revision = 5;
-  std::uint64_t seen = 0;
-
-  /// How many bytes it has in a file: 20, and 16 in files before version 0.2.
-  std::size_t size() const { return std::int64_t{major} * 10 + minor >= 2 ? 20 : 16; }
-  /// Whether matrices of `[connected]` lie transposed, as in files of the first versions that were for a GPU.
-  bool transposed() const { return major > 1000 || minor > 1000; }
-};
-
-/// What of a file and a network may differ in length.
-struct DarknetWeightsOptions {
-  bool longer = false;  ///< the file may go on behind the network, to the end of a layer of its `.cfg`
-  Index least = -1;     ///< the file may end behind this many layers, or any later one; -1: not before the network does
-};
-
-/// Whether bytes look like a `.weights` file, which has no mark of its own: a version and a count that can be.
-inline bool is_darknet_weights(std::span<const std::byte> bytes) {
+TRANSFERLIB_API bool is_darknet_weights(std::span<const std::byte> bytes) {
   if (bytes.size() < 16) return false;
   std::int32_t version[3];
   std::memcpy(version, bytes.data(), sizeof version);
@@ -685,9 +746,7 @@ inline bool is_darknet_weights(std::span<const std::byte> bytes) {
          (version[0] != 0 || version[1] != 0 || version[2] != 0);
 }
 
-/// Reads the header of a `.weights` file. \param where the file's name, for the error's sentence
-/// \throws FormatError if it is cut or no header
-inline DarknetHeader parse_darknet_header(std::span<const std::byte> bytes, std::string_view where) {
+TRANSFERLIB_API DarknetHeader parse_darknet_header(std::span<const std::byte> bytes, std::string_view where) {
   using detail::text;
   if (!is_darknet_weights(bytes))
     throw FormatError(text(where,
@@ -704,11 +763,8 @@ inline DarknetHeader parse_darknet_header(std::span<const std::byte> bytes, std:
   return out;
 }
 
-/// Reads the bytes of a `.weights` file: tensors under the names of `darknet_blobs`, which look into `bytes`. Files
-/// have no names or sizes of their own, so the whole network's must be known, and the count must be exact. \throws
-/// FormatError where the file has more or fewer floats than `options` allow: the sentence has both counts
-inline Checkpoint parse_darknet_weights(std::span<const std::byte> bytes, std::string_view where,
-                                        const DarknetConfig& config, const DarknetWeightsOptions& options = {}) {
+TRANSFERLIB_API Checkpoint parse_darknet_weights(std::span<const std::byte> bytes, std::string_view where,
+                                                 const DarknetConfig& config, const DarknetWeightsOptions& options) {
   using detail::text;
   const DarknetHeader header = parse_darknet_header(bytes, where);
   const auto floats = bytes.subspan(header.size());
@@ -756,20 +812,16 @@ inline Checkpoint parse_darknet_weights(std::span<const std::byte> bytes, std::s
   return out;
 }
 
-/// Opens a `.weights` file; it is mapped, not read. \throws FileError, FormatError
-inline Checkpoint open_darknet_weights(const std::filesystem::path& path, const DarknetConfig& config,
-                                       const DarknetWeightsOptions& options = {}) {
+TRANSFERLIB_API Checkpoint open_darknet_weights(const std::filesystem::path& path, const DarknetConfig& config,
+                                                const DarknetWeightsOptions& options) {
   const auto file = MappedFile::open(path);
   Checkpoint out = parse_darknet_weights(file->bytes(), path.string(), config, options);
   out.owner = file;
   return out;
 }
 
-/// Writes a `.weights` file of the network's layers, atomically: what `open_darknet_weights` reads, byte for byte.
-/// \param tensors those of `darknet_blobs`, in any order; others are not written
-/// \throws WeightsError if one is missing or not float32; FileError
-inline void write_darknet_weights(const std::filesystem::path& path, const DarknetConfig& config,
-                                  std::span<const TensorView> tensors, const DarknetHeader& header = {}) {
+TRANSFERLIB_API void write_darknet_weights(const std::filesystem::path& path, const DarknetConfig& config,
+                                           std::span<const TensorView> tensors, const DarknetHeader& header) {
   using detail::text;
   AtomicFile file(path);
   file.write(std::as_bytes(std::span(&header.major, 1)));
@@ -795,3 +847,5 @@ inline void write_darknet_weights(const std::filesystem::path& path, const Darkn
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

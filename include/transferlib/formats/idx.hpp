@@ -15,6 +15,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/formats/gzip.hpp>
 #include <transferlib/formats/tensor_view.hpp>
 
@@ -30,7 +31,15 @@ struct IdxArray {
 /// Reads an IDX file's bytes, as they are or packed by gzip.
 /// \param where the file's name, for the error's sentence
 /// \throws FormatError: not IDX, cut, or longer than it says
-inline IdxArray parse_idx(std::span<const std::byte> bytes, std::string_view where) {
+TRANSFERLIB_API IdxArray parse_idx(std::span<const std::byte> bytes, std::string_view where);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API IdxArray parse_idx(std::span<const std::byte> bytes, std::string_view where) {
   using detail::text;
   const bool packed = is_gzip(bytes);
   GzipReader reader(packed ? bytes : std::span<const std::byte>(), where);
@@ -95,3 +104,5 @@ inline IdxArray parse_idx(std::span<const std::byte> bytes, std::string_view whe
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

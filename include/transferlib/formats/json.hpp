@@ -21,6 +21,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 
 namespace transferlib {
 
@@ -214,27 +215,6 @@ inline Json::Json(std::initializer_list<JsonMember> members) : Json(Object(membe
 
 inline Json Json::object() { return Json(Object()); }
 
-inline void Json::copy(const Json& other) {
-  if (other.type_ == Type::string)
-    value_.string = new std::string(*other.value_.string);
-  else if (other.type_ == Type::array)
-    value_.array = new Array(*other.value_.array);
-  else if (other.type_ == Type::object)
-    value_.object = new Object(*other.value_.object);
-  else
-    value_ = other.value_;
-  type_ = other.type_;
-}
-
-inline void Json::clear() noexcept {
-  if (type_ == Type::string)
-    delete value_.string;
-  else if (type_ == Type::array)
-    delete value_.array;
-  else if (type_ == Type::object)
-    delete value_.object;
-}
-
 inline std::size_t Json::size() const {
   return is_array() ? value_.array->size() : is_object() ? value_.object->size() : 0;
 }
@@ -250,15 +230,6 @@ inline const Json& Json::operator[](std::string_view name) const {
   if (const Json* value = find(name)) return *value;
   expect(Type::object);
   throw FormatError(detail::text("the JSON object has no \"", name.substr(0, 80), "\""));
-}
-
-inline Json& Json::operator[](std::string_view name) {
-  if (is_null()) *this = object();
-  Object& all = members();
-  for (JsonMember& member : all)
-    if (member.name == name) return member.value;
-  all.push_back({std::string(name), {}});
-  return all.back().value;
 }
 
 inline const Json& Json::element(std::size_t i) const {
@@ -310,7 +281,139 @@ inline bool operator==(const Json& a, const Json& b) {
 namespace detail {
 
 /// How many bytes of well-formed UTF-8 (RFC 3629) the first character of `s` has; 0 where it is ill-formed.
-inline std::size_t utf8_length(std::string_view s) {
+TRANSFERLIB_API std::size_t utf8_length(std::string_view s);
+
+/// Whether all of `s` is well-formed UTF-8.
+TRANSFERLIB_API bool is_utf8(std::string_view s);
+
+/// Adds `s` in quotes, escaped.
+TRANSFERLIB_API void append_json(std::string& out, std::string_view s);
+
+}  // namespace detail
+
+namespace detail {
+
+/// The reader. It goes into itself once a level, which `most_depth` bounds.
+class JsonParser {
+ public:
+  JsonParser(std::string_view text, std::string_view where, std::size_t most_depth)
+      : text_(text), where_(where), most_depth_(most_depth) {}
+
+  Json parse() {
+    Json out = value(0);
+    blanks();
+    if (at_ != text_.size()) fail("the text should end here");
+    return out;
+  }
+
+ private:
+  /// \param at the byte at fault; where it is a line's end, that line is meant
+  [[noreturn]] void fail_at(std::size_t at, std::string_view problem) const;
+  [[noreturn]] void fail(std::string_view problem) const {
+    fail_at(at_, at_ >= text_.size() ? "the text ends in the middle" : problem);
+  }
+
+  /// The byte at hand; 0 at the end, which is no byte of JSON either.
+  char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
+  bool take(char c) {
+    if (peek() != c || at_ == text_.size()) return false;
+    ++at_;
+    return true;
+  }
+  void blanks() {
+    while (peek() == ' ' || peek() == '\n' || peek() == '\t' || peek() == '\r') ++at_;
+  }
+
+  Json value(std::size_t depth);
+
+  Json word(std::string_view name, Json value) {
+    for (const char c : name)
+      if (!take(c)) fail(transferlib::detail::text("expected ", name));
+    return value;
+  }
+
+  void enter(std::size_t depth) {
+    if (depth == most_depth_) fail(transferlib::detail::text("values are nested deeper than ", most_depth_));
+    ++at_;
+    blanks();
+  }
+
+  Json array(std::size_t depth);
+
+  Json object(std::size_t depth);
+
+  std::string string();
+
+  void escape(std::string& out);
+
+  unsigned hex();
+
+  bool digits() {
+    const std::size_t from = at_;
+    while (peek() >= '0' && peek() <= '9') ++at_;
+    return at_ != from;
+  }
+
+  Json number();
+
+  /// Whether a number that no double holds is too small, not too large.
+  bool is_tiny(std::size_t from) const;
+
+  std::string_view text_, where_;
+  std::size_t most_depth_, at_ = 0;
+};
+
+}  // namespace detail
+
+/// Parses a whole text as one JSON value.
+/// \param where the file's name, for the error's sentence
+/// \param most_depth how many arrays and objects may lie in one another
+/// \throws FormatError with line and column, both from 1, the column in bytes
+inline Json parse_json(std::string_view text, std::string_view where, std::size_t most_depth = 64) {
+  return detail::JsonParser(text, where, most_depth).parse();
+}
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API void Json::copy(const Json& other) {
+  if (other.type_ == Type::string)
+    value_.string = new std::string(*other.value_.string);
+  else if (other.type_ == Type::array)
+    value_.array = new Array(*other.value_.array);
+  else if (other.type_ == Type::object)
+    value_.object = new Object(*other.value_.object);
+  else
+    value_ = other.value_;
+  type_ = other.type_;
+}
+
+TRANSFERLIB_API void Json::clear() noexcept {
+  if (type_ == Type::string)
+    delete value_.string;
+  else if (type_ == Type::array)
+    delete value_.array;
+  else if (type_ == Type::object)
+    delete value_.object;
+}
+
+TRANSFERLIB_API Json& Json::operator[](std::string_view name) {
+  if (is_null()) *this = object();
+  Object& all = members();
+  for (JsonMember& member : all)
+    if (member.name == name) return member.value;
+  all.push_back({std::string(name), {}});
+  return all.back().value;
+}
+
+}  // namespace transferlib
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::size_t utf8_length(std::string_view s) {
   const auto byte = [&](std::size_t i) { return i < s.size() ? static_cast<unsigned char>(s[i]) : 0U; };
   const auto follows = [&](std::size_t i) { return (byte(i) & 0xC0U) == 0x80U; };
   const unsigned first = byte(0), second = byte(1);
@@ -330,8 +433,7 @@ inline std::size_t utf8_length(std::string_view s) {
   return 0;
 }
 
-/// Whether all of `s` is well-formed UTF-8.
-inline bool is_utf8(std::string_view s) {
+TRANSFERLIB_API bool is_utf8(std::string_view s) {
   while (!s.empty()) {
     const std::size_t length = utf8_length(s);
     if (length == 0) return false;
@@ -340,8 +442,7 @@ inline bool is_utf8(std::string_view s) {
   return true;
 }
 
-/// Adds `s` in quotes, escaped.
-inline void append_json(std::string& out, std::string_view s) {
+TRANSFERLIB_API void append_json(std::string& out, std::string_view s) {
   out += '"';
   while (!s.empty()) {
     const auto c = static_cast<unsigned char>(s.front());
@@ -370,9 +471,11 @@ inline void append_json(std::string& out, std::string_view s) {
   out += '"';
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-inline void Json::write(std::string& out, int indent, int depth) const {
+namespace transferlib {
+
+TRANSFERLIB_API void Json::write(std::string& out, int indent, int depth) const {
   const auto line = [&](int level) {
     if (indent < 0) return;
     out += '\n';
@@ -423,243 +526,185 @@ inline void Json::write(std::string& out, int indent, int depth) const {
   out += object ? '}' : ']';
 }
 
-namespace detail {
+}  // namespace transferlib
 
-/// The reader. It goes into itself once a level, which `most_depth` bounds.
-class JsonParser {
- public:
-  JsonParser(std::string_view text, std::string_view where, std::size_t most_depth)
-      : text_(text), where_(where), most_depth_(most_depth) {}
+namespace transferlib::detail {
 
-  Json parse() {
-    Json out = value(0);
-    blanks();
-    if (at_ != text_.size()) fail("the text should end here");
-    return out;
-  }
-
- private:
-  /// \param at the byte at fault; where it is a line's end, that line is meant
-  [[noreturn]] void fail_at(std::size_t at, std::string_view problem) const {
-    const std::string_view before = text_.substr(0, std::min(at, text_.size()));
-    const auto lines = std::count(before.begin(), before.end(), '\n') + 1;
-    const std::size_t last_break = before.rfind('\n');
-    const std::size_t column = before.size() - (last_break == std::string_view::npos ? 0 : last_break + 1) + 1;
-    throw FormatError(transferlib::detail::text(where_, ": not valid JSON at line ", lines, ", column ", column, ": ",
-                                                problem, "; correct the file or make it again"));
-  }
-  [[noreturn]] void fail(std::string_view problem) const {
-    fail_at(at_, at_ >= text_.size() ? "the text ends in the middle" : problem);
-  }
-
-  /// The byte at hand; 0 at the end, which is no byte of JSON either.
-  char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
-  bool take(char c) {
-    if (peek() != c || at_ == text_.size()) return false;
-    ++at_;
-    return true;
-  }
-  void blanks() {
-    while (peek() == ' ' || peek() == '\n' || peek() == '\t' || peek() == '\r') ++at_;
-  }
-
-  Json value(std::size_t depth) {
-    blanks();
-    switch (peek()) {
-      case '{':
-        return object(depth);
-      case '[':
-        return array(depth);
-      case '"':
-        return string();
-      case 't':
-        return word("true", true);
-      case 'f':
-        return word("false", false);
-      case 'n':
-        return word("null", nullptr);
-      default:
-        return number();
-    }
-  }
-
-  Json word(std::string_view name, Json value) {
-    for (const char c : name)
-      if (!take(c)) fail(transferlib::detail::text("expected ", name));
-    return value;
-  }
-
-  void enter(std::size_t depth) {
-    if (depth == most_depth_) fail(transferlib::detail::text("values are nested deeper than ", most_depth_));
-    ++at_;
-    blanks();
-  }
-
-  Json array(std::size_t depth) {
-    enter(depth);
-    Json::Array out;
-    if (take(']')) return out;
-    do {
-      out.push_back(value(depth + 1));
-      blanks();
-    } while (take(','));
-    if (!take(']')) fail("expected , or ] behind an array's element");
-    return out;
-  }
-
-  Json object(std::size_t depth) {
-    enter(depth);
-    Json::Object out;
-    std::vector<std::pair<std::string, std::size_t>> names;  // with the place behind them
-    if (!take('}')) {
-      do {
-        blanks();
-        if (peek() != '"') fail("expected a key in double quotes");
-        std::string name = string();
-        names.emplace_back(name, at_ - 1);
-        blanks();
-        if (!take(':')) fail("expected : behind a key");
-        out.push_back({std::move(name), value(depth + 1)});
-        blanks();
-      } while (take(','));
-      if (!take('}')) fail("expected , or } behind an object's member");
-    }
-    std::sort(names.begin(), names.end());
-    for (std::size_t i = 1; i < names.size(); ++i)
-      if (names[i].first == names[i - 1].first)
-        fail_at(names[i].second,
-                transferlib::detail::text("the key \"", names[i].first.substr(0, 80), "\" stands twice in one object"));
-    return out;
-  }
-
-  std::string string() {
-    ++at_;
-    std::string out;
-    for (;;) {
-      const char c = peek();
-      if (static_cast<unsigned char>(c) < 0x20) fail("a control character in a string must be escaped");
-      if (take('"')) return out;
-      if (take('\\')) {
-        escape(out);
-        continue;
-      }
-      const std::size_t length = utf8_length(text_.substr(at_, 4));
-      if (length == 0) fail("a string has ill-formed UTF-8");
-      out += text_.substr(at_, length);
-      at_ += length;
-    }
-  }
-
-  void escape(std::string& out) {
-    constexpr std::string_view letters = "\"\\/bfnrt", meanings = "\"\\/\b\f\n\r\t";
-    const std::size_t known = letters.find(peek());
-    if (at_ < text_.size() && known != std::string_view::npos) {
-      ++at_;
-      out += meanings[known];
-      return;
-    }
-    if (!take('u')) fail("no escape that JSON knows");
-    unsigned point = hex();
-    if (point >= 0xDC00 && point <= 0xDFFF) fail("the second half of a surrogate pair without the first");
-    if (point >= 0xD800 && point <= 0xDBFF) {
-      if (!take('\\') || !take('u')) fail("the first half of a surrogate pair without the second");
-      const unsigned low = hex();
-      if (low < 0xDC00 || low > 0xDFFF) fail("the first half of a surrogate pair without the second");
-      point = 0x10000U + ((point - 0xD800U) << 10U) + (low - 0xDC00U);
-    }
-    const auto put = [&](unsigned byte) { out += static_cast<char>(byte); };
-    if (point < 0x80) {
-      put(point);
-    } else if (point < 0x800) {
-      put(0xC0U | (point >> 6U));
-      put(0x80U | (point & 0x3FU));
-    } else {
-      if (point < 0x10000) {
-        put(0xE0U | (point >> 12U));
-      } else {
-        put(0xF0U | (point >> 18U));
-        put(0x80U | ((point >> 12U) & 0x3FU));
-      }
-      put(0x80U | ((point >> 6U) & 0x3FU));
-      put(0x80U | (point & 0x3FU));
-    }
-  }
-
-  unsigned hex() {
-    unsigned out = 0;
-    for (int i = 0; i < 4; ++i) {
-      const char c = peek();
-      const unsigned digit = c >= '0' && c <= '9'   ? static_cast<unsigned>(c - '0')
-                             : c >= 'a' && c <= 'f' ? static_cast<unsigned>(c - 'a') + 10U
-                             : c >= 'A' && c <= 'F' ? static_cast<unsigned>(c - 'A') + 10U
-                                                    : 16U;
-      if (digit == 16) fail("expected four hexadecimal digits");
-      ++at_;
-      out = out * 16 + digit;
-    }
-    return out;
-  }
-
-  bool digits() {
-    const std::size_t from = at_;
-    while (peek() >= '0' && peek() <= '9') ++at_;
-    return at_ != from;
-  }
-
-  Json number() {
-    const std::size_t from = at_;
-    const bool negative = take('-');
-    if (!take('0') && !digits()) {
-      if (negative) fail("expected a digit");
-      fail("expected a value");
-    }
-    bool whole = true;
-    if (take('.')) {
-      whole = false;
-      if (!digits()) fail("expected a digit behind the point");
-    }
-    if (take('e') || take('E')) {
-      whole = false;
-      if (!take('+')) take('-');
-      if (!digits()) fail("expected the digits of an exponent");
-    }
-    const char* const begin = text_.data() + from;
-    const char* const end = text_.data() + at_;
-    if (std::int64_t i = 0; whole && negative && std::from_chars(begin, end, i).ec == std::errc() && i != 0) return i;
-    if (std::uint64_t u = 0; whole && !negative && std::from_chars(begin, end, u).ec == std::errc()) return u;
-    double real = 0.0;
-    // A number too small for a double is 0, as everywhere; one too large has no value.
-    if (std::from_chars(begin, end, real).ec != std::errc() && !is_tiny(from)) {
-      --at_;
-      fail("number overflow: its size is beyond a double's");
-    }
-    return real;
-  }
-
-  /// Whether a number that no double holds is too small, not too large.
-  bool is_tiny(std::size_t from) const {
-    const std::string_view s = text_.substr(from, at_ - from);
-    const std::size_t e = std::min(s.find_first_of("eE"), s.size()), point = std::min(s.find('.'), e);
-    const std::size_t first = std::min(s.find_first_of("123456789"), e);  // of its digits that is not 0
-    std::int64_t exponent = 0;
-    const std::size_t digits = std::min(s.find_first_not_of("+", e + 1), s.size());
-    if (e < s.size() && std::from_chars(s.data() + digits, s.data() + s.size(), exponent).ec != std::errc())
-      return s[digits] == '-';
-    return exponent + static_cast<std::int64_t>(point) - static_cast<std::int64_t>(first) < 0;
-  }
-
-  std::string_view text_, where_;
-  std::size_t most_depth_, at_ = 0;
-};
-
-}  // namespace detail
-
-/// Parses a whole text as one JSON value.
-/// \param where the file's name, for the error's sentence
-/// \param most_depth how many arrays and objects may lie in one another
-/// \throws FormatError with line and column, both from 1, the column in bytes
-inline Json parse_json(std::string_view text, std::string_view where, std::size_t most_depth = 64) {
-  return detail::JsonParser(text, where, most_depth).parse();
+TRANSFERLIB_API void JsonParser::fail_at(std::size_t at, std::string_view problem) const {
+  const std::string_view before = text_.substr(0, std::min(at, text_.size()));
+  const auto lines = std::count(before.begin(), before.end(), '\n') + 1;
+  const std::size_t last_break = before.rfind('\n');
+  const std::size_t column = before.size() - (last_break == std::string_view::npos ? 0 : last_break + 1) + 1;
+  throw FormatError(transferlib::detail::text(where_, ": not valid JSON at line ", lines, ", column ", column, ": ",
+                                              problem, "; correct the file or make it again"));
 }
 
-}  // namespace transferlib
+TRANSFERLIB_API Json JsonParser::value(std::size_t depth) {
+  blanks();
+  switch (peek()) {
+    case '{':
+      return object(depth);
+    case '[':
+      return array(depth);
+    case '"':
+      return string();
+    case 't':
+      return word("true", true);
+    case 'f':
+      return word("false", false);
+    case 'n':
+      return word("null", nullptr);
+    default:
+      return number();
+  }
+}
+
+TRANSFERLIB_API Json JsonParser::array(std::size_t depth) {
+  enter(depth);
+  Json::Array out;
+  if (take(']')) return out;
+  do {
+    out.push_back(value(depth + 1));
+    blanks();
+  } while (take(','));
+  if (!take(']')) fail("expected , or ] behind an array's element");
+  return out;
+}
+
+TRANSFERLIB_API Json JsonParser::object(std::size_t depth) {
+  enter(depth);
+  Json::Object out;
+  std::vector<std::pair<std::string, std::size_t>> names;  // with the place behind them
+  if (!take('}')) {
+    do {
+      blanks();
+      if (peek() != '"') fail("expected a key in double quotes");
+      std::string name = string();
+      names.emplace_back(name, at_ - 1);
+      blanks();
+      if (!take(':')) fail("expected : behind a key");
+      out.push_back({std::move(name), value(depth + 1)});
+      blanks();
+    } while (take(','));
+    if (!take('}')) fail("expected , or } behind an object's member");
+  }
+  std::sort(names.begin(), names.end());
+  for (std::size_t i = 1; i < names.size(); ++i)
+    if (names[i].first == names[i - 1].first)
+      fail_at(names[i].second,
+              transferlib::detail::text("the key \"", names[i].first.substr(0, 80), "\" stands twice in one object"));
+  return out;
+}
+
+TRANSFERLIB_API std::string JsonParser::string() {
+  ++at_;
+  std::string out;
+  for (;;) {
+    const char c = peek();
+    if (static_cast<unsigned char>(c) < 0x20) fail("a control character in a string must be escaped");
+    if (take('"')) return out;
+    if (take('\\')) {
+      escape(out);
+      continue;
+    }
+    const std::size_t length = utf8_length(text_.substr(at_, 4));
+    if (length == 0) fail("a string has ill-formed UTF-8");
+    out += text_.substr(at_, length);
+    at_ += length;
+  }
+}
+
+TRANSFERLIB_API void JsonParser::escape(std::string& out) {
+  constexpr std::string_view letters = "\"\\/bfnrt", meanings = "\"\\/\b\f\n\r\t";
+  const std::size_t known = letters.find(peek());
+  if (at_ < text_.size() && known != std::string_view::npos) {
+    ++at_;
+    out += meanings[known];
+    return;
+  }
+  if (!take('u')) fail("no escape that JSON knows");
+  unsigned point = hex();
+  if (point >= 0xDC00 && point <= 0xDFFF) fail("the second half of a surrogate pair without the first");
+  if (point >= 0xD800 && point <= 0xDBFF) {
+    if (!take('\\') || !take('u')) fail("the first half of a surrogate pair without the second");
+    const unsigned low = hex();
+    if (low < 0xDC00 || low > 0xDFFF) fail("the first half of a surrogate pair without the second");
+    point = 0x10000U + ((point - 0xD800U) << 10U) + (low - 0xDC00U);
+  }
+  const auto put = [&](unsigned byte) { out += static_cast<char>(byte); };
+  if (point < 0x80) {
+    put(point);
+  } else if (point < 0x800) {
+    put(0xC0U | (point >> 6U));
+    put(0x80U | (point & 0x3FU));
+  } else {
+    if (point < 0x10000) {
+      put(0xE0U | (point >> 12U));
+    } else {
+      put(0xF0U | (point >> 18U));
+      put(0x80U | ((point >> 12U) & 0x3FU));
+    }
+    put(0x80U | ((point >> 6U) & 0x3FU));
+    put(0x80U | (point & 0x3FU));
+  }
+}
+
+TRANSFERLIB_API unsigned JsonParser::hex() {
+  unsigned out = 0;
+  for (int i = 0; i < 4; ++i) {
+    const char c = peek();
+    const unsigned digit = c >= '0' && c <= '9'   ? static_cast<unsigned>(c - '0')
+                           : c >= 'a' && c <= 'f' ? static_cast<unsigned>(c - 'a') + 10U
+                           : c >= 'A' && c <= 'F' ? static_cast<unsigned>(c - 'A') + 10U
+                                                  : 16U;
+    if (digit == 16) fail("expected four hexadecimal digits");
+    ++at_;
+    out = out * 16 + digit;
+  }
+  return out;
+}
+
+TRANSFERLIB_API Json JsonParser::number() {
+  const std::size_t from = at_;
+  const bool negative = take('-');
+  if (!take('0') && !digits()) {
+    if (negative) fail("expected a digit");
+    fail("expected a value");
+  }
+  bool whole = true;
+  if (take('.')) {
+    whole = false;
+    if (!digits()) fail("expected a digit behind the point");
+  }
+  if (take('e') || take('E')) {
+    whole = false;
+    if (!take('+')) take('-');
+    if (!digits()) fail("expected the digits of an exponent");
+  }
+  const char* const begin = text_.data() + from;
+  const char* const end = text_.data() + at_;
+  if (std::int64_t i = 0; whole && negative && std::from_chars(begin, end, i).ec == std::errc() && i != 0) return i;
+  if (std::uint64_t u = 0; whole && !negative && std::from_chars(begin, end, u).ec == std::errc()) return u;
+  double real = 0.0;
+  // A number too small for a double is 0, as everywhere; one too large has no value.
+  if (std::from_chars(begin, end, real).ec != std::errc() && !is_tiny(from)) {
+    --at_;
+    fail("number overflow: its size is beyond a double's");
+  }
+  return real;
+}
+
+TRANSFERLIB_API bool JsonParser::is_tiny(std::size_t from) const {
+  const std::string_view s = text_.substr(from, at_ - from);
+  const std::size_t e = std::min(s.find_first_of("eE"), s.size()), point = std::min(s.find('.'), e);
+  const std::size_t first = std::min(s.find_first_of("123456789"), e);  // of its digits that is not 0
+  std::int64_t exponent = 0;
+  const std::size_t digits = std::min(s.find_first_not_of("+", e + 1), s.size());
+  if (e < s.size() && std::from_chars(s.data() + digits, s.data() + s.size(), exponent).ec != std::errc())
+    return s[digits] == '-';
+  return exponent + static_cast<std::int64_t>(point) - static_cast<std::int64_t>(first) < 0;
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/formats/hdf5.hpp>
 #include <transferlib/formats/tensor_view.hpp>
 #include <transferlib/formats/zip.hpp>
@@ -35,7 +36,44 @@ struct KerasClass {
 
 /// What Keras calls variable `v` of a layer that has `count`, of which Keras 3's files have the number alone. Empty
 /// where that depends on how the layer was made.
-inline std::string_view keras_variable(std::string_view layer, std::size_t v, std::size_t count) {
+TRANSFERLIB_API std::string_view keras_variable(std::string_view layer, std::size_t v, std::size_t count);
+
+/// The path of a layer in Keras 3's files by which it is put in order: classes by name, layers of one by number.
+TRANSFERLIB_API std::string keras_order(std::string_view path);
+
+/// Keras 3: a group `vars` for each layer, which is found by its class and its number; its name, if it is there, is an
+/// attribute.
+TRANSFERLIB_API Checkpoint keras3_checkpoint(const Hdf5Tree& tree, std::string_view where);
+
+/// The texts of an attribute, which Keras cuts into numbered pieces where it is too long for one.
+TRANSFERLIB_API std::vector<std::string> keras_texts(const Hdf5Object& group, const std::string& name);
+
+/// Before Keras 3: `layer_names` of the model in its order, `weight_names` of each layer.
+TRANSFERLIB_API Checkpoint keras2_checkpoint(const Hdf5Tree& tree, const std::string& root, std::string_view where);
+
+}  // namespace detail
+
+/// Whether bytes are a `.keras` archive. \throws FormatError if they are a damaged archive
+inline bool is_keras_archive(std::span<const std::byte> bytes, std::string_view where) {
+  if (!is_zip(bytes)) return false;
+  for (const ZipEntry& entry : parse_zip(bytes, where))
+    if (entry.name == "model.weights.h5" || entry.name == "model.weights.npz") return true;
+  return false;
+}
+
+/// Reads a Keras file, or any other HDF5 file, whose datasets then have their paths for names. The tensors are copies
+/// that `owner` holds, in Keras's layouts: a convolution's kernel is (height, width, in, out). In the order of the
+/// model's layers for `.h5`; by class, and within it in the model's order, for Keras 3's files.
+/// \throws FormatError
+TRANSFERLIB_API Checkpoint parse_keras(std::span<const std::byte> bytes, std::string_view where);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::string_view keras_variable(std::string_view layer, std::size_t v, std::size_t count) {
   struct Row {
     std::string_view layer;
     bool all;  // only where all variables are there: without one, the others can't be told
@@ -61,8 +99,7 @@ inline std::string_view keras_variable(std::string_view layer, std::size_t v, st
   return {};
 }
 
-/// The path of a layer in Keras 3's files by which it is put in order: classes by name, layers of one by number.
-inline std::string keras_order(std::string_view path) {
+TRANSFERLIB_API std::string keras_order(std::string_view path) {
   std::string out;
   for (std::size_t at = 0; at <= path.size();) {
     const std::size_t slash = std::min(path.find('/', at), path.size());
@@ -75,9 +112,7 @@ inline std::string keras_order(std::string_view path) {
   return out;
 }
 
-/// Keras 3: a group `vars` for each layer, which is found by its class and its number; its name, if it is there, is an
-/// attribute.
-inline Checkpoint keras3_checkpoint(const Hdf5Tree& tree, std::string_view where) {
+TRANSFERLIB_API Checkpoint keras3_checkpoint(const Hdf5Tree& tree, std::string_view where) {
   Checkpoint out;
   std::vector<std::string> order;
   std::vector<std::size_t> groups;  // in that order
@@ -129,8 +164,7 @@ inline Checkpoint keras3_checkpoint(const Hdf5Tree& tree, std::string_view where
   return out;
 }
 
-/// The texts of an attribute, which Keras cuts into numbered pieces where it is too long for one.
-inline std::vector<std::string> keras_texts(const Hdf5Object& group, const std::string& name) {
+TRANSFERLIB_API std::vector<std::string> keras_texts(const Hdf5Object& group, const std::string& name) {
   if (const Hdf5Text* whole = group.find(name); whole != nullptr) return whole->texts;
   std::vector<std::string> out;
   for (std::size_t number = 0;; ++number) {
@@ -140,8 +174,7 @@ inline std::vector<std::string> keras_texts(const Hdf5Object& group, const std::
   }
 }
 
-/// Before Keras 3: `layer_names` of the model in its order, `weight_names` of each layer.
-inline Checkpoint keras2_checkpoint(const Hdf5Tree& tree, const std::string& root, std::string_view where) {
+TRANSFERLIB_API Checkpoint keras2_checkpoint(const Hdf5Tree& tree, const std::string& root, std::string_view where) {
   const std::string below = root.empty() ? "" : root + "/";
   Checkpoint out;
   std::vector<std::string> layers = keras_texts(*tree.find(root), "layer_names");
@@ -181,21 +214,11 @@ inline Checkpoint keras2_checkpoint(const Hdf5Tree& tree, const std::string& roo
   return out;
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// Whether bytes are a `.keras` archive. \throws FormatError if they are a damaged archive
-inline bool is_keras_archive(std::span<const std::byte> bytes, std::string_view where) {
-  if (!is_zip(bytes)) return false;
-  for (const ZipEntry& entry : parse_zip(bytes, where))
-    if (entry.name == "model.weights.h5" || entry.name == "model.weights.npz") return true;
-  return false;
-}
+namespace transferlib {
 
-/// Reads a Keras file, or any other HDF5 file, whose datasets then have their paths for names. The tensors are copies
-/// that `owner` holds, in Keras's layouts: a convolution's kernel is (height, width, in, out). In the order of the
-/// model's layers for `.h5`; by class, and within it in the model's order, for Keras 3's files.
-/// \throws FormatError
-inline Checkpoint parse_keras(std::span<const std::byte> bytes, std::string_view where) {
+TRANSFERLIB_API Checkpoint parse_keras(std::span<const std::byte> bytes, std::string_view where) {
   using detail::text;
   if (is_zip(bytes)) {
     for (const ZipEntry& entry : parse_zip(bytes, where)) {
@@ -231,3 +254,5 @@ inline Checkpoint parse_keras(std::span<const std::byte> bytes, std::string_view
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/formats/tensor_view.hpp>
 
 namespace transferlib {
@@ -83,13 +84,7 @@ class Pickle {
     return {reinterpret_cast<const char*>(bytes_.data()) + n.number, n.size};
   }
   /// What a global is called: "torch.FloatStorage"; empty for every other value.
-  std::string name(Ref r) const {
-    const Node& n = nodes_[r];
-    if (n.kind != Kind::global) return {};
-    if (n.size != 0) return std::string(globals()[n.size].name);
-    // Its module and its name are values too.
-    return detail::text(string(first(n)), ".", string(last(n)));
-  }
+  std::string name(Ref r) const;
   /// Of a global; `other` for every other value.
   PickleGlobal global(Ref r) const {
     return nodes_[r].kind == Kind::global ? globals()[nodes_[r].size].role : PickleGlobal::other;
@@ -172,87 +167,12 @@ class Pickle {
   }
 
   /// The globals that are known; the first stands for all others.
-  static std::span<const Global> globals() {
-    using G = PickleGlobal;
-    static constexpr Global known[] = {
-        {"", G::unknown},
-        {"collections.OrderedDict", G::dict},
-        {"collections.defaultdict", G::dict},
-        {"collections.Counter", G::dict},
-        {"builtins.dict", G::dict},
-        {"torch._utils._rebuild_tensor", G::rebuild_tensor},
-        {"torch._utils._rebuild_tensor_v2", G::rebuild_tensor_2},
-        {"torch._utils._rebuild_tensor_v3", G::rebuild_tensor_3},
-        {"torch._utils._rebuild_parameter", G::rebuild_parameter},
-        {"torch._utils._rebuild_parameter_with_state", G::rebuild_parameter},
-        {"torch.nn.parameter.Parameter", G::rebuild_parameter},
-        {"torch._tensor._rebuild_from_type_v2", G::rebuild_from_type},
-        {"torch.Tensor", G::other},
-        {"torch.Size", G::size},
-        {"torch.device", G::other},
-        {"torch.serialization._get_layout", G::other},
-        {"torch.storage.UntypedStorage", G::untyped_storage},
-        {"torch.storage._UntypedStorage", G::untyped_storage},
-        {"torch.UntypedStorage", G::untyped_storage},
-        {"builtins.set", G::sequence},
-        {"builtins.frozenset", G::sequence},
-        {"builtins.list", G::sequence},
-        {"builtins.tuple", G::sequence},
-        {"builtins.int", G::other},
-        {"builtins.float", G::other},
-        {"builtins.bool", G::other},
-        {"builtins.str", G::other},
-        {"builtins.complex", G::other},
-        {"builtins.bytearray", G::other},
-        {"_codecs.encode", G::other},
-        {"torch.DoubleStorage", G::typed_storage, DType::f64},
-        {"torch.FloatStorage", G::typed_storage, DType::f32},
-        {"torch.HalfStorage", G::typed_storage, DType::f16},
-        {"torch.BFloat16Storage", G::typed_storage, DType::bf16},
-        {"torch.LongStorage", G::typed_storage, DType::i64},
-        {"torch.IntStorage", G::typed_storage, DType::i32},
-        {"torch.ShortStorage", G::typed_storage, DType::i16},
-        {"torch.CharStorage", G::typed_storage, DType::i8},
-        {"torch.ByteStorage", G::typed_storage, DType::u8},
-        {"torch.BoolStorage", G::typed_storage, DType::boolean},
-        {"torch.ComplexFloatStorage", G::typed_storage, DType::c64},
-        {"torch.ComplexDoubleStorage", G::typed_storage, DType::c128},
-        {"torch.float64", G::dtype, DType::f64},
-        {"torch.float32", G::dtype, DType::f32},
-        {"torch.float16", G::dtype, DType::f16},
-        {"torch.bfloat16", G::dtype, DType::bf16},
-        {"torch.int64", G::dtype, DType::i64},
-        {"torch.int32", G::dtype, DType::i32},
-        {"torch.int16", G::dtype, DType::i16},
-        {"torch.int8", G::dtype, DType::i8},
-        {"torch.uint64", G::dtype, DType::u64},
-        {"torch.uint32", G::dtype, DType::u32},
-        {"torch.uint16", G::dtype, DType::u16},
-        {"torch.uint8", G::dtype, DType::u8},
-        {"torch.bool", G::dtype, DType::boolean},
-        {"torch.complex64", G::dtype, DType::c64},
-        {"torch.complex128", G::dtype, DType::c128},
-        {"torch.float8_e4m3fn", G::dtype, DType::f8_e4m3},
-        {"torch.float8_e5m2", G::dtype, DType::f8_e5m2},
-        {"torch.float8_e4m3fnuz", G::dtype, DType::f8_e4m3fnuz},
-        {"torch.float8_e5m2fnuz", G::dtype, DType::f8_e5m2fnuz},
-        {"torch.float8_e8m0fnu", G::dtype, DType::f8_e8m0},
-    };
-    return known;
-  }
+  static std::span<const Global> globals();
 
   /// Python's pickle machine: a stack, marks in it, and a memo.
   class Machine {
    public:
-    Machine(Pickle& out, std::span<const std::byte> bytes, std::string_view where, std::uint64_t offset)
-        : out_(out), bytes_(bytes), where_(where), offset_(offset) {
-      if (bytes_.size() > most_bytes) bytes_ = bytes_.first(most_bytes);
-      out_.bytes_ = bytes_;
-      out_.nodes_.resize(4);  // none, false, true, ()
-      out_.nodes_[1].kind = out_.nodes_[2].kind = Kind::boolean;
-      out_.nodes_[2].number = 1;
-      out_.nodes_[3].kind = Kind::tuple;
-    }
+    Machine(Pickle& out, std::span<const std::byte> bytes, std::string_view where, std::uint64_t offset);
 
     void run() {
       while (step(byte())) op_at_ = at_;
@@ -274,13 +194,7 @@ class Pickle {
       return detail::text(parts...);
     }
 
-    std::string_view take(std::uint64_t n) {
-      if (n > bytes_.size() - at_)
-        fail("needs ", n, " bytes more, and ", bytes_.size() - at_, " are left; the file is cut or damaged");
-      const std::string_view out(reinterpret_cast<const char*>(bytes_.data()) + at_, static_cast<std::size_t>(n));
-      at_ += static_cast<std::size_t>(n);
-      return out;
-    }
+    std::string_view take(std::uint64_t n);
     unsigned char byte() { return static_cast<unsigned char>(take(1)[0]); }
     template <class Number>
     Number number() {
@@ -288,13 +202,7 @@ class Pickle {
       std::memcpy(&out, take(sizeof out).data(), sizeof out);
       return out;
     }
-    std::string_view line() {
-      const std::string_view rest(reinterpret_cast<const char*>(bytes_.data()) + at_, bytes_.size() - at_);
-      const std::size_t end = rest.find('\n');
-      if (end == std::string_view::npos) fail("has a line without an end; the file is cut or damaged");
-      at_ += end + 1;
-      return rest.substr(0, end);
-    }
+    std::string_view line();
 
     Node& node(Ref r) { return out_.nodes_[r]; }
     Ref make(Kind kind, std::uint32_t size, std::int64_t number_) {
@@ -322,15 +230,7 @@ class Pickle {
       stack_.pop_back();
       return r;
     }
-    void append(Ref container, Ref item) {
-      Node& n = node(container);
-      const auto cell = static_cast<std::uint32_t>(out_.cells_.size());
-      out_.cells_.push_back({item, 0});
-      const std::uint32_t head = n.size == 0 ? cell : first(n);
-      if (n.size != 0) out_.cells_[last(n)].next = cell;
-      n.number = both(head, cell);
-      ++n.size;
-    }
+    void append(Ref container, Ref item);
     /// Where the values above the last mark begin; the mark is gone.
     std::size_t mark() {
       if (marks_.empty()) fail("wants a mark, and there is none; the file is damaged");
@@ -355,56 +255,18 @@ class Pickle {
       return push_gathered(Kind::tuple, stack_.size() - n);
     }
     /// Puts the values above `from` into the container below them.
-    bool extend(Kind kind, std::size_t from) {
-      if (from == (marks_.empty() ? 0 : marks_.back())) fail("has nothing to add to; the file is damaged");
-      Ref container = stack_[from - 1];
-      if (is_opaque(container)) {
-        const Ref inside = make(kind, 0, 0);
-        append(container, inside);
-        container = inside;
-      }
-      // The constant () is shared: it must stay empty.
-      if (node(container).kind != kind)
-        fail(kind == Kind::dict ? "sets an item of what is no dictionary" : "appends to what is no list",
-             "; the file is damaged");
-      if (kind == Kind::dict && (stack_.size() - from) % 2 != 0) fail("has a key without a value; the file is damaged");
-      gather(container, from);
-      return true;
-    }
+    bool extend(Kind kind, std::size_t from);
 
     bool get(std::uint64_t slot) {
       if (slot >= memo_.size() || memo_[static_cast<std::size_t>(slot)] == unset)
         fail("asks for memo ", slot, ", which was never put; the file is damaged");
       return push(memo_[static_cast<std::size_t>(slot)]);
     }
-    bool put(std::uint64_t slot) {
-      // Python numbers them from 0, and each PUT takes bytes.
-      if (slot > bytes_.size()) fail("puts memo ", slot, " in ", bytes_.size(), " bytes; the file is damaged");
-      if (slot >= memo_.size()) memo_.resize(static_cast<std::size_t>(slot) + 1, unset);
-      memo_[static_cast<std::size_t>(slot)] = top();
-      return true;
-    }
+    bool put(std::uint64_t slot);
 
     /// A little-endian number in two's complement, of any length.
-    bool push_long(std::string_view b) {
-      if (b.size() > 8) return push_string(b, Kind::bytes);
-      std::uint64_t n = 0;
-      for (std::size_t i = 0; i < b.size(); ++i)
-        n |= static_cast<std::uint64_t>(static_cast<unsigned char>(b[i])) << (8 * i);
-      if (!b.empty() && b.size() < 8 && (static_cast<unsigned char>(b.back()) & 0x80U) != 0)
-        n |= ~std::uint64_t{0} << (8 * b.size());
-      return push_integer(static_cast<std::int64_t>(n));
-    }
-    bool push_decimal(std::string_view s) {
-      std::string_view digits = s;
-      if (digits.ends_with('L')) digits.remove_suffix(1);
-      std::int64_t n = 0;
-      const auto r = std::from_chars(digits.data(), digits.data() + digits.size(), n);
-      if (digits.empty() || r.ptr != digits.data() + digits.size())
-        fail("has ", detail::in_quotes(s), " where a number belongs; the file is damaged");
-      if (r.ec != std::errc()) return push_string(s, Kind::bytes);
-      return push_integer(n);
-    }
+    bool push_long(std::string_view b);
+    bool push_decimal(std::string_view s);
     std::uint32_t signed_size() {
       const auto n = number<std::int32_t>();
       if (n < 0) fail("has a length of ", n, "; the file is damaged");
@@ -416,20 +278,7 @@ class Pickle {
       return pop();
     }
     /// \param module, name strings
-    bool global(Ref module, Ref name) {
-      std::string_view m = out_.string(module);
-      const std::string_view n = out_.string(name);
-      if (m == "__builtin__") m = "builtins";
-      // Storages that were saved on a GPU by old versions.
-      if (m == "torch.cuda") m = "torch";
-      for (std::size_t i = 1; i < globals().size(); ++i) {
-        const std::string_view known = globals()[i].name;
-        if (known.size() == m.size() + 1 + n.size() && known.starts_with(m) && known[m.size()] == '.' &&
-            known.ends_with(n))
-          return push(Kind::global, static_cast<std::uint32_t>(i), 0);
-      }
-      return push(Kind::global, 0, both(module, name));
-    }
+    bool global(Ref module, Ref name);
     /// Whether a value is a record of something unknown.
     bool is_opaque(Ref r) {
       const Node& n = node(r);
@@ -437,193 +286,10 @@ class Pickle {
              (n.kind == Kind::call && out_.global(out_.cells_[first(n)].value) == PickleGlobal::unknown);
     }
     /// REDUCE and NEWOBJ: nothing is called, so the call is a value like any other.
-    bool call(Kind kind) {
-      const Ref arguments = pop(), callee = pop();
-      if (node(callee).kind != Kind::global || node(arguments).kind != Kind::tuple)
-        fail("calls what can't be called; the file is damaged");
-      const PickleGlobal role = out_.global(callee);
-      const bool empty = node(arguments).size == 0;
-      if (role == PickleGlobal::dict) {
-        const Ref argument = empty ? 0 : out_.cells_[first(node(arguments))].value;
-        if (node(argument).kind == Kind::dict) return push(argument);  // Counter({…})
-        const Ref out = make(Kind::dict, 0, 0);
-        // Python 2's OrderedDict([[key, value], …]). Each pair is spent, so that no list is gone through twice.
-        if (node(argument).kind == Kind::list) {
-          Node& pairs = node(argument);
-          std::uint32_t at = first(pairs);
-          for (std::uint32_t n = pairs.size; n-- > 0; at = out_.cells_[at].next) {
-            const Node pair = node(out_.cells_[at].value);
-            if ((pair.kind != Kind::list && pair.kind != Kind::tuple) || pair.size != 2)
-              fail("makes a dictionary of what are no pairs; the file is damaged");
-            append(out, out_.cells_[first(pair)].value);
-            append(out, out_.cells_[last(pair)].value);
-          }
-          pairs.size = 0;
-        }
-        return push(out);
-      }
-      if (role == PickleGlobal::size && !empty) {
-        const Ref argument = out_.cells_[first(node(arguments))].value;
-        if (node(argument).kind == Kind::tuple) return push(argument);
-      }
-      const Ref out = make(role == PickleGlobal::unknown ? kind : Kind::call, 0, 0);
-      append(out, callee);
-      append(out, arguments);
-      return push(out);
-    }
+    bool call(Kind kind);
 
     /// Does one opcode; false at STOP.
-    bool step(unsigned char op) {
-      switch (op) {
-        case 0x80: {  // PROTO
-          const unsigned version = byte();
-          if (version > 5) fail("has protocol ", version, ", and 0 to 5 are known; the file is damaged");
-          return true;
-        }
-        case 0x95: {  // FRAME
-          const auto n = number<std::uint64_t>();
-          if (n > bytes_.size() - at_)
-            fail("has a frame of ", n, " bytes, and ", bytes_.size() - at_, " are left; the file is cut");
-          return true;
-        }
-        case '.':
-          return false;
-        case '(':
-          marks_.push_back(stack_.size());
-          return true;
-        case '0':  // POP
-          if (!marks_.empty() && marks_.back() == stack_.size())
-            marks_.pop_back();
-          else
-            pop();
-          return true;
-        case '1':  // POP_MARK
-          stack_.resize(mark());
-          return true;
-        case '2':  // DUP
-          return push(top());
-        case 'N':
-          return push(0);
-        case 0x89:
-          return push(1);
-        case 0x88:
-          return push(2);
-        case ')':
-          return push(3);
-        case ']':
-        case 0x8f:  // EMPTY_SET
-          return push(Kind::list, 0, 0);
-        case '}':
-          return push(Kind::dict, 0, 0);
-        case 'I': {  // INT, and the booleans of protocol 1
-          const std::string_view s = line();
-          if (s == "00" || s == "01") return push(s == "01" ? 2 : 1);
-          return push_decimal(s);
-        }
-        case 'L':
-          return push_decimal(line());
-        case 'J':
-          return push_integer(number<std::int32_t>());
-        case 'K':
-          return push_integer(byte());
-        case 'M':
-          return push_integer(number<std::uint16_t>());
-        case 0x8a:  // LONG1
-          return push_long(take(byte()));
-        case 0x8b:  // LONG4
-          return push_long(take(signed_size()));
-        case 'G': {  // BINFLOAT, big-endian
-          std::uint64_t n = 0;
-          for (const char c : take(8)) n = (n << 8) | static_cast<unsigned char>(c);
-          return push_real(std::bit_cast<double>(n));
-        }
-        case 'T':  // Python 2's str
-          return push_string(take(signed_size()));
-        case 'U':
-        case 0x8c:
-          return push_string(take(byte()));
-        case 'X':
-          return push_string(take(number<std::uint32_t>()));
-        case 0x8d:
-          return push_string(take(number<std::uint64_t>()));
-        case 'B':
-          return push_string(take(number<std::uint32_t>()), Kind::bytes);
-        case 'C':
-          return push_string(take(byte()), Kind::bytes);
-        case 0x8e:
-        case 0x96:  // BYTEARRAY8
-          return push_string(take(number<std::uint64_t>()), Kind::bytes);
-        case 't':
-          return push_gathered(Kind::tuple, mark());
-        case 'l':
-        case 0x91:  // FROZENSET
-          return push_gathered(Kind::list, mark());
-        case 'd':
-          return push_gathered(Kind::dict, mark());
-        case 0x85:
-        case 0x86:
-        case 0x87:  // TUPLE1 to TUPLE3
-          return push_tuple(op - 0x84U);
-        case 'a':  // APPEND
-          top();
-          return extend(Kind::list, stack_.size() - 1);
-        case 'e':   // APPENDS
-        case 0x90:  // ADDITEMS
-          return extend(Kind::list, mark());
-        case 's': {  // SETITEM
-          const std::size_t lowest = marks_.empty() ? 0 : marks_.back();
-          if (stack_.size() - lowest < 3) fail("wants 3 values, and its stack has fewer; the file is damaged");
-          return extend(Kind::dict, stack_.size() - 2);
-        }
-        case 'u':  // SETITEMS
-          return extend(Kind::dict, mark());
-        case 'h':
-          return get(byte());
-        case 'j':
-          return get(number<std::uint32_t>());
-        case 'q':
-          return put(byte());
-        case 'r':
-          return put(number<std::uint32_t>());
-        case 0x94:  // MEMOIZE
-          return put(memo_.size());
-        case 'c': {  // GLOBAL
-          const Ref module = string_of(line());
-          return global(module, string_of(line()));
-        }
-        case 0x93: {  // STACK_GLOBAL
-          const Ref name = pop(), module = pop();
-          if (node(name).kind != Kind::string || node(module).kind != Kind::string)
-            fail("has a global whose name is no string; the file is damaged");
-          return global(module, name);
-        }
-        case 'Q': {  // BINPERSID
-          const Ref id = pop();
-          // Files of whole modules in the legacy format name a class so: ("module", class, its source's file and text).
-          const auto parts = out_.first_items<2>(id);
-          if (parts[1] >= 0 && out_.string(static_cast<Ref>(parts[0])) == "module" &&
-              node(static_cast<Ref>(parts[1])).kind == Kind::global)
-            return push(static_cast<Ref>(parts[1]));
-          const Ref out = make(Kind::persistent, 0, 0);
-          append(out, id);
-          return push(out);
-        }
-        case 'R':
-          return call(Kind::call);
-        case 0x81:  // NEWOBJ
-          return call(Kind::object);
-        case 'b': {  // BUILD: attributes; those of what is known, such as an OrderedDict's _metadata, are passed over
-          const Ref state = pop(), r = top();
-          if (is_opaque(r)) append(r, state);
-          return true;
-        }
-        default:
-          break;
-      }
-      constexpr std::string_view hex = "0123456789abcdef";
-      fail("has the opcode 0x", hex[op >> 4], hex[op & 15],
-           ", which torch.save does not write; the file is damaged, or no checkpoint");
-    }
+    bool step(unsigned char op);
 
     static constexpr Ref unset = 0xFFFFFFFF;
     Pickle& out_;
@@ -643,3 +309,372 @@ class Pickle {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API std::string Pickle::name(Ref r) const {
+  const Node& n = nodes_[r];
+  if (n.kind != Kind::global) return {};
+  if (n.size != 0) return std::string(globals()[n.size].name);
+  // Its module and its name are values too.
+  return detail::text(string(first(n)), ".", string(last(n)));
+}
+
+TRANSFERLIB_API std::span<const Pickle::Global> Pickle::globals() {
+  using G = PickleGlobal;
+  static constexpr Global known[] = {
+      {"", G::unknown},
+      {"collections.OrderedDict", G::dict},
+      {"collections.defaultdict", G::dict},
+      {"collections.Counter", G::dict},
+      {"builtins.dict", G::dict},
+      {"torch._utils._rebuild_tensor", G::rebuild_tensor},
+      {"torch._utils._rebuild_tensor_v2", G::rebuild_tensor_2},
+      {"torch._utils._rebuild_tensor_v3", G::rebuild_tensor_3},
+      {"torch._utils._rebuild_parameter", G::rebuild_parameter},
+      {"torch._utils._rebuild_parameter_with_state", G::rebuild_parameter},
+      {"torch.nn.parameter.Parameter", G::rebuild_parameter},
+      {"torch._tensor._rebuild_from_type_v2", G::rebuild_from_type},
+      {"torch.Tensor", G::other},
+      {"torch.Size", G::size},
+      {"torch.device", G::other},
+      {"torch.serialization._get_layout", G::other},
+      {"torch.storage.UntypedStorage", G::untyped_storage},
+      {"torch.storage._UntypedStorage", G::untyped_storage},
+      {"torch.UntypedStorage", G::untyped_storage},
+      {"builtins.set", G::sequence},
+      {"builtins.frozenset", G::sequence},
+      {"builtins.list", G::sequence},
+      {"builtins.tuple", G::sequence},
+      {"builtins.int", G::other},
+      {"builtins.float", G::other},
+      {"builtins.bool", G::other},
+      {"builtins.str", G::other},
+      {"builtins.complex", G::other},
+      {"builtins.bytearray", G::other},
+      {"_codecs.encode", G::other},
+      {"torch.DoubleStorage", G::typed_storage, DType::f64},
+      {"torch.FloatStorage", G::typed_storage, DType::f32},
+      {"torch.HalfStorage", G::typed_storage, DType::f16},
+      {"torch.BFloat16Storage", G::typed_storage, DType::bf16},
+      {"torch.LongStorage", G::typed_storage, DType::i64},
+      {"torch.IntStorage", G::typed_storage, DType::i32},
+      {"torch.ShortStorage", G::typed_storage, DType::i16},
+      {"torch.CharStorage", G::typed_storage, DType::i8},
+      {"torch.ByteStorage", G::typed_storage, DType::u8},
+      {"torch.BoolStorage", G::typed_storage, DType::boolean},
+      {"torch.ComplexFloatStorage", G::typed_storage, DType::c64},
+      {"torch.ComplexDoubleStorage", G::typed_storage, DType::c128},
+      {"torch.float64", G::dtype, DType::f64},
+      {"torch.float32", G::dtype, DType::f32},
+      {"torch.float16", G::dtype, DType::f16},
+      {"torch.bfloat16", G::dtype, DType::bf16},
+      {"torch.int64", G::dtype, DType::i64},
+      {"torch.int32", G::dtype, DType::i32},
+      {"torch.int16", G::dtype, DType::i16},
+      {"torch.int8", G::dtype, DType::i8},
+      {"torch.uint64", G::dtype, DType::u64},
+      {"torch.uint32", G::dtype, DType::u32},
+      {"torch.uint16", G::dtype, DType::u16},
+      {"torch.uint8", G::dtype, DType::u8},
+      {"torch.bool", G::dtype, DType::boolean},
+      {"torch.complex64", G::dtype, DType::c64},
+      {"torch.complex128", G::dtype, DType::c128},
+      {"torch.float8_e4m3fn", G::dtype, DType::f8_e4m3},
+      {"torch.float8_e5m2", G::dtype, DType::f8_e5m2},
+      {"torch.float8_e4m3fnuz", G::dtype, DType::f8_e4m3fnuz},
+      {"torch.float8_e5m2fnuz", G::dtype, DType::f8_e5m2fnuz},
+      {"torch.float8_e8m0fnu", G::dtype, DType::f8_e8m0},
+  };
+  return known;
+}
+
+TRANSFERLIB_API Pickle::Machine::Machine(Pickle& out, std::span<const std::byte> bytes, std::string_view where,
+                                         std::uint64_t offset)
+    : out_(out), bytes_(bytes), where_(where), offset_(offset) {
+  if (bytes_.size() > most_bytes) bytes_ = bytes_.first(most_bytes);
+  out_.bytes_ = bytes_;
+  out_.nodes_.resize(4);  // none, false, true, ()
+  out_.nodes_[1].kind = out_.nodes_[2].kind = Kind::boolean;
+  out_.nodes_[2].number = 1;
+  out_.nodes_[3].kind = Kind::tuple;
+}
+
+TRANSFERLIB_API std::string_view Pickle::Machine::take(std::uint64_t n) {
+  if (n > bytes_.size() - at_)
+    fail("needs ", n, " bytes more, and ", bytes_.size() - at_, " are left; the file is cut or damaged");
+  const std::string_view out(reinterpret_cast<const char*>(bytes_.data()) + at_, static_cast<std::size_t>(n));
+  at_ += static_cast<std::size_t>(n);
+  return out;
+}
+
+TRANSFERLIB_API std::string_view Pickle::Machine::line() {
+  const std::string_view rest(reinterpret_cast<const char*>(bytes_.data()) + at_, bytes_.size() - at_);
+  const std::size_t end = rest.find('\n');
+  if (end == std::string_view::npos) fail("has a line without an end; the file is cut or damaged");
+  at_ += end + 1;
+  return rest.substr(0, end);
+}
+
+TRANSFERLIB_API void Pickle::Machine::append(Ref container, Ref item) {
+  Node& n = node(container);
+  const auto cell = static_cast<std::uint32_t>(out_.cells_.size());
+  out_.cells_.push_back({item, 0});
+  const std::uint32_t head = n.size == 0 ? cell : first(n);
+  if (n.size != 0) out_.cells_[last(n)].next = cell;
+  n.number = both(head, cell);
+  ++n.size;
+}
+
+TRANSFERLIB_API bool Pickle::Machine::extend(Kind kind, std::size_t from) {
+  if (from == (marks_.empty() ? 0 : marks_.back())) fail("has nothing to add to; the file is damaged");
+  Ref container = stack_[from - 1];
+  if (is_opaque(container)) {
+    const Ref inside = make(kind, 0, 0);
+    append(container, inside);
+    container = inside;
+  }
+  // The constant () is shared: it must stay empty.
+  if (node(container).kind != kind)
+    fail(kind == Kind::dict ? "sets an item of what is no dictionary" : "appends to what is no list",
+         "; the file is damaged");
+  if (kind == Kind::dict && (stack_.size() - from) % 2 != 0) fail("has a key without a value; the file is damaged");
+  gather(container, from);
+  return true;
+}
+
+TRANSFERLIB_API bool Pickle::Machine::put(std::uint64_t slot) {
+  // Python numbers them from 0, and each PUT takes bytes.
+  if (slot > bytes_.size()) fail("puts memo ", slot, " in ", bytes_.size(), " bytes; the file is damaged");
+  if (slot >= memo_.size()) memo_.resize(static_cast<std::size_t>(slot) + 1, unset);
+  memo_[static_cast<std::size_t>(slot)] = top();
+  return true;
+}
+
+TRANSFERLIB_API bool Pickle::Machine::push_long(std::string_view b) {
+  if (b.size() > 8) return push_string(b, Kind::bytes);
+  std::uint64_t n = 0;
+  for (std::size_t i = 0; i < b.size(); ++i)
+    n |= static_cast<std::uint64_t>(static_cast<unsigned char>(b[i])) << (8 * i);
+  if (!b.empty() && b.size() < 8 && (static_cast<unsigned char>(b.back()) & 0x80U) != 0)
+    n |= ~std::uint64_t{0} << (8 * b.size());
+  return push_integer(static_cast<std::int64_t>(n));
+}
+
+TRANSFERLIB_API bool Pickle::Machine::push_decimal(std::string_view s) {
+  std::string_view digits = s;
+  if (digits.ends_with('L')) digits.remove_suffix(1);
+  std::int64_t n = 0;
+  const auto r = std::from_chars(digits.data(), digits.data() + digits.size(), n);
+  if (digits.empty() || r.ptr != digits.data() + digits.size())
+    fail("has ", detail::in_quotes(s), " where a number belongs; the file is damaged");
+  if (r.ec != std::errc()) return push_string(s, Kind::bytes);
+  return push_integer(n);
+}
+
+TRANSFERLIB_API bool Pickle::Machine::global(Ref module, Ref name) {
+  std::string_view m = out_.string(module);
+  const std::string_view n = out_.string(name);
+  if (m == "__builtin__") m = "builtins";
+  // Storages that were saved on a GPU by old versions.
+  if (m == "torch.cuda") m = "torch";
+  for (std::size_t i = 1; i < globals().size(); ++i) {
+    const std::string_view known = globals()[i].name;
+    if (known.size() == m.size() + 1 + n.size() && known.starts_with(m) && known[m.size()] == '.' && known.ends_with(n))
+      return push(Kind::global, static_cast<std::uint32_t>(i), 0);
+  }
+  return push(Kind::global, 0, both(module, name));
+}
+
+TRANSFERLIB_API bool Pickle::Machine::call(Kind kind) {
+  const Ref arguments = pop(), callee = pop();
+  if (node(callee).kind != Kind::global || node(arguments).kind != Kind::tuple)
+    fail("calls what can't be called; the file is damaged");
+  const PickleGlobal role = out_.global(callee);
+  const bool empty = node(arguments).size == 0;
+  if (role == PickleGlobal::dict) {
+    const Ref argument = empty ? 0 : out_.cells_[first(node(arguments))].value;
+    if (node(argument).kind == Kind::dict) return push(argument);  // Counter({…})
+    const Ref out = make(Kind::dict, 0, 0);
+    // Python 2's OrderedDict([[key, value], …]). Each pair is spent, so that no list is gone through twice.
+    if (node(argument).kind == Kind::list) {
+      Node& pairs = node(argument);
+      std::uint32_t at = first(pairs);
+      for (std::uint32_t n = pairs.size; n-- > 0; at = out_.cells_[at].next) {
+        const Node pair = node(out_.cells_[at].value);
+        if ((pair.kind != Kind::list && pair.kind != Kind::tuple) || pair.size != 2)
+          fail("makes a dictionary of what are no pairs; the file is damaged");
+        append(out, out_.cells_[first(pair)].value);
+        append(out, out_.cells_[last(pair)].value);
+      }
+      pairs.size = 0;
+    }
+    return push(out);
+  }
+  if (role == PickleGlobal::size && !empty) {
+    const Ref argument = out_.cells_[first(node(arguments))].value;
+    if (node(argument).kind == Kind::tuple) return push(argument);
+  }
+  const Ref out = make(role == PickleGlobal::unknown ? kind : Kind::call, 0, 0);
+  append(out, callee);
+  append(out, arguments);
+  return push(out);
+}
+
+TRANSFERLIB_API bool Pickle::Machine::step(unsigned char op) {
+  switch (op) {
+    case 0x80: {  // PROTO
+      const unsigned version = byte();
+      if (version > 5) fail("has protocol ", version, ", and 0 to 5 are known; the file is damaged");
+      return true;
+    }
+    case 0x95: {  // FRAME
+      const auto n = number<std::uint64_t>();
+      if (n > bytes_.size() - at_)
+        fail("has a frame of ", n, " bytes, and ", bytes_.size() - at_, " are left; the file is cut");
+      return true;
+    }
+    case '.':
+      return false;
+    case '(':
+      marks_.push_back(stack_.size());
+      return true;
+    case '0':  // POP
+      if (!marks_.empty() && marks_.back() == stack_.size())
+        marks_.pop_back();
+      else
+        pop();
+      return true;
+    case '1':  // POP_MARK
+      stack_.resize(mark());
+      return true;
+    case '2':  // DUP
+      return push(top());
+    case 'N':
+      return push(0);
+    case 0x89:
+      return push(1);
+    case 0x88:
+      return push(2);
+    case ')':
+      return push(3);
+    case ']':
+    case 0x8f:  // EMPTY_SET
+      return push(Kind::list, 0, 0);
+    case '}':
+      return push(Kind::dict, 0, 0);
+    case 'I': {  // INT, and the booleans of protocol 1
+      const std::string_view s = line();
+      if (s == "00" || s == "01") return push(s == "01" ? 2 : 1);
+      return push_decimal(s);
+    }
+    case 'L':
+      return push_decimal(line());
+    case 'J':
+      return push_integer(number<std::int32_t>());
+    case 'K':
+      return push_integer(byte());
+    case 'M':
+      return push_integer(number<std::uint16_t>());
+    case 0x8a:  // LONG1
+      return push_long(take(byte()));
+    case 0x8b:  // LONG4
+      return push_long(take(signed_size()));
+    case 'G': {  // BINFLOAT, big-endian
+      std::uint64_t n = 0;
+      for (const char c : take(8)) n = (n << 8) | static_cast<unsigned char>(c);
+      return push_real(std::bit_cast<double>(n));
+    }
+    case 'T':  // Python 2's str
+      return push_string(take(signed_size()));
+    case 'U':
+    case 0x8c:
+      return push_string(take(byte()));
+    case 'X':
+      return push_string(take(number<std::uint32_t>()));
+    case 0x8d:
+      return push_string(take(number<std::uint64_t>()));
+    case 'B':
+      return push_string(take(number<std::uint32_t>()), Kind::bytes);
+    case 'C':
+      return push_string(take(byte()), Kind::bytes);
+    case 0x8e:
+    case 0x96:  // BYTEARRAY8
+      return push_string(take(number<std::uint64_t>()), Kind::bytes);
+    case 't':
+      return push_gathered(Kind::tuple, mark());
+    case 'l':
+    case 0x91:  // FROZENSET
+      return push_gathered(Kind::list, mark());
+    case 'd':
+      return push_gathered(Kind::dict, mark());
+    case 0x85:
+    case 0x86:
+    case 0x87:  // TUPLE1 to TUPLE3
+      return push_tuple(op - 0x84U);
+    case 'a':  // APPEND
+      top();
+      return extend(Kind::list, stack_.size() - 1);
+    case 'e':   // APPENDS
+    case 0x90:  // ADDITEMS
+      return extend(Kind::list, mark());
+    case 's': {  // SETITEM
+      const std::size_t lowest = marks_.empty() ? 0 : marks_.back();
+      if (stack_.size() - lowest < 3) fail("wants 3 values, and its stack has fewer; the file is damaged");
+      return extend(Kind::dict, stack_.size() - 2);
+    }
+    case 'u':  // SETITEMS
+      return extend(Kind::dict, mark());
+    case 'h':
+      return get(byte());
+    case 'j':
+      return get(number<std::uint32_t>());
+    case 'q':
+      return put(byte());
+    case 'r':
+      return put(number<std::uint32_t>());
+    case 0x94:  // MEMOIZE
+      return put(memo_.size());
+    case 'c': {  // GLOBAL
+      const Ref module = string_of(line());
+      return global(module, string_of(line()));
+    }
+    case 0x93: {  // STACK_GLOBAL
+      const Ref name = pop(), module = pop();
+      if (node(name).kind != Kind::string || node(module).kind != Kind::string)
+        fail("has a global whose name is no string; the file is damaged");
+      return global(module, name);
+    }
+    case 'Q': {  // BINPERSID
+      const Ref id = pop();
+      // Files of whole modules in the legacy format name a class so: ("module", class, its source's file and text).
+      const auto parts = out_.first_items<2>(id);
+      if (parts[1] >= 0 && out_.string(static_cast<Ref>(parts[0])) == "module" &&
+          node(static_cast<Ref>(parts[1])).kind == Kind::global)
+        return push(static_cast<Ref>(parts[1]));
+      const Ref out = make(Kind::persistent, 0, 0);
+      append(out, id);
+      return push(out);
+    }
+    case 'R':
+      return call(Kind::call);
+    case 0x81:  // NEWOBJ
+      return call(Kind::object);
+    case 'b': {  // BUILD: attributes; those of what is known, such as an OrderedDict's _metadata, are passed over
+      const Ref state = pop(), r = top();
+      if (is_opaque(r)) append(r, state);
+      return true;
+    }
+    default:
+      break;
+  }
+  constexpr std::string_view hex = "0123456789abcdef";
+  fail("has the opcode 0x", hex[op >> 4], hex[op & 15],
+       ", which torch.save does not write; the file is damaged, or no checkpoint");
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

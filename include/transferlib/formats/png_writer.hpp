@@ -13,13 +13,23 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/separate.hpp>
 
 namespace transferlib {
 
 /// The bytes of a PNG file. \param pixels 8 bits a channel, row by row from the top, height x width x channels;
 /// \param channels 1 for grey, 3 for red, green, blue, 4 with alpha behind them
 /// \throws OptionError if there are not so many pixels, or no picture has such sides or channels
-inline std::string encode_png(std::span<const std::uint8_t> pixels, Index width, Index height, Index channels) {
+TRANSFERLIB_API std::string encode_png(std::span<const std::uint8_t> pixels, Index width, Index height, Index channels);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API std::string encode_png(std::span<const std::uint8_t> pixels, Index width, Index height,
+                                       Index channels) {
   constexpr Index most = Index{1} << 14;  // a chunk of the file then holds them all
   if (width < 1 || height < 1 || width > most || height > most || (channels != 1 && channels != 3 && channels != 4))
     throw OptionError(detail::text("a picture of ", width, " x ", height, " pixels and ", channels,
@@ -69,3 +79,5 @@ inline std::string encode_png(std::span<const std::uint8_t> pixels, Index width,
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -18,6 +18,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/formats/pickle.hpp>
 #include <transferlib/formats/tensor_view.hpp>
 #include <transferlib/formats/zip.hpp>
@@ -57,58 +58,10 @@ class PthReader {
       : pickle_(pickle), where_(where), budget_(pickle_bytes) {}
 
   /// All storages that the pickle names, without their bytes, by key.
-  std::map<std::string_view, PthStorage>& storages() {
-    for (Ref r = 0; r < pickle_.count(); ++r) {
-      if (pickle_.kind(r) != Kind::persistent) continue;
-      const PthStorageId id = storage_id(r);
-      const auto [found, fresh] = storages_.try_emplace(id.key, PthStorage{id.dtype, id.count, {}});
-      if (!fresh && (found->second.dtype != id.dtype || found->second.count != id.count))
-        fail("the storage ", in_quotes(id.key), " has ", found->second.count, " ", to_string(found->second.dtype),
-             " in one place and ", id.count, " ", to_string(id.dtype), " in another; the file is damaged");
-    }
-    return storages_;
-  }
+  std::map<std::string_view, PthStorage>& storages();
 
   /// The tensors of the dictionary that is wanted; the storages must have their bytes.
-  void read(const CheckpointOptions& options, Checkpoint& out) {
-    std::size_t id = 0;
-    for (const auto& item : storages_) storage_numbers_[item.first] = id++;
-    Ref chosen = pickle_.root();
-    if (!is_group(chosen))
-      fail("holds ", is_tensor(chosen) ? "a single tensor" : "no dictionary",
-           ", and a dictionary of tensors by name is wanted; in Python, save model.state_dict()");
-    std::string prefix;  // of names that are skipped
-    if (!options.entry.empty()) {
-      std::string_view rest = options.entry;
-      while (!rest.empty()) chosen = descend(chosen, rest, prefix, out);
-    } else {
-      for (int depth = 0; depth < 4 && !has_tensor(chosen); ++depth) {
-        const std::string_view key = known_entry(chosen);
-        if (key.empty()) break;
-        std::string_view rest = key;
-        chosen = descend(chosen, rest, prefix, out);
-      }
-    }
-    out.entry = prefix;
-    if (!is_group(chosen))
-      fail("its entry ", in_quotes(out.entry), " is no dictionary; choose one that holds tensors by name");
-    const std::string outer = prefix.empty() ? prefix : prefix + ".";
-    if (is_record(chosen)) {
-      collect_object(chosen, "", outer, 0, out);
-    } else {
-      check_calls(chosen);
-      collect(chosen, "", outer, has_tensor(chosen) ? 0 : 3, out);
-    }
-    if (out.tensors.empty())
-      fail(out.entry.empty() ? "" : "its entry ", out.entry.empty() ? std::string() : in_quotes(out.entry),
-           out.entry.empty() ? "" : " ", "holds no tensors; its entries are ",
-           out.skipped.empty() ? std::string("none") : first_few(out.skipped), "; in Python, save model.state_dict()");
-    std::vector<std::string_view> names;
-    for (const TensorView& t : out.tensors) names.push_back(t.name);
-    std::sort(names.begin(), names.end());
-    if (const auto twice = std::adjacent_find(names.begin(), names.end()); twice != names.end())
-      fail("two tensors have the name ", in_quotes(*twice), "; the file is damaged");
-  }
+  void read(const CheckpointOptions& options, Checkpoint& out);
 
  private:
   template <class... Parts>
@@ -121,19 +74,7 @@ class PthReader {
     if (pickle_.kind(key) == Kind::integer) return text(pickle_.integer(key));
     return "?";
   }
-  bool is_tensor(Ref r) const {
-    if (pickle_.kind(r) != Kind::call) return false;
-    switch (pickle_.global(static_cast<Ref>(pickle_.first_items<1>(r)[0]))) {
-      case PickleGlobal::rebuild_tensor:
-      case PickleGlobal::rebuild_tensor_2:
-      case PickleGlobal::rebuild_tensor_3:
-      case PickleGlobal::rebuild_parameter:
-      case PickleGlobal::rebuild_from_type:
-        return true;
-      default:
-        return false;
-    }
-  }
+  bool is_tensor(Ref r) const;
   bool has_tensor(Ref dict) const {
     bool found = false;
     pickle_.for_pairs(dict, [&](Ref, Ref value) { return !(found = is_tensor(value)); });
@@ -151,58 +92,14 @@ class PthReader {
            pickle_.global(static_cast<Ref>(pickle_.first_items<1>(r)[0])) == PickleGlobal::unknown;
   }
   /// \throws FormatError where an unknown function makes a value of the dictionary that is wanted: it may be a tensor
-  void check_calls(Ref dict) const {
-    pickle_.for_pairs(dict, [&](Ref key, Ref value) {
-      if (is_unknown_call(value) && !is_record(value))
-        fail("its entry ", in_quotes(name_of(key)), " is made by ",
-             in_quotes(pickle_.name(static_cast<Ref>(pickle_.first_items<1>(value)[0])).substr(0, 120)),
-             ", which plain weights don't need, and nothing in a file is ever run; in Python, save the weights alone: "
-             "torch.save(model.state_dict(), path)");
-      return true;
-    });
-  }
+  void check_calls(Ref dict) const;
 
   /// The first of the usual names under which training scripts keep a model, if `dict` has one that is a dictionary or
   /// a whole module.
-  std::string_view known_entry(Ref dict) const {
-    static constexpr std::string_view usual[] = {
-        "state_dict", "model",   "model_state_dict", "model_state",    "module",         "net",        "network",
-        "params",     "weights", "model_ema",        "state_dict_ema", "ema_state_dict", "params_ema", "ema"};
-    std::size_t best = std::size(usual);
-    pickle_.for_pairs(dict, [&](Ref key, Ref value) {
-      if (pickle_.kind(key) == Kind::string && is_group(value))
-        for (std::size_t i = 0; i < best; ++i)
-          if (pickle_.string(key) == usual[i]) best = i;
-      return true;
-    });
-    return best < std::size(usual) ? usual[best] : std::string_view();
-  }
+  std::string_view known_entry(Ref dict) const;
 
   /// Goes to the entry of `dict` whose key `rest` is, or begins with before a '.'; the other entries are skipped.
-  Ref descend(Ref dict, std::string_view& rest, std::string& prefix, Checkpoint& out) {
-    Ref found = 0;
-    std::string_view key;
-    pickle_.for_pairs(dict, [&](Ref k, Ref v) {
-      const std::string_view name = pickle_.kind(k) == Kind::string ? pickle_.string(k) : std::string_view();
-      if (!name.empty() && name.size() > key.size() && rest.starts_with(name) &&
-          (rest.size() == name.size() || rest[name.size()] == '.'))
-        key = name, found = v;
-      return true;
-    });
-    std::vector<std::string> others;
-    const std::string before = prefix.empty() ? prefix : prefix + ".";
-    pickle_.for_pairs(dict, [&](Ref k, Ref v) {
-      if (key.empty() || v != found) add_name(others, before, name_of(k));
-      return true;
-    });
-    if (key.empty())
-      fail("has no entry ", in_quotes(before + std::string(rest)), "; the entries there are ",
-           others.empty() ? std::string("none") : first_few(others));
-    out.skipped.insert(out.skipped.end(), others.begin(), others.end());
-    prefix = before + std::string(key);
-    rest.remove_prefix(std::min(rest.size(), key.size() + 1));
-    return found;
-  }
+  Ref descend(Ref dict, std::string_view& rest, std::string& prefix, Checkpoint& out);
 
   // A pickle of a few bytes can name one value over and over. An honest one takes more bytes for a tensor than this.
   void pay(std::size_t& spent, std::size_t amount, std::size_t rate) const {
@@ -216,199 +113,26 @@ class PthReader {
   }
 
   /// Takes a dictionary's tensors, and down to `depth` those of dictionaries in it, their names joined by dots.
-  void collect(Ref dict, const std::string& prefix, const std::string& outer, int depth, Checkpoint& out) {
-    pickle_.for_pairs(dict, [&](Ref key, Ref value) {
-      const std::string name = name_of(key);
-      if (is_tensor(value) && pickle_.kind(key) == Kind::string) {
-        pay(spent_names_, prefix.size() + name.size() + 8, 8);
-        out.tensors.push_back(tensor(value, prefix + name));
-      } else if (depth > 0 && pickle_.kind(value) == Kind::dict && pickle_.kind(key) == Kind::string &&
-                 has_tensor_below(value, depth - 1)) {
-        collect(value, prefix + name + ".", outer, depth - 1, out);
-      } else if (const std::size_t before = out.tensors.size(); depth > 0 && is_record(value)) {
-        collect_object(value, prefix + name + ".", outer, 0, out);
-        if (out.tensors.size() == before) add_name(out.skipped, outer + prefix, name);
-      } else {
-        add_name(out.skipped, outer + prefix, name);
-      }
-      return true;
-    });
-  }
+  void collect(Ref dict, const std::string& prefix, const std::string& outer, int depth, Checkpoint& out);
 
   /// Takes the tensors of an object under the names of its attributes. A module of PyTorch, which its `_parameters`
   /// tell, has those of its parameters, of the buffers that belong to its state, and of its modules: the names of its
   /// `state_dict()`. Tensors that are other attributes of it are skipped.
-  void collect_object(Ref object, const std::string& prefix, const std::string& outer, int depth, Checkpoint& out) {
-    if (depth > 64) fail("its objects lie more than 64 deep in one another at ", in_quotes(prefix.substr(0, 80)));
-    pay(spent_names_, prefix.size() + 8, 8);
-    Ref parameters = 0, buffers = 0, modules = 0;
-    std::set<std::string_view> passing;
-    const auto attributes = [&](const auto& take) {
-      pickle_.for_items(object, [&](Ref given) {
-        pickle_.for_pairs(given, take);
-        return true;
-      });
-    };
-    attributes([&](Ref key, Ref value) {
-      const std::string_view name = pickle_.string(key);
-      if (name == "_parameters") parameters = value;
-      if (name == "_buffers") buffers = value;
-      if (name == "_modules") modules = value;
-      if (name == "_non_persistent_buffers_set") strings_in(value, 3, passing);
-      return true;
-    });
-    const bool is_module = pickle_.kind(parameters) == Kind::dict;
-    const auto take = [&](Ref key, Ref value) {
-      const std::string name = name_of(key);
-      if (is_tensor(value)) {
-        pay(spent_names_, prefix.size() + name.size() + 8, 8);
-        out.tensors.push_back(tensor(value, prefix + name));
-      } else if (is_record(value)) {
-        collect_object(value, prefix + name + ".", outer, depth + 1, out);
-      } else if (!is_module && pickle_.kind(value) == Kind::dict) {
-        collect(value, prefix + name + ".", outer, 2, out);
-      }
-      return true;
-    };
-    if (!is_module) return attributes(take);
-    check_calls(parameters);
-    check_calls(buffers);
-    pickle_.for_pairs(parameters, take);
-    pickle_.for_pairs(buffers,
-                      [&](Ref key, Ref value) { return passing.count(pickle_.string(key)) != 0 || take(key, value); });
-    pickle_.for_pairs(modules, take);
-    attributes([&](Ref key, Ref value) {
-      if (is_tensor(value)) add_name(out.skipped, outer + prefix, name_of(key));
-      return true;
-    });
-  }
+  void collect_object(Ref object, const std::string& prefix, const std::string& outer, int depth, Checkpoint& out);
   /// The strings of a container, which Python may have wrapped: set([…]).
-  void strings_in(Ref r, int depth, std::set<std::string_view>& out) const {
-    if (pickle_.kind(r) == Kind::string) out.insert(pickle_.string(r));
-    if (depth > 0)
-      pickle_.for_items(r, [&](Ref item) {
-        strings_in(item, depth - 1, out);
-        return true;
-      });
-  }
-  bool has_tensor_below(Ref dict, int depth) {
-    bool found = false;
-    pickle_.for_pairs(dict, [&](Ref key, Ref value) {
-      pay(spent_names_, 1, 8);
-      found = pickle_.kind(key) == Kind::string &&
-              (is_tensor(value) || (depth > 0 && is_record(value)) ||
-               (depth > 0 && pickle_.kind(value) == Kind::dict && has_tensor_below(value, depth - 1)));
-      return !found;
-    });
-    return found;
-  }
+  void strings_in(Ref r, int depth, std::set<std::string_view>& out) const;
+  bool has_tensor_below(Ref dict, int depth);
 
   std::int64_t integer(std::int64_t ref, std::string_view what) const {
     if (ref < 0 || pickle_.kind(static_cast<Ref>(ref)) != Kind::integer)
       fail(what, " is no integer; the file is damaged");
     return pickle_.integer(static_cast<Ref>(ref));
   }
-  std::vector<std::int64_t> integers(std::int64_t ref, std::string_view what) {
-    std::vector<std::int64_t> out;
-    const auto r = static_cast<Ref>(ref);
-    if (ref < 0 || (pickle_.kind(r) != Kind::tuple && pickle_.kind(r) != Kind::list))
-      fail(what, " is no tuple; the file is damaged");
-    pay(spent_sides_, pickle_.items(r), 1);
-    out.reserve(pickle_.items(r));
-    pickle_.for_items(r, [&](Ref item) {
-      out.push_back(integer(item, what));
-      return true;
-    });
-    return out;
-  }
+  std::vector<std::int64_t> integers(std::int64_t ref, std::string_view what);
 
-  PthStorageId storage_id(Ref persistent) const {
-    const auto tuple = static_cast<Ref>(pickle_.first_items<1>(persistent)[0]);
-    const auto part = pickle_.first_items<6>(tuple);
-    const auto is = [&](std::size_t i, Kind kind) {
-      return part[i] >= 0 && pickle_.kind(static_cast<Ref>(part[i])) == kind;
-    };
-    if (pickle_.kind(tuple) != Kind::tuple || !is(0, Kind::string) || !is(1, Kind::global) || !is(2, Kind::string) ||
-        pickle_.string(static_cast<Ref>(part[0])) != "storage")
-      fail("a persistent id in its pickle names no storage; the file is damaged, or no checkpoint");
-    PthStorageId out;
-    out.key = pickle_.string(static_cast<Ref>(part[2]));
-    const auto type = static_cast<Ref>(part[1]);
-    const std::string where = text("the storage ", in_quotes(out.key));
-    if (pickle_.global(type) == PickleGlobal::typed_storage)
-      out.dtype = pickle_.dtype(type);
-    else if (pickle_.global(type) != PickleGlobal::untyped_storage)
-      fail(where, " has the type ", pickle_.name(type).substr(0, 120), ", which is none; the file is damaged");
-    out.count = integer(part[4], where + ": its count");
-    if (multiply(out.count, size_of(out.dtype)) < 0)
-      fail(where, " has a count of ", out.count, "; the file is damaged");
-    if (is(5, Kind::tuple)) {  // (key of the view, offset, count)
-      const auto view = pickle_.first_items<3>(static_cast<Ref>(part[5]));
-      out.view_offset = integer(view[1], where + ": its view's offset");
-      out.view_count = integer(view[2], where + ": its view's count");
-      if (out.view_offset < 0 || out.view_count < 0 || out.view_offset > out.count ||
-          out.view_count > out.count - out.view_offset)
-        fail(where, " has ", out.count, " numbers, and a view of ", out.view_count, " from ", out.view_offset,
-             " on; the file is damaged");
-    }
-    return out;
-  }
+  PthStorageId storage_id(Ref persistent) const;
 
-  TensorView tensor(Ref call, std::string name) {
-    const std::string at = text("tensor ", in_quotes(name));
-    for (int depth = 0; depth < 4; ++depth) {
-      const auto parts = pickle_.first_items<2>(call);
-      const auto arguments = static_cast<Ref>(parts[1]);
-      PickleGlobal role = pickle_.global(static_cast<Ref>(parts[0]));
-      auto argument = pickle_.first_items<8>(arguments);
-      if (role == PickleGlobal::rebuild_from_type) {  // (function, type, arguments, state)
-        if (argument[0] < 0 || argument[2] < 0) break;
-        role = pickle_.global(static_cast<Ref>(argument[0]));
-        argument = pickle_.first_items<8>(static_cast<Ref>(argument[2]));
-      }
-      if (role == PickleGlobal::rebuild_parameter) {
-        if (argument[0] < 0 || !is_tensor(static_cast<Ref>(argument[0]))) break;
-        call = static_cast<Ref>(argument[0]);
-        continue;
-      }
-      if (role != PickleGlobal::rebuild_tensor && role != PickleGlobal::rebuild_tensor_2 &&
-          role != PickleGlobal::rebuild_tensor_3)
-        break;
-      if (argument[0] < 0 || pickle_.kind(static_cast<Ref>(argument[0])) != Kind::persistent)
-        fail(at, " has no storage; the file is damaged");
-      const PthStorageId id = storage_id(static_cast<Ref>(argument[0]));
-      TensorView out;
-      out.name = std::move(name);
-      out.dtype = id.dtype;
-      out.storage_offset = integer(argument[1], at + ": its offset");
-      out.shape = integers(argument[2], at + ": its shape");
-      out.strides = integers(argument[3], at + ": its strides");
-      std::int64_t extras = argument[6];  // {"conj": True} of a lazily conjugated or negated view
-      if (role == PickleGlobal::rebuild_tensor_3) {
-        const auto dtype = static_cast<Ref>(argument[6]);
-        if (argument[6] < 0 || pickle_.global(dtype) != PickleGlobal::dtype)
-          fail(at, " has no dtype; the file is damaged");
-        out.dtype = pickle_.dtype(dtype);
-        extras = argument[7];
-      }
-      if (extras >= 0)
-        pickle_.for_pairs(static_cast<Ref>(extras), [&](Ref key, Ref value) {
-          if (pickle_.kind(value) == Kind::boolean && pickle_.integer(value) != 0)
-            fail(at, " is a lazy view (", name_of(key), "); in Python, save tensor.resolve_conj().resolve_neg()");
-          return true;
-        });
-      out.storage = storages_.at(id.key).bytes;
-      out.storage_id = storage_numbers_.at(id.key);
-      if (id.view_count >= 0) {
-        const auto width = static_cast<std::size_t>(size_of(id.dtype));
-        out.storage = out.storage.subspan(static_cast<std::size_t>(id.view_offset) * width,
-                                          static_cast<std::size_t>(id.view_count) * width);
-      }
-      check_view(out, text(where_, ": ", at));
-      return out;
-    }
-    fail(at, " is rebuilt from what is no tensor; the file is damaged");
-  }
+  TensorView tensor(Ref call, std::string name);
 
   const Pickle& pickle_;
   std::string_view where_;
@@ -417,8 +141,353 @@ class PthReader {
   std::map<std::string_view, std::size_t> storage_numbers_;
 };
 
-inline Checkpoint parse_zip_pth(std::span<const std::byte> bytes, std::string_view where,
-                                const CheckpointOptions& options) {
+TRANSFERLIB_API Checkpoint parse_zip_pth(std::span<const std::byte> bytes, std::string_view where,
+                                         const CheckpointOptions& options);
+
+/// The first pickle of a legacy file: this number, of 10 bytes.
+inline constexpr std::string_view legacy_magic = "\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
+
+TRANSFERLIB_API Checkpoint parse_legacy_pth(std::span<const std::byte> bytes, std::string_view where,
+                                            const CheckpointOptions& options);
+
+}  // namespace detail
+
+/// Whether bytes begin as a legacy checkpoint does.
+TRANSFERLIB_API bool is_legacy_pth(std::span<const std::byte> bytes);
+
+/// Reads a `.pth` of either format. Nested files are searched for the model's tensors: while a dictionary holds no
+/// tensor itself, the first of these entries is entered that is a dictionary: `state_dict`, `model`,
+/// `model_state_dict`, `model_state`, `module`, `net`, `network`, `params`, `weights`, `model_ema`, `state_dict_ema`,
+/// `ema_state_dict`, `params_ema`, `ema`. If none is there, the tensors of all dictionaries inside are taken, names
+/// joined by dots. A whole module that was pickled (`torch.save(model)`, as YOLO v5 and v7 are published) is a
+/// dictionary too: its tensors have the names of its `state_dict()`; nothing of its classes is needed or run. What was
+/// not taken is listed in `skipped`. The order is that of the dictionary. Whether a storage came from a GPU does not
+/// matter, nor does a Parameter's `requires_grad`. \param where the file's name, for the error's sentence \throws
+/// FormatError
+inline Checkpoint parse_pth(std::span<const std::byte> bytes, std::string_view where,
+                            const CheckpointOptions& options = {}) {
+  return is_zip(bytes) ? detail::parse_zip_pth(bytes, where, options) : detail::parse_legacy_pth(bytes, where, options);
+}
+
+/// Writes a `.pth`, atomically: a plain dictionary of tensors, which `torch.load(path, weights_only=True)` reads, with
+/// `mmap=True` too. Shared storages stay shared, strides and offsets stay as they are; the same tensors give the same
+/// bytes. A storage's bytes are written as a whole.
+/// \throws FileError; FormatError if two tensors have one name, or one storage id and different storages
+TRANSFERLIB_API void write_pth(const std::filesystem::path& path, const std::vector<TensorView>& tensors);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::map<std::string_view, PthStorage>& PthReader::storages() {
+  for (Ref r = 0; r < pickle_.count(); ++r) {
+    if (pickle_.kind(r) != Kind::persistent) continue;
+    const PthStorageId id = storage_id(r);
+    const auto [found, fresh] = storages_.try_emplace(id.key, PthStorage{id.dtype, id.count, {}});
+    if (!fresh && (found->second.dtype != id.dtype || found->second.count != id.count))
+      fail("the storage ", in_quotes(id.key), " has ", found->second.count, " ", to_string(found->second.dtype),
+           " in one place and ", id.count, " ", to_string(id.dtype), " in another; the file is damaged");
+  }
+  return storages_;
+}
+
+TRANSFERLIB_API void PthReader::read(const CheckpointOptions& options, Checkpoint& out) {
+  std::size_t id = 0;
+  for (const auto& item : storages_) storage_numbers_[item.first] = id++;
+  Ref chosen = pickle_.root();
+  if (!is_group(chosen))
+    fail("holds ", is_tensor(chosen) ? "a single tensor" : "no dictionary",
+         ", and a dictionary of tensors by name is wanted; in Python, save model.state_dict()");
+  std::string prefix;  // of names that are skipped
+  if (!options.entry.empty()) {
+    std::string_view rest = options.entry;
+    while (!rest.empty()) chosen = descend(chosen, rest, prefix, out);
+  } else {
+    for (int depth = 0; depth < 4 && !has_tensor(chosen); ++depth) {
+      const std::string_view key = known_entry(chosen);
+      if (key.empty()) break;
+      std::string_view rest = key;
+      chosen = descend(chosen, rest, prefix, out);
+    }
+  }
+  out.entry = prefix;
+  if (!is_group(chosen))
+    fail("its entry ", in_quotes(out.entry), " is no dictionary; choose one that holds tensors by name");
+  const std::string outer = prefix.empty() ? prefix : prefix + ".";
+  if (is_record(chosen)) {
+    collect_object(chosen, "", outer, 0, out);
+  } else {
+    check_calls(chosen);
+    collect(chosen, "", outer, has_tensor(chosen) ? 0 : 3, out);
+  }
+  if (out.tensors.empty())
+    fail(out.entry.empty() ? "" : "its entry ", out.entry.empty() ? std::string() : in_quotes(out.entry),
+         out.entry.empty() ? "" : " ", "holds no tensors; its entries are ",
+         out.skipped.empty() ? std::string("none") : first_few(out.skipped), "; in Python, save model.state_dict()");
+  std::vector<std::string_view> names;
+  for (const TensorView& t : out.tensors) names.push_back(t.name);
+  std::sort(names.begin(), names.end());
+  if (const auto twice = std::adjacent_find(names.begin(), names.end()); twice != names.end())
+    fail("two tensors have the name ", in_quotes(*twice), "; the file is damaged");
+}
+
+TRANSFERLIB_API bool PthReader::is_tensor(Ref r) const {
+  if (pickle_.kind(r) != Kind::call) return false;
+  switch (pickle_.global(static_cast<Ref>(pickle_.first_items<1>(r)[0]))) {
+    case PickleGlobal::rebuild_tensor:
+    case PickleGlobal::rebuild_tensor_2:
+    case PickleGlobal::rebuild_tensor_3:
+    case PickleGlobal::rebuild_parameter:
+    case PickleGlobal::rebuild_from_type:
+      return true;
+    default:
+      return false;
+  }
+}
+
+TRANSFERLIB_API void PthReader::check_calls(Ref dict) const {
+  pickle_.for_pairs(dict, [&](Ref key, Ref value) {
+    if (is_unknown_call(value) && !is_record(value))
+      fail("its entry ", in_quotes(name_of(key)), " is made by ",
+           in_quotes(pickle_.name(static_cast<Ref>(pickle_.first_items<1>(value)[0])).substr(0, 120)),
+           ", which plain weights don't need, and nothing in a file is ever run; in Python, save the weights alone: "
+           "torch.save(model.state_dict(), path)");
+    return true;
+  });
+}
+
+TRANSFERLIB_API std::string_view PthReader::known_entry(Ref dict) const {
+  static constexpr std::string_view usual[] = {
+      "state_dict", "model",   "model_state_dict", "model_state",    "module",         "net",        "network",
+      "params",     "weights", "model_ema",        "state_dict_ema", "ema_state_dict", "params_ema", "ema"};
+  std::size_t best = std::size(usual);
+  pickle_.for_pairs(dict, [&](Ref key, Ref value) {
+    if (pickle_.kind(key) == Kind::string && is_group(value))
+      for (std::size_t i = 0; i < best; ++i)
+        if (pickle_.string(key) == usual[i]) best = i;
+    return true;
+  });
+  return best < std::size(usual) ? usual[best] : std::string_view();
+}
+
+TRANSFERLIB_API PthReader::Ref PthReader::descend(Ref dict, std::string_view& rest, std::string& prefix,
+                                                  Checkpoint& out) {
+  Ref found = 0;
+  std::string_view key;
+  pickle_.for_pairs(dict, [&](Ref k, Ref v) {
+    const std::string_view name = pickle_.kind(k) == Kind::string ? pickle_.string(k) : std::string_view();
+    if (!name.empty() && name.size() > key.size() && rest.starts_with(name) &&
+        (rest.size() == name.size() || rest[name.size()] == '.'))
+      key = name, found = v;
+    return true;
+  });
+  std::vector<std::string> others;
+  const std::string before = prefix.empty() ? prefix : prefix + ".";
+  pickle_.for_pairs(dict, [&](Ref k, Ref v) {
+    if (key.empty() || v != found) add_name(others, before, name_of(k));
+    return true;
+  });
+  if (key.empty())
+    fail("has no entry ", in_quotes(before + std::string(rest)), "; the entries there are ",
+         others.empty() ? std::string("none") : first_few(others));
+  out.skipped.insert(out.skipped.end(), others.begin(), others.end());
+  prefix = before + std::string(key);
+  rest.remove_prefix(std::min(rest.size(), key.size() + 1));
+  return found;
+}
+
+TRANSFERLIB_API void PthReader::collect(Ref dict, const std::string& prefix, const std::string& outer, int depth,
+                                        Checkpoint& out) {
+  pickle_.for_pairs(dict, [&](Ref key, Ref value) {
+    const std::string name = name_of(key);
+    if (is_tensor(value) && pickle_.kind(key) == Kind::string) {
+      pay(spent_names_, prefix.size() + name.size() + 8, 8);
+      out.tensors.push_back(tensor(value, prefix + name));
+    } else if (depth > 0 && pickle_.kind(value) == Kind::dict && pickle_.kind(key) == Kind::string &&
+               has_tensor_below(value, depth - 1)) {
+      collect(value, prefix + name + ".", outer, depth - 1, out);
+    } else if (const std::size_t before = out.tensors.size(); depth > 0 && is_record(value)) {
+      collect_object(value, prefix + name + ".", outer, 0, out);
+      if (out.tensors.size() == before) add_name(out.skipped, outer + prefix, name);
+    } else {
+      add_name(out.skipped, outer + prefix, name);
+    }
+    return true;
+  });
+}
+
+TRANSFERLIB_API void PthReader::collect_object(Ref object, const std::string& prefix, const std::string& outer,
+                                               int depth, Checkpoint& out) {
+  if (depth > 64) fail("its objects lie more than 64 deep in one another at ", in_quotes(prefix.substr(0, 80)));
+  pay(spent_names_, prefix.size() + 8, 8);
+  Ref parameters = 0, buffers = 0, modules = 0;
+  std::set<std::string_view> passing;
+  const auto attributes = [&](const auto& take) {
+    pickle_.for_items(object, [&](Ref given) {
+      pickle_.for_pairs(given, take);
+      return true;
+    });
+  };
+  attributes([&](Ref key, Ref value) {
+    const std::string_view name = pickle_.string(key);
+    if (name == "_parameters") parameters = value;
+    if (name == "_buffers") buffers = value;
+    if (name == "_modules") modules = value;
+    if (name == "_non_persistent_buffers_set") strings_in(value, 3, passing);
+    return true;
+  });
+  const bool is_module = pickle_.kind(parameters) == Kind::dict;
+  const auto take = [&](Ref key, Ref value) {
+    const std::string name = name_of(key);
+    if (is_tensor(value)) {
+      pay(spent_names_, prefix.size() + name.size() + 8, 8);
+      out.tensors.push_back(tensor(value, prefix + name));
+    } else if (is_record(value)) {
+      collect_object(value, prefix + name + ".", outer, depth + 1, out);
+    } else if (!is_module && pickle_.kind(value) == Kind::dict) {
+      collect(value, prefix + name + ".", outer, 2, out);
+    }
+    return true;
+  };
+  if (!is_module) return attributes(take);
+  check_calls(parameters);
+  check_calls(buffers);
+  pickle_.for_pairs(parameters, take);
+  pickle_.for_pairs(buffers,
+                    [&](Ref key, Ref value) { return passing.count(pickle_.string(key)) != 0 || take(key, value); });
+  pickle_.for_pairs(modules, take);
+  attributes([&](Ref key, Ref value) {
+    if (is_tensor(value)) add_name(out.skipped, outer + prefix, name_of(key));
+    return true;
+  });
+}
+
+TRANSFERLIB_API void PthReader::strings_in(Ref r, int depth, std::set<std::string_view>& out) const {
+  if (pickle_.kind(r) == Kind::string) out.insert(pickle_.string(r));
+  if (depth > 0)
+    pickle_.for_items(r, [&](Ref item) {
+      strings_in(item, depth - 1, out);
+      return true;
+    });
+}
+
+TRANSFERLIB_API bool PthReader::has_tensor_below(Ref dict, int depth) {
+  bool found = false;
+  pickle_.for_pairs(dict, [&](Ref key, Ref value) {
+    pay(spent_names_, 1, 8);
+    found = pickle_.kind(key) == Kind::string &&
+            (is_tensor(value) || (depth > 0 && is_record(value)) ||
+             (depth > 0 && pickle_.kind(value) == Kind::dict && has_tensor_below(value, depth - 1)));
+    return !found;
+  });
+  return found;
+}
+
+TRANSFERLIB_API std::vector<std::int64_t> PthReader::integers(std::int64_t ref, std::string_view what) {
+  std::vector<std::int64_t> out;
+  const auto r = static_cast<Ref>(ref);
+  if (ref < 0 || (pickle_.kind(r) != Kind::tuple && pickle_.kind(r) != Kind::list))
+    fail(what, " is no tuple; the file is damaged");
+  pay(spent_sides_, pickle_.items(r), 1);
+  out.reserve(pickle_.items(r));
+  pickle_.for_items(r, [&](Ref item) {
+    out.push_back(integer(item, what));
+    return true;
+  });
+  return out;
+}
+
+TRANSFERLIB_API PthStorageId PthReader::storage_id(Ref persistent) const {
+  const auto tuple = static_cast<Ref>(pickle_.first_items<1>(persistent)[0]);
+  const auto part = pickle_.first_items<6>(tuple);
+  const auto is = [&](std::size_t i, Kind kind) {
+    return part[i] >= 0 && pickle_.kind(static_cast<Ref>(part[i])) == kind;
+  };
+  if (pickle_.kind(tuple) != Kind::tuple || !is(0, Kind::string) || !is(1, Kind::global) || !is(2, Kind::string) ||
+      pickle_.string(static_cast<Ref>(part[0])) != "storage")
+    fail("a persistent id in its pickle names no storage; the file is damaged, or no checkpoint");
+  PthStorageId out;
+  out.key = pickle_.string(static_cast<Ref>(part[2]));
+  const auto type = static_cast<Ref>(part[1]);
+  const std::string where = text("the storage ", in_quotes(out.key));
+  if (pickle_.global(type) == PickleGlobal::typed_storage)
+    out.dtype = pickle_.dtype(type);
+  else if (pickle_.global(type) != PickleGlobal::untyped_storage)
+    fail(where, " has the type ", pickle_.name(type).substr(0, 120), ", which is none; the file is damaged");
+  out.count = integer(part[4], where + ": its count");
+  if (multiply(out.count, size_of(out.dtype)) < 0) fail(where, " has a count of ", out.count, "; the file is damaged");
+  if (is(5, Kind::tuple)) {  // (key of the view, offset, count)
+    const auto view = pickle_.first_items<3>(static_cast<Ref>(part[5]));
+    out.view_offset = integer(view[1], where + ": its view's offset");
+    out.view_count = integer(view[2], where + ": its view's count");
+    if (out.view_offset < 0 || out.view_count < 0 || out.view_offset > out.count ||
+        out.view_count > out.count - out.view_offset)
+      fail(where, " has ", out.count, " numbers, and a view of ", out.view_count, " from ", out.view_offset,
+           " on; the file is damaged");
+  }
+  return out;
+}
+
+TRANSFERLIB_API TensorView PthReader::tensor(Ref call, std::string name) {
+  const std::string at = text("tensor ", in_quotes(name));
+  for (int depth = 0; depth < 4; ++depth) {
+    const auto parts = pickle_.first_items<2>(call);
+    const auto arguments = static_cast<Ref>(parts[1]);
+    PickleGlobal role = pickle_.global(static_cast<Ref>(parts[0]));
+    auto argument = pickle_.first_items<8>(arguments);
+    if (role == PickleGlobal::rebuild_from_type) {  // (function, type, arguments, state)
+      if (argument[0] < 0 || argument[2] < 0) break;
+      role = pickle_.global(static_cast<Ref>(argument[0]));
+      argument = pickle_.first_items<8>(static_cast<Ref>(argument[2]));
+    }
+    if (role == PickleGlobal::rebuild_parameter) {
+      if (argument[0] < 0 || !is_tensor(static_cast<Ref>(argument[0]))) break;
+      call = static_cast<Ref>(argument[0]);
+      continue;
+    }
+    if (role != PickleGlobal::rebuild_tensor && role != PickleGlobal::rebuild_tensor_2 &&
+        role != PickleGlobal::rebuild_tensor_3)
+      break;
+    if (argument[0] < 0 || pickle_.kind(static_cast<Ref>(argument[0])) != Kind::persistent)
+      fail(at, " has no storage; the file is damaged");
+    const PthStorageId id = storage_id(static_cast<Ref>(argument[0]));
+    TensorView out;
+    out.name = std::move(name);
+    out.dtype = id.dtype;
+    out.storage_offset = integer(argument[1], at + ": its offset");
+    out.shape = integers(argument[2], at + ": its shape");
+    out.strides = integers(argument[3], at + ": its strides");
+    std::int64_t extras = argument[6];  // {"conj": True} of a lazily conjugated or negated view
+    if (role == PickleGlobal::rebuild_tensor_3) {
+      const auto dtype = static_cast<Ref>(argument[6]);
+      if (argument[6] < 0 || pickle_.global(dtype) != PickleGlobal::dtype)
+        fail(at, " has no dtype; the file is damaged");
+      out.dtype = pickle_.dtype(dtype);
+      extras = argument[7];
+    }
+    if (extras >= 0)
+      pickle_.for_pairs(static_cast<Ref>(extras), [&](Ref key, Ref value) {
+        if (pickle_.kind(value) == Kind::boolean && pickle_.integer(value) != 0)
+          fail(at, " is a lazy view (", name_of(key), "); in Python, save tensor.resolve_conj().resolve_neg()");
+        return true;
+      });
+    out.storage = storages_.at(id.key).bytes;
+    out.storage_id = storage_numbers_.at(id.key);
+    if (id.view_count >= 0) {
+      const auto width = static_cast<std::size_t>(size_of(id.dtype));
+      out.storage = out.storage.subspan(static_cast<std::size_t>(id.view_offset) * width,
+                                        static_cast<std::size_t>(id.view_count) * width);
+    }
+    check_view(out, text(where_, ": ", at));
+    return out;
+  }
+  fail(at, " is rebuilt from what is no tensor; the file is damaged");
+}
+
+TRANSFERLIB_API Checkpoint parse_zip_pth(std::span<const std::byte> bytes, std::string_view where,
+                                         const CheckpointOptions& options) {
   const std::vector<ZipEntry> entries = parse_zip(bytes, where);
   // "archive/data.pkl": the folder's name is the writer's choice.
   constexpr std::string_view pickle_name = "data.pkl";
@@ -487,11 +556,8 @@ inline Checkpoint parse_zip_pth(std::span<const std::byte> bytes, std::string_vi
   return out;
 }
 
-/// The first pickle of a legacy file: this number, of 10 bytes.
-inline constexpr std::string_view legacy_magic = "\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
-
-inline Checkpoint parse_legacy_pth(std::span<const std::byte> bytes, std::string_view where,
-                                   const CheckpointOptions& options) {
+TRANSFERLIB_API Checkpoint parse_legacy_pth(std::span<const std::byte> bytes, std::string_view where,
+                                            const CheckpointOptions& options) {
   std::size_t at = 0;
   const auto next = [&] {
     Pickle out = Pickle::parse(bytes.subspan(at), where, at);
@@ -547,10 +613,11 @@ inline Checkpoint parse_legacy_pth(std::span<const std::byte> bytes, std::string
   return out;
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// Whether bytes begin as a legacy checkpoint does.
-inline bool is_legacy_pth(std::span<const std::byte> bytes) {
+namespace transferlib {
+
+TRANSFERLIB_API bool is_legacy_pth(std::span<const std::byte> bytes) {
   std::string_view b(reinterpret_cast<const char*>(bytes.data()), std::min<std::size_t>(bytes.size(), 32));
   // In protocol 2 and later the number is binary, in 0 and 1 decimal.
   if (b.starts_with("L119547037146038801333356L\n")) return true;
@@ -560,25 +627,7 @@ inline bool is_legacy_pth(std::span<const std::byte> bytes) {
   return b.starts_with("\x8a\n") && b.substr(2).starts_with(detail::legacy_magic);
 }
 
-/// Reads a `.pth` of either format. Nested files are searched for the model's tensors: while a dictionary holds no
-/// tensor itself, the first of these entries is entered that is a dictionary: `state_dict`, `model`,
-/// `model_state_dict`, `model_state`, `module`, `net`, `network`, `params`, `weights`, `model_ema`, `state_dict_ema`,
-/// `ema_state_dict`, `params_ema`, `ema`. If none is there, the tensors of all dictionaries inside are taken, names
-/// joined by dots. A whole module that was pickled (`torch.save(model)`, as YOLO v5 and v7 are published) is a
-/// dictionary too: its tensors have the names of its `state_dict()`; nothing of its classes is needed or run. What was
-/// not taken is listed in `skipped`. The order is that of the dictionary. Whether a storage came from a GPU does not
-/// matter, nor does a Parameter's `requires_grad`. \param where the file's name, for the error's sentence \throws
-/// FormatError
-inline Checkpoint parse_pth(std::span<const std::byte> bytes, std::string_view where,
-                            const CheckpointOptions& options = {}) {
-  return is_zip(bytes) ? detail::parse_zip_pth(bytes, where, options) : detail::parse_legacy_pth(bytes, where, options);
-}
-
-/// Writes a `.pth`, atomically: a plain dictionary of tensors, which `torch.load(path, weights_only=True)` reads, with
-/// `mmap=True` too. Shared storages stay shared, strides and offsets stay as they are; the same tensors give the same
-/// bytes. A storage's bytes are written as a whole.
-/// \throws FileError; FormatError if two tensors have one name, or one storage id and different storages
-inline void write_pth(const std::filesystem::path& path, const std::vector<TensorView>& tensors) {
+TRANSFERLIB_API void write_pth(const std::filesystem::path& path, const std::vector<TensorView>& tensors) {
   using detail::in_quotes, detail::text;
   struct Storage {
     std::span<const std::byte> bytes;
@@ -667,3 +716,5 @@ inline void write_pth(const std::filesystem::path& path, const std::vector<Tenso
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -18,6 +18,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/formats/json.hpp>
 #include <transferlib/formats/tensor_view.hpp>
 
@@ -29,7 +30,32 @@ namespace detail {
 inline std::string short_json(const Json& value) { return value.dump().substr(0, 80); }
 
 /// One entry of the header. \param at file and tensor, for the error's sentence
-inline TensorView parse_safetensors_entry(const Json& entry, std::span<const std::byte> data, std::string_view at) {
+TRANSFERLIB_API TensorView parse_safetensors_entry(const Json& entry, std::span<const std::byte> data,
+                                                   std::string_view at);
+
+}  // namespace detail
+
+/// Reads a file's bytes. The tensors look into `bytes`, which must outlive them; their order is that of their bytes,
+/// which need not be aligned.
+/// \param where the file's name, for the error's sentence
+/// \throws FormatError
+TRANSFERLIB_API Checkpoint parse_safetensors(std::span<const std::byte> bytes, std::string_view where);
+
+/// Writes safetensors, atomically; the same tensors and metadata give the same bytes. The data begins at a multiple of
+/// 64 bytes, and tensors of wider types come first, so that every tensor is aligned. Gaps and sharing between tensors
+/// are not kept: the format has neither.
+/// \throws FileError; FormatError for a type that the format does not have, a name twice, or text that is not UTF-8
+TRANSFERLIB_API void write_safetensors(const std::filesystem::path& path, const std::vector<TensorView>& tensors,
+                                       const std::map<std::string, std::string>& metadata = {});
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API TensorView parse_safetensors_entry(const Json& entry, std::span<const std::byte> data,
+                                                   std::string_view at) {
   if (!entry.is_object() || entry.size() != 3 || !entry.contains("dtype") || !entry.contains("shape") ||
       !entry.contains("data_offsets"))
     throw FormatError(text(at, ": its entry must have dtype, shape and data_offsets and nothing else, and is ",
@@ -71,13 +97,11 @@ inline TensorView parse_safetensors_entry(const Json& entry, std::span<const std
   return t;
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// Reads a file's bytes. The tensors look into `bytes`, which must outlive them; their order is that of their bytes,
-/// which need not be aligned.
-/// \param where the file's name, for the error's sentence
-/// \throws FormatError
-inline Checkpoint parse_safetensors(std::span<const std::byte> bytes, std::string_view where) {
+namespace transferlib {
+
+TRANSFERLIB_API Checkpoint parse_safetensors(std::span<const std::byte> bytes, std::string_view where) {
   using detail::in_quotes, detail::text;
   constexpr std::uint64_t most_header = 100'000'000;  // as the original's reader
   std::uint64_t length = 0;
@@ -137,12 +161,8 @@ inline Checkpoint parse_safetensors(std::span<const std::byte> bytes, std::strin
   return out;
 }
 
-/// Writes safetensors, atomically; the same tensors and metadata give the same bytes. The data begins at a multiple of
-/// 64 bytes, and tensors of wider types come first, so that every tensor is aligned. Gaps and sharing between tensors
-/// are not kept: the format has neither.
-/// \throws FileError; FormatError for a type that the format does not have, a name twice, or text that is not UTF-8
-inline void write_safetensors(const std::filesystem::path& path, const std::vector<TensorView>& tensors,
-                              const std::map<std::string, std::string>& metadata = {}) {
+TRANSFERLIB_API void write_safetensors(const std::filesystem::path& path, const std::vector<TensorView>& tensors,
+                                       const std::map<std::string, std::string>& metadata) {
   using detail::in_quotes, detail::text;
   std::vector<std::size_t> order(tensors.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
@@ -194,3 +214,5 @@ inline void write_safetensors(const std::filesystem::path& path, const std::vect
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

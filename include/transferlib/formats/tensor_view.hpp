@@ -15,6 +15,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 
 namespace transferlib {
 
@@ -86,17 +87,7 @@ inline std::int64_t multiply(std::int64_t a, std::int64_t b) {
 }
 
 /// A name out of a file for an error's sentence: in quotes, on one line, not longer than 120 bytes.
-inline std::string in_quotes(std::string_view name) {
-  std::string out = "\"";
-  for (const char c : name.substr(0, 120)) out += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
-  // A cut inside a character of several bytes would leave a broken one.
-  if (name.size() > 120) {
-    while (out.size() > 1 && (static_cast<unsigned char>(out.back()) & 0xc0) == 0x80) out.pop_back();
-    if (static_cast<unsigned char>(out.back()) >= 0xc0) out.pop_back();
-    out += "…";
-  }
-  return out + '"';
-}
+TRANSFERLIB_API std::string in_quotes(std::string_view name);
 
 }  // namespace detail
 
@@ -123,15 +114,7 @@ struct TensorView {
     return n;
   }
   /// Whether the elements follow one another without gaps in the order of rows.
-  bool is_contiguous() const {
-    if (numel() == 0) return true;
-    std::int64_t expected = 1;
-    for (std::size_t d = shape.size(); d-- > 0;) {
-      if (shape[d] != 1 && strides[d] != expected) return false;
-      expected *= shape[d];
-    }
-    return true;
-  }
+  bool is_contiguous() const;
 };
 
 /// All tensors of a file, in its order.
@@ -154,15 +137,7 @@ struct Checkpoint {
 namespace detail {
 
 /// How many numbers a shape has, or -1 where that (or, with a side of 0, the rest of it) can't be counted.
-inline std::int64_t count_of(const std::vector<std::int64_t>& shape) {
-  std::int64_t others = 1;
-  bool none = false;
-  for (const std::int64_t side : shape) {
-    others = multiply(others, side == 0 ? 1 : side);
-    none = none || side == 0;
-  }
-  return others < 0 ? -1 : none ? 0 : others;
-}
+TRANSFERLIB_API std::int64_t count_of(const std::vector<std::int64_t>& shape);
 
 /// Strides of a tensor without gaps; `count_of(shape)` must not be -1.
 inline std::vector<std::int64_t> contiguous_strides(const std::vector<std::int64_t>& shape) {
@@ -172,37 +147,7 @@ inline std::vector<std::int64_t> contiguous_strides(const std::vector<std::int64
 }
 
 /// Checks that a view lies inside its storage. \param where file and tensor, for the sentence
-inline void check_view(const TensorView& t, std::string_view where) {
-  if (t.shape.size() != t.strides.size())
-    throw FormatError(text(where, ": its shape has ", t.shape.size(), " sides and ", t.strides.size(),
-                           " strides; both must have as many; the file is damaged"));
-  if (t.shape.size() > 64)
-    throw FormatError(text(where, ": it has ", t.shape.size(), " dimensions, and PyTorch has at most 64"));
-  for (std::size_t d = 0; d < t.shape.size(); ++d)
-    if (t.shape[d] < 0 || t.strides[d] < 0)
-      throw FormatError(text(where, ": side ", d, " is ", t.shape[d], " with stride ", t.strides[d],
-                             ", and neither can be negative; the file is damaged"));
-  const std::int64_t numbers = count_of(t.shape);
-  if (numbers < 0) throw FormatError(text(where, ": its shape has more numbers than 2^63; the file is damaged"));
-  if (t.storage_offset < 0)
-    throw FormatError(
-        text(where, ": its storage offset is ", t.storage_offset, ", which can't be; the file is damaged"));
-  if (numbers == 0) return;
-  const auto held = static_cast<std::int64_t>(t.storage.size()) / size_of(t.dtype);
-  std::int64_t last = 0;
-  for (std::size_t d = 0; d < t.shape.size(); ++d) {
-    const std::int64_t reach = multiply(t.shape[d] - 1, t.strides[d]);
-    if (reach < 0 || __builtin_add_overflow(last, reach, &last))
-      throw FormatError(text(where, ": its strides reach further than 2^63; the file is damaged"));
-  }
-  if (t.storage_offset > held - 1 || last > held - 1 - t.storage_offset)
-    throw FormatError(text(where, ": it begins at number ", t.storage_offset, " of its storage and reaches ", last,
-                           " further, and the storage holds ", held, " numbers; the file is cut or damaged"));
-  // A few bytes could claim to be terabytes (stride 0), which whoever copies the tensor would pay for.
-  if (numbers > (std::int64_t{1} << 24) && numbers / 64 > held)
-    throw FormatError(text(where, ": it is an expanded view of ", numbers, " numbers on a storage of ", held,
-                           "; in Python, save tensor.contiguous()"));
-}
+TRANSFERLIB_API void check_view(const TensorView& t, std::string_view where);
 
 /// Calls `take` with the tensor's bytes in the order of rows, run by run. The view must have been checked.
 template <class Take>
@@ -247,7 +192,91 @@ void for_contiguous(const TensorView& t, Take&& take) {
 /// Copies a tensor's numbers in the order of rows, without gaps.
 /// \param to exactly `t.numel() * size_of(t.dtype)` bytes
 /// \throws OptionError if `to` has another size; FormatError if the view reaches out of its storage
-inline void copy_contiguous(const TensorView& t, std::span<std::byte> to) {
+TRANSFERLIB_API void copy_contiguous(const TensorView& t, std::span<std::byte> to);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::string in_quotes(std::string_view name) {
+  std::string out = "\"";
+  for (const char c : name.substr(0, 120)) out += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
+  // A cut inside a character of several bytes would leave a broken one.
+  if (name.size() > 120) {
+    while (out.size() > 1 && (static_cast<unsigned char>(out.back()) & 0xc0) == 0x80) out.pop_back();
+    if (static_cast<unsigned char>(out.back()) >= 0xc0) out.pop_back();
+    out += "…";
+  }
+  return out + '"';
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API bool TensorView::is_contiguous() const {
+  if (numel() == 0) return true;
+  std::int64_t expected = 1;
+  for (std::size_t d = shape.size(); d-- > 0;) {
+    if (shape[d] != 1 && strides[d] != expected) return false;
+    expected *= shape[d];
+  }
+  return true;
+}
+
+}  // namespace transferlib
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::int64_t count_of(const std::vector<std::int64_t>& shape) {
+  std::int64_t others = 1;
+  bool none = false;
+  for (const std::int64_t side : shape) {
+    others = multiply(others, side == 0 ? 1 : side);
+    none = none || side == 0;
+  }
+  return others < 0 ? -1 : none ? 0 : others;
+}
+
+TRANSFERLIB_API void check_view(const TensorView& t, std::string_view where) {
+  if (t.shape.size() != t.strides.size())
+    throw FormatError(text(where, ": its shape has ", t.shape.size(), " sides and ", t.strides.size(),
+                           " strides; both must have as many; the file is damaged"));
+  if (t.shape.size() > 64)
+    throw FormatError(text(where, ": it has ", t.shape.size(), " dimensions, and PyTorch has at most 64"));
+  for (std::size_t d = 0; d < t.shape.size(); ++d)
+    if (t.shape[d] < 0 || t.strides[d] < 0)
+      throw FormatError(text(where, ": side ", d, " is ", t.shape[d], " with stride ", t.strides[d],
+                             ", and neither can be negative; the file is damaged"));
+  const std::int64_t numbers = count_of(t.shape);
+  if (numbers < 0) throw FormatError(text(where, ": its shape has more numbers than 2^63; the file is damaged"));
+  if (t.storage_offset < 0)
+    throw FormatError(
+        text(where, ": its storage offset is ", t.storage_offset, ", which can't be; the file is damaged"));
+  if (numbers == 0) return;
+  const auto held = static_cast<std::int64_t>(t.storage.size()) / size_of(t.dtype);
+  std::int64_t last = 0;
+  for (std::size_t d = 0; d < t.shape.size(); ++d) {
+    const std::int64_t reach = multiply(t.shape[d] - 1, t.strides[d]);
+    if (reach < 0 || __builtin_add_overflow(last, reach, &last))
+      throw FormatError(text(where, ": its strides reach further than 2^63; the file is damaged"));
+  }
+  if (t.storage_offset > held - 1 || last > held - 1 - t.storage_offset)
+    throw FormatError(text(where, ": it begins at number ", t.storage_offset, " of its storage and reaches ", last,
+                           " further, and the storage holds ", held, " numbers; the file is cut or damaged"));
+  // A few bytes could claim to be terabytes (stride 0), which whoever copies the tensor would pay for.
+  if (numbers > (std::int64_t{1} << 24) && numbers / 64 > held)
+    throw FormatError(text(where, ": it is an expanded view of ", numbers, " numbers on a storage of ", held,
+                           "; in Python, save tensor.contiguous()"));
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API void copy_contiguous(const TensorView& t, std::span<std::byte> to) {
   detail::check_view(t, detail::text("tensor ", detail::in_quotes(t.name)));
   const auto wanted = static_cast<std::size_t>(t.numel() * size_of(t.dtype));
   if (to.size() != wanted)
@@ -261,3 +290,5 @@ inline void copy_contiguous(const TensorView& t, std::span<std::byte> to) {
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

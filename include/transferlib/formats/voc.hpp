@@ -14,6 +14,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/text.hpp>
 #include <transferlib/formats/xml.hpp>
 
@@ -47,15 +48,7 @@ class VocReader {
     throw FormatError(text(where_, ":", line, ": ", problem));
   }
   /// The one child of this name, or none. Two are refused.
-  const XmlElement* child(const XmlElement& parent, std::string_view name) const {
-    const XmlElement* out = nullptr;
-    for (const XmlElement& c : parent.children) {
-      if (c.name != name) continue;
-      if (out != nullptr) fail(c.line, text("a second <", name, "> in <", parent.name, ">"));
-      out = &c;
-    }
-    return out;
-  }
+  const XmlElement* child(const XmlElement& parent, std::string_view name) const;
   const XmlElement& needed(const XmlElement& parent, std::string_view name) const {
     const XmlElement* out = child(parent, name);
     if (out == nullptr) fail(parent.line, text("<", parent.name, "> has no <", name, ">"));
@@ -65,45 +58,11 @@ class VocReader {
     if (!e.children.empty()) fail(e.line, text("<", e.name, "> should hold a text alone"));
     return trimmed(e.text);
   }
-  double number(const XmlElement& e) const {
-    std::string_view s = words(e);
-    if (!s.empty() && s[0] == '+') s.remove_prefix(1);
-    double out = 0.0;
-    const auto [end, error] = std::from_chars(s.data(), s.data() + s.size(), out);
-    if (s.empty() || error != std::errc() || end != s.data() + s.size() || !(std::abs(out) <= 1e9))
-      fail(e.line, text("<", e.name, "> should be a number, not \"", words(e).substr(0, 40), "\""));
-    return out;
-  }
+  double number(const XmlElement& e) const;
   /// A side in pixels; 0 where there is none.
-  Index side(const XmlElement& size, std::string_view name) const {
-    const XmlElement* e = child(size, name);
-    if (e == nullptr || words(*e).empty()) return 0;
-    const double out = number(*e);
-    if (out < 0.0 || out != std::floor(out))
-      fail(e->line, text("<", name, "> should be a whole number of pixels, not ", out));
-    return static_cast<Index>(out);
-  }
-  bool truth(const XmlElement& object, std::string_view name) const {
-    const XmlElement* e = child(object, name);
-    if (e == nullptr || words(*e).empty()) return false;
-    const std::string_view s = words(*e);
-    if (s != "0" && s != "1" && s != "False" && s != "True" && s != "false" && s != "true")
-      fail(e->line, text("<", name, "> should be 0 or 1, not \"", s.substr(0, 40), "\""));
-    return s == "1" || s == "True" || s == "true";
-  }
-  VocObject object(const XmlElement& e) const {
-    VocObject out;
-    out.line = e.line;
-    const XmlElement& name = needed(e, "name");
-    out.name = words(name);
-    if (out.name.empty()) fail(name.line, "the <name> of an object's class is empty");
-    const XmlElement& box = needed(e, "bndbox");
-    static constexpr std::string_view sides[] = {"xmin", "ymin", "xmax", "ymax"};
-    for (std::size_t i = 0; i < 4; ++i) out.box[i] = number(needed(box, sides[i]));
-    out.difficult = truth(e, "difficult");
-    out.truncated = truth(e, "truncated");
-    return out;
-  }
+  Index side(const XmlElement& size, std::string_view name) const;
+  bool truth(const XmlElement& object, std::string_view name) const;
+  VocObject object(const XmlElement& e) const;
 
  private:
   std::string_view where_;
@@ -118,7 +77,71 @@ class VocReader {
 /// the object; labelImg and most other programs write the corners of a box, counted from 0.
 /// \param where the file's name, for the error's sentence
 /// \throws FormatError with the line, for what is not XML or not such an annotation
-inline VocAnnotation parse_voc(std::string_view text, std::string_view where) {
+TRANSFERLIB_API VocAnnotation parse_voc(std::string_view text, std::string_view where);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API const XmlElement* VocReader::child(const XmlElement& parent, std::string_view name) const {
+  const XmlElement* out = nullptr;
+  for (const XmlElement& c : parent.children) {
+    if (c.name != name) continue;
+    if (out != nullptr) fail(c.line, text("a second <", name, "> in <", parent.name, ">"));
+    out = &c;
+  }
+  return out;
+}
+
+TRANSFERLIB_API double VocReader::number(const XmlElement& e) const {
+  std::string_view s = words(e);
+  if (!s.empty() && s[0] == '+') s.remove_prefix(1);
+  double out = 0.0;
+  const auto [end, error] = std::from_chars(s.data(), s.data() + s.size(), out);
+  if (s.empty() || error != std::errc() || end != s.data() + s.size() || !(std::abs(out) <= 1e9))
+    fail(e.line, text("<", e.name, "> should be a number, not \"", words(e).substr(0, 40), "\""));
+  return out;
+}
+
+TRANSFERLIB_API Index VocReader::side(const XmlElement& size, std::string_view name) const {
+  const XmlElement* e = child(size, name);
+  if (e == nullptr || words(*e).empty()) return 0;
+  const double out = number(*e);
+  if (out < 0.0 || out != std::floor(out))
+    fail(e->line, text("<", name, "> should be a whole number of pixels, not ", out));
+  return static_cast<Index>(out);
+}
+
+TRANSFERLIB_API bool VocReader::truth(const XmlElement& object, std::string_view name) const {
+  const XmlElement* e = child(object, name);
+  if (e == nullptr || words(*e).empty()) return false;
+  const std::string_view s = words(*e);
+  if (s != "0" && s != "1" && s != "False" && s != "True" && s != "false" && s != "true")
+    fail(e->line, text("<", name, "> should be 0 or 1, not \"", s.substr(0, 40), "\""));
+  return s == "1" || s == "True" || s == "true";
+}
+
+TRANSFERLIB_API VocObject VocReader::object(const XmlElement& e) const {
+  VocObject out;
+  out.line = e.line;
+  const XmlElement& name = needed(e, "name");
+  out.name = words(name);
+  if (out.name.empty()) fail(name.line, "the <name> of an object's class is empty");
+  const XmlElement& box = needed(e, "bndbox");
+  static constexpr std::string_view sides[] = {"xmin", "ymin", "xmax", "ymax"};
+  for (std::size_t i = 0; i < 4; ++i) out.box[i] = number(needed(box, sides[i]));
+  out.difficult = truth(e, "difficult");
+  out.truncated = truth(e, "truncated");
+  return out;
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API VocAnnotation parse_voc(std::string_view text, std::string_view where) {
   const XmlElement root = parse_xml(text, where);
   const detail::VocReader reader(where);
   if (root.name != "annotation")
@@ -136,3 +159,5 @@ inline VocAnnotation parse_voc(std::string_view text, std::string_view where) {
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -17,6 +17,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/formats/tensor_view.hpp>
 
 namespace transferlib {
@@ -69,7 +70,74 @@ struct ZipDirectory {
   std::uint64_t at = 0, size = 0, count = 0;
 };
 
-inline ZipDirectory zip_directory(std::span<const std::byte> bytes, std::string_view where) {
+TRANSFERLIB_API ZipDirectory zip_directory(std::span<const std::byte> bytes, std::string_view where);
+
+}  // namespace detail
+
+/// Whether bytes begin as a zip archive does.
+inline bool is_zip(std::span<const std::byte> bytes) {
+  return bytes.size() >= 4 &&
+         (std::memcmp(bytes.data(), "PK\3\4", 4) == 0 || std::memcmp(bytes.data(), "PK\5\6", 4) == 0);
+}
+
+/// The entries of an archive, in the order of its directory. They look into `bytes`, which must outlive them. Whether
+/// an entry can be used, `check_zip_entry` tells. \param where the file's name, for the error's sentence \throws
+/// FormatError: cut, damaged, encrypted, a name twice, entries that overlap
+TRANSFERLIB_API std::vector<ZipEntry> parse_zip(std::span<const std::byte> bytes, std::string_view where);
+
+/// Checks that an entry is stored, and that its bytes have their checksum.
+/// \param checksum false for an archive that has 0 for all of them, as `torch.serialization.set_crc32_options(False)`
+///   makes it
+/// \throws FormatError if it isn't, or they don't
+TRANSFERLIB_API void check_zip_entry(const ZipEntry& entry, std::string_view where, bool checksum = true);
+
+/// Writes an archive of stored entries, each entry's bytes at a multiple of 64, as `torch.save` does, so that it can be
+/// mapped. Sizes and places beyond 32 bits become zip64.
+class ZipWriter {
+ public:
+  explicit ZipWriter(AtomicFile& file) : file_(&file) {}
+
+  /// Adds an entry. \throws FileError
+  void add(std::string name, std::span<const std::byte> bytes);
+  /// The same for a text.
+  void add(std::string name, std::string_view text) {
+    add(std::move(name), std::as_bytes(std::span(text.data(), text.size())));
+  }
+
+  /// The checksum of the entry that was added last.
+  std::uint32_t last_checksum() const { return records_.back().checksum; }
+
+  /// Writes the directory. \throws FileError
+  void finish();
+
+ private:
+  static constexpr std::uint32_t limit = 0xFFFFFFFF;
+  struct Record {
+    std::string name;
+    std::uint64_t size, at;
+    std::uint32_t checksum;
+    bool large;
+  };
+  static std::uint16_t version_of(bool large) { return large ? 45 : 20; }
+  template <class Number>
+  static void put(std::string& out, Number n) {
+    out.append(reinterpret_cast<const char*>(&n), sizeof n);
+  }
+  /// What local and directory headers share: from the version needed to the full size.
+  static void put_common(std::string& out, const Record& r);
+
+  AtomicFile* file_;
+  std::uint64_t at_ = 0;
+  std::vector<Record> records_;
+};
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API ZipDirectory zip_directory(std::span<const std::byte> bytes, std::string_view where) {
   const ByteReader in(bytes, where);
   // The end record is the last thing, but for a comment of up to 65,535 bytes.
   constexpr std::size_t record = 22;
@@ -102,18 +170,11 @@ inline ZipDirectory zip_directory(std::span<const std::byte> bytes, std::string_
   return out;
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// Whether bytes begin as a zip archive does.
-inline bool is_zip(std::span<const std::byte> bytes) {
-  return bytes.size() >= 4 &&
-         (std::memcmp(bytes.data(), "PK\3\4", 4) == 0 || std::memcmp(bytes.data(), "PK\5\6", 4) == 0);
-}
+namespace transferlib {
 
-/// The entries of an archive, in the order of its directory. They look into `bytes`, which must outlive them. Whether
-/// an entry can be used, `check_zip_entry` tells. \param where the file's name, for the error's sentence \throws
-/// FormatError: cut, damaged, encrypted, a name twice, entries that overlap
-inline std::vector<ZipEntry> parse_zip(std::span<const std::byte> bytes, std::string_view where) {
+TRANSFERLIB_API std::vector<ZipEntry> parse_zip(std::span<const std::byte> bytes, std::string_view where) {
   using detail::text;
   const detail::ByteReader in(bytes, where);
   const detail::ZipDirectory directory = detail::zip_directory(bytes, where);
@@ -190,11 +251,7 @@ inline std::vector<ZipEntry> parse_zip(std::span<const std::byte> bytes, std::st
   return out;
 }
 
-/// Checks that an entry is stored, and that its bytes have their checksum.
-/// \param checksum false for an archive that has 0 for all of them, as `torch.serialization.set_crc32_options(False)`
-///   makes it
-/// \throws FormatError if it isn't, or they don't
-inline void check_zip_entry(const ZipEntry& entry, std::string_view where, bool checksum = true) {
+TRANSFERLIB_API void check_zip_entry(const ZipEntry& entry, std::string_view where, bool checksum) {
   if (entry.method != 0)
     throw FormatError(detail::text(where, ": zip entry ", detail::in_quotes(entry.name), " is compressed (method ",
                                    entry.method,
@@ -205,120 +262,88 @@ inline void check_zip_entry(const ZipEntry& entry, std::string_view where, bool 
                                    " do not have their checksum; the file is damaged, copy it again"));
 }
 
-/// Writes an archive of stored entries, each entry's bytes at a multiple of 64, as `torch.save` does, so that it can be
-/// mapped. Sizes and places beyond 32 bits become zip64.
-class ZipWriter {
- public:
-  explicit ZipWriter(AtomicFile& file) : file_(&file) {}
-
-  /// Adds an entry. \throws FileError
-  void add(std::string name, std::span<const std::byte> bytes) {
-    const std::uint64_t size = bytes.size();
-    Record record{std::move(name), size, at_, detail::crc32_of(bytes), size >= limit || at_ >= limit};
-    std::string head = "PK\3\4";
-    put_common(head, record);
-    const std::size_t zip64 = record.large ? 20 : 0;
-    // An extra field "FB" pads, as PyTorch's own does.
-    const std::size_t pad = (64 - (at_ + 30 + record.name.size() + zip64 + 4) % 64) % 64;
-    put(head, static_cast<std::uint16_t>(record.name.size()));
-    put(head, static_cast<std::uint16_t>(zip64 + 4 + pad));
-    head += record.name;
-    if (record.large) {
-      put(head, std::uint16_t{1});
-      put(head, std::uint16_t{16});
-      put(head, size);
-      put(head, size);
-    }
-    head += "FB";
-    put(head, static_cast<std::uint16_t>(pad));
-    head.append(pad, 'Z');
-    file_->write(head);
-    file_->write(bytes);
-    at_ += head.size() + size;
-    records_.push_back(std::move(record));
+TRANSFERLIB_API void ZipWriter::add(std::string name, std::span<const std::byte> bytes) {
+  const std::uint64_t size = bytes.size();
+  Record record{std::move(name), size, at_, detail::crc32_of(bytes), size >= limit || at_ >= limit};
+  std::string head = "PK\3\4";
+  put_common(head, record);
+  const std::size_t zip64 = record.large ? 20 : 0;
+  // An extra field "FB" pads, as PyTorch's own does.
+  const std::size_t pad = (64 - (at_ + 30 + record.name.size() + zip64 + 4) % 64) % 64;
+  put(head, static_cast<std::uint16_t>(record.name.size()));
+  put(head, static_cast<std::uint16_t>(zip64 + 4 + pad));
+  head += record.name;
+  if (record.large) {
+    put(head, std::uint16_t{1});
+    put(head, std::uint16_t{16});
+    put(head, size);
+    put(head, size);
   }
-  /// The same for a text.
-  void add(std::string name, std::string_view text) {
-    add(std::move(name), std::as_bytes(std::span(text.data(), text.size())));
-  }
+  head += "FB";
+  put(head, static_cast<std::uint16_t>(pad));
+  head.append(pad, 'Z');
+  file_->write(head);
+  file_->write(bytes);
+  at_ += head.size() + size;
+  records_.push_back(std::move(record));
+}
 
-  /// The checksum of the entry that was added last.
-  std::uint32_t last_checksum() const { return records_.back().checksum; }
-
-  /// Writes the directory. \throws FileError
-  void finish() {
-    const std::uint64_t start = at_;
-    std::string out;
-    for (const Record& r : records_) {
-      out += "PK\1\2";
-      put(out, version_of(r.large));
-      put_common(out, r);
-      put(out, static_cast<std::uint16_t>(r.name.size()));
-      put(out, static_cast<std::uint16_t>(r.large ? 28 : 0));
-      out.append(2 + 2 + 2 + 4, '\0');  // comment, disk, attributes
-      put(out, r.large ? limit : static_cast<std::uint32_t>(r.at));
-      out += r.name;
-      if (r.large) {
-        put(out, std::uint16_t{1});
-        put(out, std::uint16_t{24});
-        put(out, r.size);
-        put(out, r.size);
-        put(out, r.at);
-      }
-    }
-    const std::uint64_t size = out.size(), count = records_.size();
-    const bool large = count >= 0xFFFF || start >= limit || size >= limit;
-    if (large) {
-      out += "PK\6\6";
-      put(out, std::uint64_t{44});
-      put(out, version_of(true));
-      put(out, version_of(true));
-      out.append(8, '\0');  // disks
-      put(out, count);
-      put(out, count);
-      put(out, size);
-      put(out, start);
-      out += "PK\6\7";
-      out.append(4, '\0');
-      put(out, start + size);
-      put(out, std::uint32_t{1});
-    }
-    out += "PK\5\6";
-    out.append(4, '\0');
-    for (int twice = 0; twice < 2; ++twice) put(out, static_cast<std::uint16_t>(large ? 0xFFFF : count));
-    put(out, large ? limit : static_cast<std::uint32_t>(size));
-    put(out, large ? limit : static_cast<std::uint32_t>(start));
-    out.append(2, '\0');
-    file_->write(out);
-  }
-
- private:
-  static constexpr std::uint32_t limit = 0xFFFFFFFF;
-  struct Record {
-    std::string name;
-    std::uint64_t size, at;
-    std::uint32_t checksum;
-    bool large;
-  };
-  static std::uint16_t version_of(bool large) { return large ? 45 : 20; }
-  template <class Number>
-  static void put(std::string& out, Number n) {
-    out.append(reinterpret_cast<const char*>(&n), sizeof n);
-  }
-  /// What local and directory headers share: from the version needed to the full size.
-  static void put_common(std::string& out, const Record& r) {
+TRANSFERLIB_API void ZipWriter::finish() {
+  const std::uint64_t start = at_;
+  std::string out;
+  for (const Record& r : records_) {
+    out += "PK\1\2";
     put(out, version_of(r.large));
-    out.append(2 + 2, '\0');              // flags, method: stored
-    put(out, std::uint32_t{0x00210000});  // 1980-01-01, so that equal tensors give equal bytes
-    put(out, r.checksum);
-    const std::uint32_t size = r.large ? limit : static_cast<std::uint32_t>(r.size);
-    put(out, size);
-    put(out, size);
+    put_common(out, r);
+    put(out, static_cast<std::uint16_t>(r.name.size()));
+    put(out, static_cast<std::uint16_t>(r.large ? 28 : 0));
+    out.append(2 + 2 + 2 + 4, '\0');  // comment, disk, attributes
+    put(out, r.large ? limit : static_cast<std::uint32_t>(r.at));
+    out += r.name;
+    if (r.large) {
+      put(out, std::uint16_t{1});
+      put(out, std::uint16_t{24});
+      put(out, r.size);
+      put(out, r.size);
+      put(out, r.at);
+    }
   }
+  const std::uint64_t size = out.size(), count = records_.size();
+  const bool large = count >= 0xFFFF || start >= limit || size >= limit;
+  if (large) {
+    out += "PK\6\6";
+    put(out, std::uint64_t{44});
+    put(out, version_of(true));
+    put(out, version_of(true));
+    out.append(8, '\0');  // disks
+    put(out, count);
+    put(out, count);
+    put(out, size);
+    put(out, start);
+    out += "PK\6\7";
+    out.append(4, '\0');
+    put(out, start + size);
+    put(out, std::uint32_t{1});
+  }
+  out += "PK\5\6";
+  out.append(4, '\0');
+  for (int twice = 0; twice < 2; ++twice) put(out, static_cast<std::uint16_t>(large ? 0xFFFF : count));
+  put(out, large ? limit : static_cast<std::uint32_t>(size));
+  put(out, large ? limit : static_cast<std::uint32_t>(start));
+  out.append(2, '\0');
+  file_->write(out);
+}
 
-  AtomicFile* file_;
-  std::uint64_t at_ = 0;
-  std::vector<Record> records_;
-};
+TRANSFERLIB_API void ZipWriter::put_common(std::string& out, const Record& r) {
+  put(out, version_of(r.large));
+  out.append(2 + 2, '\0');              // flags, method: stored
+  put(out, std::uint32_t{0x00210000});  // 1980-01-01, so that equal tensors give equal bytes
+  put(out, r.checksum);
+  const std::uint32_t size = r.large ? limit : static_cast<std::uint32_t>(r.size);
+  put(out, size);
+  put(out, size);
+}
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -2,6 +2,7 @@
 /// How the numbers of a YOLO head are boxes: a place in a cell, and a size beside an anchor's.
 #pragma once
 
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/detect/boxes.hpp>
 
@@ -44,14 +45,7 @@ struct BoxCode {
 
 /// The boxes (…, 4), centre x, centre y, width, height in pixels, of numbers (…, 4).
 /// \param cell (…, 2) column and row. \param anchor (…, 2) width and height in pixels
-inline Tensor decode_boxes(const Tensor& t, const Tensor& cell, const Tensor& anchor, const BoxCode& code) {
-  const double s = code.sensitivity;
-  const Tensor centre = (t.narrow(-1, 0, 2).sigmoid() * s - (s - 1.0) / 2.0 + cell) * code.stride;
-  const Tensor size = t.narrow(-1, 2, 2);
-  return at::cat({centre, anchor * (code.sizes == BoxSizes::exponential ? size.clamp_max(10.0).exp()
-                                                                        : (size.sigmoid() * 2.0).square())},
-                 -1);
-}
+TRANSFERLIB_API Tensor decode_boxes(const Tensor& t, const Tensor& cell, const Tensor& anchor, const BoxCode& code);
 
 /// Of all places of a map (N, h, w, A, values): (N, h, w, A, 4). \param anchors (A, 2)
 inline Tensor decode_map(const Tensor& map, const Tensor& anchors, const BoxCode& code) {
@@ -61,3 +55,20 @@ inline Tensor decode_map(const Tensor& map, const Tensor& anchors, const BoxCode
 
 }  // namespace detail
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API Tensor decode_boxes(const Tensor& t, const Tensor& cell, const Tensor& anchor, const BoxCode& code) {
+  const double s = code.sensitivity;
+  const Tensor centre = (t.narrow(-1, 0, 2).sigmoid() * s - (s - 1.0) / 2.0 + cell) * code.stride;
+  const Tensor size = t.narrow(-1, 2, 2);
+  return at::cat({centre, anchor * (code.sizes == BoxSizes::exponential ? size.clamp_max(10.0).exp()
+                                                                        : (size.sigmoid() * 2.0).square())},
+                 -1);
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

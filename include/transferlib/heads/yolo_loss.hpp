@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/detect/assign.hpp>
 #include <transferlib/heads/yolo_decode.hpp>
@@ -48,7 +49,46 @@ struct YoloLevel {
 
 /// Where two objects are to be found by one prediction, as darknet has it, the last one counts; but for classes, which
 /// are all of theirs. \returns the matches, each prediction once, and what its classes should be: (K, classes)
-inline std::pair<Matches, Tensor> one_object_each(const YoloLevel& level, const Matches& m, const Objects& objects) {
+TRANSFERLIB_API std::pair<Matches, Tensor> one_object_each(const YoloLevel& level, const Matches& m,
+                                                           const Objects& objects);
+
+/// How far each place's box overlaps an object of its picture at most: (N, h, w, A).
+TRANSFERLIB_API Tensor best_overlaps(const YoloLevel& level, const Objects& objects);
+
+/// SimOTA picture by picture among what the ratio of sides allows, each prediction once.
+TRANSFERLIB_API std::vector<Matches> match_yolo_ota(const std::vector<YoloLevel>& levels,
+                                                    const std::vector<Matches>& allowed, const Objects& objects,
+                                                    Index most);
+
+/// The three losses, each a scalar.
+struct YoloTerms {
+  Tensor box, objectness, classes;
+};
+
+/// How far boxes are off: (K).
+TRANSFERLIB_API Tensor yolo_box_loss(const YoloLevel& level, const Matches& m, const Tensor& p, const Tensor& truth,
+                                     const Tensor& overlap, const YoloOptions& o);
+
+/// A map's losses, given its matches.
+TRANSFERLIB_API YoloTerms yolo_level_loss(const YoloLevel& level, const Matches& matches, const Objects& objects,
+                                          const YoloOptions& o, double balance);
+
+/// The losses of a head: the sum of its maps'.
+TRANSFERLIB_API YoloTerms yolo_loss(const std::vector<YoloLevel>& levels, const std::vector<Matches>& matches,
+                                    const Objects& objects, const YoloOptions& o);
+
+/// What is to find what, by the options. \param reach of `ratio` and `simota`, in cells
+TRANSFERLIB_API std::vector<Matches> match_yolo(const std::vector<YoloLevel>& levels, const Objects& objects,
+                                                const YoloOptions& o, double reach);
+
+}  // namespace transferlib::detail
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::pair<Matches, Tensor> one_object_each(const YoloLevel& level, const Matches& m,
+                                                           const Objects& objects) {
   const Tensor place = level.places(m);
   const Tensor last = at::full({level.values.numel() / level.size(4)}, -1, place.options())
                           .scatter_reduce_(0, place, at::arange(m.size(), place.options()), "amax");
@@ -60,8 +100,7 @@ inline std::pair<Matches, Tensor> one_object_each(const YoloLevel& level, const 
   return {m.pick(last.index_select(0, kept)), classes};
 }
 
-/// How far each place's box overlaps an object of its picture at most: (N, h, w, A).
-inline Tensor best_overlaps(const YoloLevel& level, const Objects& objects) {
+TRANSFERLIB_API Tensor best_overlaps(const YoloLevel& level, const Objects& objects) {
   const torch::NoGradGuard guard;
   const Tensor boxes = to_corners(decode_map(level.values, level.anchors, level.code)).flatten(1, 3);
   Tensor out = at::zeros({boxes.size(0), boxes.size(1)}, boxes.options());
@@ -78,9 +117,9 @@ inline Tensor best_overlaps(const YoloLevel& level, const Objects& objects) {
   return out.view({level.size(0), level.size(1), level.size(2), level.size(3)});
 }
 
-/// SimOTA picture by picture among what the ratio of sides allows, each prediction once.
-inline std::vector<Matches> match_yolo_ota(const std::vector<YoloLevel>& levels, const std::vector<Matches>& allowed,
-                                           const Objects& objects, Index most) {
+TRANSFERLIB_API std::vector<Matches> match_yolo_ota(const std::vector<YoloLevel>& levels,
+                                                    const std::vector<Matches>& allowed, const Objects& objects,
+                                                    Index most) {
   const torch::NoGradGuard guard;
   struct Part {
     Matches matches;
@@ -127,14 +166,8 @@ inline std::vector<Matches> match_yolo_ota(const std::vector<YoloLevel>& levels,
   return out;
 }
 
-/// The three losses, each a scalar.
-struct YoloTerms {
-  Tensor box, objectness, classes;
-};
-
-/// How far boxes are off: (K).
-inline Tensor yolo_box_loss(const YoloLevel& level, const Matches& m, const Tensor& p, const Tensor& truth,
-                            const Tensor& overlap, const YoloOptions& o) {
+TRANSFERLIB_API Tensor yolo_box_loss(const YoloLevel& level, const Matches& m, const Tensor& p, const Tensor& truth,
+                                     const Tensor& overlap, const YoloOptions& o) {
   if (o.box_loss) return 1.0 - overlap;
   const double s = level.code.sensitivity;
   const Tensor cell = at::stack({m.column, m.row}, 1), size = truth.narrow(1, 2, 2);
@@ -147,9 +180,8 @@ inline Tensor yolo_box_loss(const YoloLevel& level, const Matches& m, const Tens
          (logistic_loss(p.narrow(1, 0, 2), place, 0.0).sum(1) + off.square().sum(1) / 2.0);
 }
 
-/// A map's losses, given its matches.
-inline YoloTerms yolo_level_loss(const YoloLevel& level, const Matches& matches, const Objects& objects,
-                                 const YoloOptions& o, double balance) {
+TRANSFERLIB_API YoloTerms yolo_level_loss(const YoloLevel& level, const Matches& matches, const Objects& objects,
+                                          const YoloOptions& o, double balance) {
   const Index classes = level.size(4) - 5;
   Matches m = matches;
   Tensor wanted;
@@ -186,9 +218,8 @@ inline YoloTerms yolo_level_loss(const YoloLevel& level, const Matches& matches,
   return {box / found, objectness * (part / pictures), off / (found * 80.0)};
 }
 
-/// The losses of a head: the sum of its maps'.
-inline YoloTerms yolo_loss(const std::vector<YoloLevel>& levels, const std::vector<Matches>& matches,
-                           const Objects& objects, const YoloOptions& o) {
+TRANSFERLIB_API YoloTerms yolo_loss(const std::vector<YoloLevel>& levels, const std::vector<Matches>& matches,
+                                    const Objects& objects, const YoloOptions& o) {
   YoloTerms sum;
   for (std::size_t l = 0; l < levels.size(); ++l) {
     const YoloTerms t = yolo_level_loss(levels[l], matches[l], objects, o, of_level(o.balance, l));
@@ -199,9 +230,8 @@ inline YoloTerms yolo_loss(const std::vector<YoloLevel>& levels, const std::vect
           sum.classes * (o.class_weight * maps)};
 }
 
-/// What is to find what, by the options. \param reach of `ratio` and `simota`, in cells
-inline std::vector<Matches> match_yolo(const std::vector<YoloLevel>& levels, const Objects& objects,
-                                       const YoloOptions& o, double reach) {
+TRANSFERLIB_API std::vector<Matches> match_yolo(const std::vector<YoloLevel>& levels, const Objects& objects,
+                                                const YoloOptions& o, double reach) {
   std::vector<MatchLevel> places;
   for (const YoloLevel& l : levels) places.push_back(l.match());
   if (o.matching == Matching::best) return match_best(places, objects, o.anchor_threshold);
@@ -210,3 +240,5 @@ inline std::vector<Matches> match_yolo(const std::vector<YoloLevel>& levels, con
 }
 
 }  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/detect/anchors.hpp>
 #include <transferlib/detect/boxes.hpp>
@@ -75,7 +76,29 @@ struct YoloOptions {
 
 /// YOLO v2 (Redmon and Farhadi, "YOLO9000", CVPR 2017) on one map of stride 32: the anchors are darknet's for COCO,
 /// which it gives in cells.
-inline YoloOptions yolo_v2() {
+TRANSFERLIB_API YoloOptions yolo_v2();
+
+/// YOLO v3 (Redmon and Farhadi, "YOLOv3: An incremental improvement", 2018).
+inline YoloOptions yolo_v3() { return {}; }
+
+/// YOLO v4 (Bochkovskiy, Wang and Liao, 2020): its anchors for 512 x 512, several anchors an object, centres that
+/// reach the cells' borders, CIoU.
+TRANSFERLIB_API YoloOptions yolo_v4();
+
+/// YOLO v5 (Jocher et al., 2020, release 6): ratio-based matching to three cells, anchors for 640 x 640.
+TRANSFERLIB_API YoloOptions yolo_v5();
+
+/// YOLO v7 (Wang, Bochkovskiy and Liao, CVPR 2023): dynamic label assignment; set `.auxiliary = true` for its
+/// auxiliary head.
+TRANSFERLIB_API YoloOptions yolo_v7();
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API YoloOptions yolo_v2() {
   return {.anchors = {{{18.3273602, 21.6763191},
                        {59.9827194, 66.0009613},
                        {106.829758, 175.178879},
@@ -87,12 +110,7 @@ inline YoloOptions yolo_v2() {
           .object_weight = 5.0};
 }
 
-/// YOLO v3 (Redmon and Farhadi, "YOLOv3: An incremental improvement", 2018).
-inline YoloOptions yolo_v3() { return {}; }
-
-/// YOLO v4 (Bochkovskiy, Wang and Liao, 2020): its anchors for 512 x 512, several anchors an object, centres that
-/// reach the cells' borders, CIoU.
-inline YoloOptions yolo_v4() {
+TRANSFERLIB_API YoloOptions yolo_v4() {
   return {.anchors = {{{12, 16}, {19, 36}, {40, 28}},
                       {{36, 75}, {76, 55}, {72, 146}},
                       {{142, 110}, {192, 243}, {459, 401}}},
@@ -103,8 +121,7 @@ inline YoloOptions yolo_v4() {
           .selection = {.suppression = Suppression::diou}};
 }
 
-/// YOLO v5 (Jocher et al., 2020, release 6): ratio-based matching to three cells, anchors for 640 x 640.
-inline YoloOptions yolo_v5() {
+TRANSFERLIB_API YoloOptions yolo_v5() {
   return {.sizes = BoxSizes::squared,
           .grid_sensitivity = {2.0},
           .matching = Matching::ratio,
@@ -116,9 +133,7 @@ inline YoloOptions yolo_v5() {
           .balance = {4.0, 1.0, 0.4}};
 }
 
-/// YOLO v7 (Wang, Bochkovskiy and Liao, CVPR 2023): dynamic label assignment; set `.auxiliary = true` for its
-/// auxiliary head.
-inline YoloOptions yolo_v7() {
+TRANSFERLIB_API YoloOptions yolo_v7() {
   YoloOptions o = yolo_v5();
   o.anchors = yolo_v4().anchors;
   o.matching = Matching::simota;
@@ -128,3 +143,5 @@ inline YoloOptions yolo_v7() {
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

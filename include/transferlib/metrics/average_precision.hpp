@@ -17,6 +17,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/detect/truth.hpp>
 
 namespace transferlib {
@@ -90,39 +91,15 @@ struct VocResult {
 namespace detail {
 
 /// The intersection's part of the union, as pycocotools computes it; of the detection's own area where `crowd`.
-inline double box_iou(const std::array<double, 4>& found, const std::array<double, 4>& there, bool crowd = false) {
-  const double width = std::min(found[2] + found[0], there[2] + there[0]) - std::max(found[0], there[0]);
-  if (width <= 0.0) return 0.0;
-  const double height = std::min(found[3] + found[1], there[3] + there[1]) - std::max(found[1], there[1]);
-  if (height <= 0.0) return 0.0;
-  const double both = width * height, area = found[2] * found[3];
-  return both / (crowd ? area : area + there[2] * there[3] - both);
-}
+TRANSFERLIB_API double box_iou(const std::array<double, 4>& found, const std::array<double, 4>& there,
+                               bool crowd = false);
 
-inline void check_box(std::string_view what, std::size_t number, Index label, const std::array<double, 4>& box,
-                      Index classes) {
-  if (label < 0 || label >= classes)
-    throw DataError(
-        text(what, " ", number, " is of class ", label, ", but there are ", classes, " classes, from 0 on"));
-  for (std::size_t i = 0; i < 4; ++i)
-    if (!std::isfinite(box[i]) || (i >= 2 && box[i] < 0.0))
-      throw DataError(text(what, " ", number, " has the box ", box[0], ", ", box[1], ", ", box[2], ", ", box[3],
-                           "; x, y, width and height must be finite, the sides not negative"));
-}
+TRANSFERLIB_API void check_box(std::string_view what, std::size_t number, Index label, const std::array<double, 4>& box,
+                               Index classes);
 
 /// \throws DataError for a class that is none, a box or a score that is no number.
-inline void check_boxes(std::span<const TruthBox> truth, std::span<const DetectedBox> detections, Index classes) {
-  if (classes < 0) throw OptionError(text("the number of classes can't be ", classes));
-  for (std::size_t i = 0; i < truth.size(); ++i) {
-    check_box("the true box", i, truth[i].label, truth[i].box, classes);
-    if (std::isnan(truth[i].area)) throw DataError(text("the true box ", i, " has an area that is not a number"));
-  }
-  for (std::size_t i = 0; i < detections.size(); ++i) {
-    check_box("the detection", i, detections[i].label, detections[i].box, classes);
-    if (std::isnan(detections[i].score))
-      throw DataError(text("the detection ", i, " has a score that is not a number"));
-  }
-}
+TRANSFERLIB_API void check_boxes(std::span<const TruthBox> truth, std::span<const DetectedBox> detections,
+                                 Index classes);
 
 /// Boxes' numbers sorted by class, then picture; equal ones stay in order. With `by_score`, the surest of a picture's
 /// come first.
@@ -175,55 +152,9 @@ class CocoEvaluation {
 
   /// \param found the picture's detections of the class, the surest first
   void add(std::span<const TruthBox> all_truth, std::span<const DetectedBox> all_found,
-           std::span<const std::size_t> truth, std::span<const std::size_t> found) {
-    found = found.first(std::min(found.size(), static_cast<std::size_t>(most_.back())));
-    ious_.assign(found.size() * truth.size(), 0.0);
-    best_.assign(found.size(), 0.0);
-    for (std::size_t d = 0; d < found.size(); ++d) {
-      for (std::size_t g = 0; g < truth.size(); ++g) {
-        const TruthBox& there = all_truth[truth[g]];
-        const double iou = box_iou(all_found[found[d]].box, there.box, there.crowd);
-        ious_[d * truth.size() + g] = iou;
-        best_[d] = std::max(best_[d], iou);
-      }
-    }
-    const std::size_t first = entries_.size();
-    for (std::size_t d = 0; d < found.size(); ++d) entries_.push_back({all_found[found[d]].score, d, {}});
-    for (std::size_t a = 0; a < areas.size(); ++a) match(a, all_truth, all_found, truth, found, first);
-  }
+           std::span<const std::size_t> truth, std::span<const std::size_t> found);
 
-  CocoClass finish() {
-    CocoClass out;
-    std::stable_sort(entries_.begin(), entries_.end(),
-                     [](const Entry& a, const Entry& b) { return a.score > b.score; });
-    CocoNumbers& n = out.numbers;
-    constexpr std::array by_area{&CocoNumbers::ap, &CocoNumbers::ap_small, &CocoNumbers::ap_medium,
-                                 &CocoNumbers::ap_large};
-    constexpr std::array recall_by_area{&CocoNumbers::ar100, &CocoNumbers::ar_small, &CocoNumbers::ar_medium,
-                                        &CocoNumbers::ar_large};
-    for (std::size_t a = 0; a < areas.size(); ++a) {
-      if (wanted_[a] == 0) continue;
-      double ap = 0.0, ar = 0.0;
-      for (std::size_t t = 0; t < thresholds; ++t) {
-        const Curve curve = curve_of(a, t);
-        ap += curve.ap;
-        ar += curve.recall;
-        if (a != 0) continue;
-        if (t == 0) {
-          n.ap50 = curve.ap;
-          out.precision = precision_;
-        }
-        if (t == 5) n.ap75 = curve.ap;
-      }
-      n.*by_area[a] = ap / static_cast<double>(thresholds);
-      n.*recall_by_area[a] = ar / static_cast<double>(thresholds);
-    }
-    if (wanted_[0] != 0) {
-      n.ar1 = recall_within(most_[0]);
-      n.ar10 = recall_within(most_[1]);
-    }
-    return out;
-  }
+  CocoClass finish();
 
  private:
   static constexpr std::size_t thresholds = 10, recalls = 101;
@@ -241,74 +172,13 @@ class CocoEvaluation {
 
   /// Gives each detection of a picture the best box that is still free, the surest detection first.
   void match(std::size_t a, std::span<const TruthBox> all_truth, std::span<const DetectedBox> all_found,
-             std::span<const std::size_t> truth, std::span<const std::size_t> found, std::size_t first) {
-    const auto outside = [&](double area) { return area < areas[a][0] || area > areas[a][1]; };
-    ignored_.resize(truth.size());
-    for (std::size_t g = 0; g < truth.size(); ++g) {
-      const TruthBox& there = all_truth[truth[g]];
-      ignored_[g] = there.crowd || outside(there.area < 0.0 ? there.box[2] * there.box[3] : there.area);
-    }
-    // What is ignored is matched last.
-    order_.resize(truth.size());
-    std::iota(order_.begin(), order_.end(), std::size_t{0});
-    const auto last = std::stable_partition(order_.begin(), order_.end(), [&](std::size_t g) { return !ignored_[g]; });
-    const auto counted = static_cast<std::size_t>(last - order_.begin());
-    wanted_[a] += counted;
-    for (std::size_t t = 0; t < thresholds; ++t) {
-      taken_.assign(truth.size(), false);
-      for (std::size_t d = 0; d < found.size(); ++d) {
-        Outcome& outcome = entries_[first + d].outcome[a][t];
-        const DetectedBox& box = all_found[found[d]];
-        const Outcome unmatched = outside(box.box[2] * box.box[3]) ? Outcome::ignored : Outcome::wrong;
-        double iou = std::min(iou_[t], 1.0 - 1e-10);
-        std::size_t match = truth.size();
-        for (std::size_t k = 0; k < truth.size() && best_[d] >= iou; ++k) {
-          const std::size_t g = order_[k];
-          if (taken_[g] && !all_truth[truth[g]].crowd) continue;
-          if (k >= counted && match != truth.size() && !ignored_[match]) break;
-          if (ious_[d * truth.size() + g] < iou) continue;
-          iou = ious_[d * truth.size() + g];
-          match = g;
-        }
-        if (match != truth.size()) taken_[match] = true;
-        if (match != truth.size() && ignored_[match])
-          outcome = Outcome::ignored;
-        else
-          outcome = match != truth.size() && all_truth[truth[match]].matchable ? Outcome::right : unmatched;
-      }
-    }
-  }
+             std::span<const std::size_t> truth, std::span<const std::size_t> found, std::size_t first);
 
   /// Precision over recall of one area range at one threshold; `precision_` is left at the recalls asked for.
-  Curve curve_of(std::size_t a, std::size_t t) {
-    points_.clear();
-    double right = 0.0, wrong = 0.0;
-    const double all = static_cast<double>(wanted_[a]);
-    for (const Entry& e : entries_) {
-      right += e.outcome[a][t] == Outcome::right ? 1.0 : 0.0;
-      wrong += e.outcome[a][t] == Outcome::wrong ? 1.0 : 0.0;
-      points_.push_back({right / all, right / (wrong + right + std::numeric_limits<double>::epsilon())});
-    }
-    for (std::size_t i = points_.size(); i-- > 1;)
-      points_[i - 1].precision = std::max(points_[i - 1].precision, points_[i].precision);
-    precision_.assign(recalls, 0.0);
-    std::size_t i = 0;
-    for (std::size_t r = 0; r < recalls; ++r) {
-      while (i < points_.size() && points_[i].recall < static_cast<double>(r) * 0.01) ++i;
-      if (i == points_.size()) break;
-      precision_[r] = points_[i].precision;
-    }
-    return {std::accumulate(precision_.begin(), precision_.end(), 0.0) / static_cast<double>(recalls), right / all};
-  }
+  Curve curve_of(std::size_t a, std::size_t t);
 
   /// The recall over all areas, mean over the thresholds, of each picture's `most` surest detections.
-  double recall_within(Index most) const {
-    std::size_t right = 0;
-    for (const Entry& e : entries_)
-      if (e.rank < static_cast<std::size_t>(most))
-        right += static_cast<std::size_t>(std::count(e.outcome[0].begin(), e.outcome[0].end(), Outcome::right));
-    return static_cast<double>(right) / static_cast<double>(wanted_[0]) / static_cast<double>(thresholds);
-  }
+  double recall_within(Index most) const;
 
   struct Point {
     double recall, precision;
@@ -348,8 +218,186 @@ class MeanOfPresent {
 /// \param truth, detections in any order, of any number of pictures
 /// \param classes how many classes there are
 /// \throws DataError for a class that is none, a box or a score that is no number; OptionError
-inline CocoResult coco_average_precision(std::span<const TruthBox> truth, std::span<const DetectedBox> detections,
-                                         Index classes, const CocoOptions& options = {}) {
+TRANSFERLIB_API CocoResult coco_average_precision(std::span<const TruthBox> truth,
+                                                  std::span<const DetectedBox> detections, Index classes,
+                                                  const CocoOptions& options = {});
+
+/// Pascal VOC's average precision (Everingham et al., 2010): each detection, the surest first, finds the box of its
+/// picture and class that it overlaps most; it is right where that overlap reaches `iou` and the box was not found
+/// before, ignored where the box is difficult, else wrong. The area under the curve made monotonous, or with
+/// `eleven_points` the mean of its precisions at the recalls 0, .1, … 1. VOC's corners are pixels of the box, so that
+/// its width is xmax - xmin + 1. `crowd` and `area` mean nothing here.
+/// \throws DataError for a class that is none, a box or a score that is no number; OptionError
+TRANSFERLIB_API VocResult voc_average_precision(std::span<const TruthBox> truth,
+                                                std::span<const DetectedBox> detections, Index classes,
+                                                const VocOptions& options = {});
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API double box_iou(const std::array<double, 4>& found, const std::array<double, 4>& there, bool crowd) {
+  const double width = std::min(found[2] + found[0], there[2] + there[0]) - std::max(found[0], there[0]);
+  if (width <= 0.0) return 0.0;
+  const double height = std::min(found[3] + found[1], there[3] + there[1]) - std::max(found[1], there[1]);
+  if (height <= 0.0) return 0.0;
+  const double both = width * height, area = found[2] * found[3];
+  return both / (crowd ? area : area + there[2] * there[3] - both);
+}
+
+TRANSFERLIB_API void check_box(std::string_view what, std::size_t number, Index label, const std::array<double, 4>& box,
+                               Index classes) {
+  if (label < 0 || label >= classes)
+    throw DataError(
+        text(what, " ", number, " is of class ", label, ", but there are ", classes, " classes, from 0 on"));
+  for (std::size_t i = 0; i < 4; ++i)
+    if (!std::isfinite(box[i]) || (i >= 2 && box[i] < 0.0))
+      throw DataError(text(what, " ", number, " has the box ", box[0], ", ", box[1], ", ", box[2], ", ", box[3],
+                           "; x, y, width and height must be finite, the sides not negative"));
+}
+
+TRANSFERLIB_API void check_boxes(std::span<const TruthBox> truth, std::span<const DetectedBox> detections,
+                                 Index classes) {
+  if (classes < 0) throw OptionError(text("the number of classes can't be ", classes));
+  for (std::size_t i = 0; i < truth.size(); ++i) {
+    check_box("the true box", i, truth[i].label, truth[i].box, classes);
+    if (std::isnan(truth[i].area)) throw DataError(text("the true box ", i, " has an area that is not a number"));
+  }
+  for (std::size_t i = 0; i < detections.size(); ++i) {
+    check_box("the detection", i, detections[i].label, detections[i].box, classes);
+    if (std::isnan(detections[i].score))
+      throw DataError(text("the detection ", i, " has a score that is not a number"));
+  }
+}
+
+TRANSFERLIB_API void CocoEvaluation::add(std::span<const TruthBox> all_truth, std::span<const DetectedBox> all_found,
+                                         std::span<const std::size_t> truth, std::span<const std::size_t> found) {
+  found = found.first(std::min(found.size(), static_cast<std::size_t>(most_.back())));
+  ious_.assign(found.size() * truth.size(), 0.0);
+  best_.assign(found.size(), 0.0);
+  for (std::size_t d = 0; d < found.size(); ++d) {
+    for (std::size_t g = 0; g < truth.size(); ++g) {
+      const TruthBox& there = all_truth[truth[g]];
+      const double iou = box_iou(all_found[found[d]].box, there.box, there.crowd);
+      ious_[d * truth.size() + g] = iou;
+      best_[d] = std::max(best_[d], iou);
+    }
+  }
+  const std::size_t first = entries_.size();
+  for (std::size_t d = 0; d < found.size(); ++d) entries_.push_back({all_found[found[d]].score, d, {}});
+  for (std::size_t a = 0; a < areas.size(); ++a) match(a, all_truth, all_found, truth, found, first);
+}
+
+TRANSFERLIB_API CocoClass CocoEvaluation::finish() {
+  CocoClass out;
+  std::stable_sort(entries_.begin(), entries_.end(), [](const Entry& a, const Entry& b) { return a.score > b.score; });
+  CocoNumbers& n = out.numbers;
+  constexpr std::array by_area{&CocoNumbers::ap, &CocoNumbers::ap_small, &CocoNumbers::ap_medium,
+                               &CocoNumbers::ap_large};
+  constexpr std::array recall_by_area{&CocoNumbers::ar100, &CocoNumbers::ar_small, &CocoNumbers::ar_medium,
+                                      &CocoNumbers::ar_large};
+  for (std::size_t a = 0; a < areas.size(); ++a) {
+    if (wanted_[a] == 0) continue;
+    double ap = 0.0, ar = 0.0;
+    for (std::size_t t = 0; t < thresholds; ++t) {
+      const Curve curve = curve_of(a, t);
+      ap += curve.ap;
+      ar += curve.recall;
+      if (a != 0) continue;
+      if (t == 0) {
+        n.ap50 = curve.ap;
+        out.precision = precision_;
+      }
+      if (t == 5) n.ap75 = curve.ap;
+    }
+    n.*by_area[a] = ap / static_cast<double>(thresholds);
+    n.*recall_by_area[a] = ar / static_cast<double>(thresholds);
+  }
+  if (wanted_[0] != 0) {
+    n.ar1 = recall_within(most_[0]);
+    n.ar10 = recall_within(most_[1]);
+  }
+  return out;
+}
+
+TRANSFERLIB_API void CocoEvaluation::match(std::size_t a, std::span<const TruthBox> all_truth,
+                                           std::span<const DetectedBox> all_found, std::span<const std::size_t> truth,
+                                           std::span<const std::size_t> found, std::size_t first) {
+  const auto outside = [&](double area) { return area < areas[a][0] || area > areas[a][1]; };
+  ignored_.resize(truth.size());
+  for (std::size_t g = 0; g < truth.size(); ++g) {
+    const TruthBox& there = all_truth[truth[g]];
+    ignored_[g] = there.crowd || outside(there.area < 0.0 ? there.box[2] * there.box[3] : there.area);
+  }
+  // What is ignored is matched last.
+  order_.resize(truth.size());
+  std::iota(order_.begin(), order_.end(), std::size_t{0});
+  const auto last = std::stable_partition(order_.begin(), order_.end(), [&](std::size_t g) { return !ignored_[g]; });
+  const auto counted = static_cast<std::size_t>(last - order_.begin());
+  wanted_[a] += counted;
+  for (std::size_t t = 0; t < thresholds; ++t) {
+    taken_.assign(truth.size(), false);
+    for (std::size_t d = 0; d < found.size(); ++d) {
+      Outcome& outcome = entries_[first + d].outcome[a][t];
+      const DetectedBox& box = all_found[found[d]];
+      const Outcome unmatched = outside(box.box[2] * box.box[3]) ? Outcome::ignored : Outcome::wrong;
+      double iou = std::min(iou_[t], 1.0 - 1e-10);
+      std::size_t match = truth.size();
+      for (std::size_t k = 0; k < truth.size() && best_[d] >= iou; ++k) {
+        const std::size_t g = order_[k];
+        if (taken_[g] && !all_truth[truth[g]].crowd) continue;
+        if (k >= counted && match != truth.size() && !ignored_[match]) break;
+        if (ious_[d * truth.size() + g] < iou) continue;
+        iou = ious_[d * truth.size() + g];
+        match = g;
+      }
+      if (match != truth.size()) taken_[match] = true;
+      if (match != truth.size() && ignored_[match])
+        outcome = Outcome::ignored;
+      else
+        outcome = match != truth.size() && all_truth[truth[match]].matchable ? Outcome::right : unmatched;
+    }
+  }
+}
+
+TRANSFERLIB_API CocoEvaluation::Curve CocoEvaluation::curve_of(std::size_t a, std::size_t t) {
+  points_.clear();
+  double right = 0.0, wrong = 0.0;
+  const double all = static_cast<double>(wanted_[a]);
+  for (const Entry& e : entries_) {
+    right += e.outcome[a][t] == Outcome::right ? 1.0 : 0.0;
+    wrong += e.outcome[a][t] == Outcome::wrong ? 1.0 : 0.0;
+    points_.push_back({right / all, right / (wrong + right + std::numeric_limits<double>::epsilon())});
+  }
+  for (std::size_t i = points_.size(); i-- > 1;)
+    points_[i - 1].precision = std::max(points_[i - 1].precision, points_[i].precision);
+  precision_.assign(recalls, 0.0);
+  std::size_t i = 0;
+  for (std::size_t r = 0; r < recalls; ++r) {
+    while (i < points_.size() && points_[i].recall < static_cast<double>(r) * 0.01) ++i;
+    if (i == points_.size()) break;
+    precision_[r] = points_[i].precision;
+  }
+  return {std::accumulate(precision_.begin(), precision_.end(), 0.0) / static_cast<double>(recalls), right / all};
+}
+
+TRANSFERLIB_API double CocoEvaluation::recall_within(Index most) const {
+  std::size_t right = 0;
+  for (const Entry& e : entries_)
+    if (e.rank < static_cast<std::size_t>(most))
+      right += static_cast<std::size_t>(std::count(e.outcome[0].begin(), e.outcome[0].end(), Outcome::right));
+  return static_cast<double>(right) / static_cast<double>(wanted_[0]) / static_cast<double>(thresholds);
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API CocoResult coco_average_precision(std::span<const TruthBox> truth,
+                                                  std::span<const DetectedBox> detections, Index classes,
+                                                  const CocoOptions& options) {
   detail::check_boxes(truth, detections, classes);
   const auto& most = options.most_detections;
   if (most[0] < 1 || most[1] < most[0] || most[2] < most[1])
@@ -373,14 +421,9 @@ inline CocoResult coco_average_precision(std::span<const TruthBox> truth, std::s
   return out;
 }
 
-/// Pascal VOC's average precision (Everingham et al., 2010): each detection, the surest first, finds the box of its
-/// picture and class that it overlaps most; it is right where that overlap reaches `iou` and the box was not found
-/// before, ignored where the box is difficult, else wrong. The area under the curve made monotonous, or with
-/// `eleven_points` the mean of its precisions at the recalls 0, .1, … 1. VOC's corners are pixels of the box, so that
-/// its width is xmax - xmin + 1. `crowd` and `area` mean nothing here.
-/// \throws DataError for a class that is none, a box or a score that is no number; OptionError
-inline VocResult voc_average_precision(std::span<const TruthBox> truth, std::span<const DetectedBox> detections,
-                                       Index classes, const VocOptions& options = {}) {
+TRANSFERLIB_API VocResult voc_average_precision(std::span<const TruthBox> truth,
+                                                std::span<const DetectedBox> detections, Index classes,
+                                                const VocOptions& options) {
   detail::check_boxes(truth, detections, classes);
   if (!(options.iou > 0.0 && options.iou <= 1.0))
     throw OptionError(detail::text("iou must be in (0, 1], not ", options.iou));
@@ -439,3 +482,5 @@ inline VocResult voc_average_precision(std::span<const TruthBox> truth, std::spa
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

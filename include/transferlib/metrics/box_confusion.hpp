@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/detect/truth.hpp>
 #include <transferlib/metrics/average_precision.hpp>
 
@@ -26,8 +27,19 @@ struct BoxConfusionOptions {
 /// are no boxes to find, and what lies in them is not counted.
 /// \returns (classes + 1) x (classes + 1) counts, row by row: row the true class, column the found one, background last
 /// \throws DataError for a class that is none, a box or a score that is no number
-inline std::vector<Index> box_confusion(std::span<const TruthBox> truth, std::span<const DetectedBox> detections,
-                                        Index classes, const BoxConfusionOptions& options = {}) {
+TRANSFERLIB_API std::vector<Index> box_confusion(std::span<const TruthBox> truth,
+                                                 std::span<const DetectedBox> detections, Index classes,
+                                                 const BoxConfusionOptions& options = {});
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API std::vector<Index> box_confusion(std::span<const TruthBox> truth,
+                                                 std::span<const DetectedBox> detections, Index classes,
+                                                 const BoxConfusionOptions& options) {
   detail::check_boxes(truth, detections, classes);
   struct Picture {
     std::vector<std::size_t> truth, found;
@@ -70,3 +82,5 @@ inline std::vector<Index> box_confusion(std::span<const TruthBox> truth, std::sp
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

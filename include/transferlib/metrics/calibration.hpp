@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/metrics/scores.hpp>
 
@@ -50,47 +51,17 @@ class Calibration {
 
   /// \param probabilities (N, classes); \param batch its `target` (N) int64. \throws DataError for a label out of range
   /// or what is no probability
-  void update(const Tensor& probabilities, const Batch& batch) {
-    detail::for_each_prediction(probabilities, batch, [&](const double* row, Index classes, Index label) {
-      const Index best = std::max_element(row, row + classes) - row;
-      const auto bins = static_cast<double>(sums_.size());
-      const auto at = static_cast<std::size_t>(std::clamp(std::ceil(row[best] * bins) - 1.0, 0.0, bins - 1.0));
-      sums_[at].count += 1;
-      sums_[at].confidence += row[best];
-      sums_[at].accuracy += best == label ? 1.0 : 0.0;
-      for (Index c = 0; c < classes; ++c) {
-        const double off = row[c] - (c == label ? 1.0 : 0.0);
-        brier_ += off * off;
-      }
-      // A probability that float32 rounded to 0 counts as the least that it can hold.
-      nll_ -= std::log(std::max(row[label], static_cast<double>(FLT_MIN)));
-      ++seen_;
-    });
-  }
+  void update(const Tensor& probabilities, const Batch& batch);
 
   /// The intervals, for a reliability diagram.
-  std::vector<ReliabilityBin> bins() const {
-    std::vector<ReliabilityBin> out = sums_;
-    for (ReliabilityBin& bin : out)
-      if (bin.count > 0) {
-        bin.confidence /= static_cast<double>(bin.count);
-        bin.accuracy /= static_cast<double>(bin.count);
-      }
-    return out;
-  }
+  std::vector<ReliabilityBin> bins() const;
   /// The mean negative logarithm of the true class's probability, in nats: the cross-entropy of the model.
   double negative_log_likelihood() const { return mean(nll_); }
   /// Brier's score (1950): the mean squared distance of the probabilities from the truth, summed over the classes, in
   /// [0, 2].
   double brier_score() const { return mean(brier_); }
   /// `ece` and `mce`, the expected and the maximum calibration error; `brier`; `nll`. 0 where nothing was seen.
-  NamedValues values() const {
-    const auto all = bins();
-    return {{"ece", expected_calibration_error(all)},
-            {"mce", maximum_calibration_error(all)},
-            {"brier", brier_score()},
-            {"nll", negative_log_likelihood()}};
-  }
+  NamedValues values() const;
 
  private:
   double mean(double sum) const { return seen_ == 0 ? 0.0 : sum / static_cast<double>(seen_); }
@@ -117,19 +88,7 @@ class WorstMistakes {
   }
 
   /// \param probabilities (N, classes); \param batch its `target` (N) int64. \throws DataError
-  void update(const Tensor& probabilities, const Batch& batch) {
-    detail::for_each_prediction(probabilities, batch, [&](const double* row, Index classes, Index label) {
-      const Index best = std::max_element(row, row + classes) - row, index = seen_++;
-      if (best == label) return;
-      ++count_;
-      if (worst_.size() == most_ && !(row[best] > worst_.back().confidence)) return;
-      const Mistake mistake{index, label, best, row[best], row[label]};
-      worst_.insert(std::upper_bound(worst_.begin(), worst_.end(), mistake,
-                                     [](const Mistake& a, const Mistake& b) { return a.confidence > b.confidence; }),
-                    mistake);
-      if (worst_.size() > most_) worst_.pop_back();
-    });
-  }
+  void update(const Tensor& probabilities, const Batch& batch);
 
   /// The surest first; equals in the order in which they were seen.
   const std::vector<Mistake>& mistakes() const { return worst_; }
@@ -143,3 +102,61 @@ class WorstMistakes {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API void Calibration::update(const Tensor& probabilities, const Batch& batch) {
+  detail::for_each_prediction(probabilities, batch, [&](const double* row, Index classes, Index label) {
+    const Index best = std::max_element(row, row + classes) - row;
+    const auto bins = static_cast<double>(sums_.size());
+    const auto at = static_cast<std::size_t>(std::clamp(std::ceil(row[best] * bins) - 1.0, 0.0, bins - 1.0));
+    sums_[at].count += 1;
+    sums_[at].confidence += row[best];
+    sums_[at].accuracy += best == label ? 1.0 : 0.0;
+    for (Index c = 0; c < classes; ++c) {
+      const double off = row[c] - (c == label ? 1.0 : 0.0);
+      brier_ += off * off;
+    }
+    // A probability that float32 rounded to 0 counts as the least that it can hold.
+    nll_ -= std::log(std::max(row[label], static_cast<double>(FLT_MIN)));
+    ++seen_;
+  });
+}
+
+TRANSFERLIB_API std::vector<ReliabilityBin> Calibration::bins() const {
+  std::vector<ReliabilityBin> out = sums_;
+  for (ReliabilityBin& bin : out)
+    if (bin.count > 0) {
+      bin.confidence /= static_cast<double>(bin.count);
+      bin.accuracy /= static_cast<double>(bin.count);
+    }
+  return out;
+}
+
+TRANSFERLIB_API NamedValues Calibration::values() const {
+  const auto all = bins();
+  return {{"ece", expected_calibration_error(all)},
+          {"mce", maximum_calibration_error(all)},
+          {"brier", brier_score()},
+          {"nll", negative_log_likelihood()}};
+}
+
+TRANSFERLIB_API void WorstMistakes::update(const Tensor& probabilities, const Batch& batch) {
+  detail::for_each_prediction(probabilities, batch, [&](const double* row, Index classes, Index label) {
+    const Index best = std::max_element(row, row + classes) - row, index = seen_++;
+    if (best == label) return;
+    ++count_;
+    if (worst_.size() == most_ && !(row[best] > worst_.back().confidence)) return;
+    const Mistake mistake{index, label, best, row[best], row[label]};
+    worst_.insert(std::upper_bound(worst_.begin(), worst_.end(), mistake,
+                                   [](const Mistake& a, const Mistake& b) { return a.confidence > b.confidence; }),
+                  mistake);
+    if (worst_.size() > most_) worst_.pop_back();
+  });
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

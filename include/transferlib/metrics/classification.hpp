@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/metrics/scores.hpp>
 
@@ -65,20 +66,7 @@ class TopK : public detail::RunningMean {
 class ConfusionMatrix {
  public:
   /// \param probabilities (N, classes); \param batch its `target` (N) int64.
-  void update(const Tensor& probabilities, const Batch& batch) {
-    const Index classes = probabilities.size(1);
-    if (counts_.empty()) {
-      classes_ = classes;
-      counts_.assign(static_cast<std::size_t>(classes * classes), 0);
-    }
-    const Tensor predicted = probabilities.argmax(1).cpu().contiguous(), truth = batch.target.cpu().contiguous();
-    const Index *p = predicted.const_data_ptr<Index>(), *t = truth.const_data_ptr<Index>();
-    for (Index i = 0; i < truth.size(0); ++i) {
-      if (t[i] < 0 || t[i] >= classes)
-        throw DataError(detail::text("label ", t[i], " is out of range: the model knows ", classes, " classes"));
-      ++counts_[static_cast<std::size_t>(t[i] * classes + p[i])];
-    }
-  }
+  void update(const Tensor& probabilities, const Batch& batch);
   /// The counts, row by row: row the true class, column the predicted one.
   const std::vector<Index>& counts() const { return counts_; }
   /// How many classes.
@@ -120,3 +108,26 @@ class MeanAbsoluteError : public detail::RunningMean {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API void ConfusionMatrix::update(const Tensor& probabilities, const Batch& batch) {
+  const Index classes = probabilities.size(1);
+  if (counts_.empty()) {
+    classes_ = classes;
+    counts_.assign(static_cast<std::size_t>(classes * classes), 0);
+  }
+  const Tensor predicted = probabilities.argmax(1).cpu().contiguous(), truth = batch.target.cpu().contiguous();
+  const Index *p = predicted.const_data_ptr<Index>(), *t = truth.const_data_ptr<Index>();
+  for (Index i = 0; i < truth.size(0); ++i) {
+    if (t[i] < 0 || t[i] >= classes)
+      throw DataError(detail::text("label ", t[i], " is out of range: the model knows ", classes, " classes"));
+    ++counts_[static_cast<std::size_t>(t[i] * classes + p[i])];
+  }
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/detect/detections.hpp>
 #include <transferlib/metrics/average_precision.hpp>
@@ -18,32 +19,7 @@ class BoxAveragePrecision {
  public:
   /// \param found what was found in each picture of the batch, in the pixels of the batch's target
   /// \throws DataError if there are not as many pictures
-  void update(const std::vector<Detections>& found, const Batch& batch) {
-    const Tensor offsets = batch.offsets.to(at::kCPU, at::kLong).contiguous();
-    const Tensor boxes = batch.target.to(at::kCPU, at::kDouble).contiguous();
-    if (offsets.numel() != static_cast<Index>(found.size()) + 1)
-      throw DataError(detail::text("a batch of ", offsets.numel() - 1, " pictures was predicted for ", found.size()));
-    const auto* at = offsets.const_data_ptr<Index>();
-    const auto* row = boxes.const_data_ptr<double>() + 5 * at[0];
-    for (std::size_t i = 0; i < found.size(); ++i, ++pictures_) {
-      for (Index b = at[i]; b < at[i + 1]; ++b, row += 5) {
-        const auto label = static_cast<Index>(row[0]);
-        truth_.push_back({.picture = pictures_, .label = label, .box = {row[1], row[2], row[3], row[4]}});
-        classes_ = std::max(classes_, label + 1);
-      }
-      if (found[i].size() == 0) continue;
-      const Tensor corners = found[i].boxes.to(at::kCPU, at::kDouble).contiguous();
-      const Tensor scores = found[i].scores.to(at::kCPU, at::kDouble).contiguous();
-      const Tensor labels = found[i].labels.to(at::kCPU, at::kLong).contiguous();
-      const auto* c = corners.const_data_ptr<double>();
-      for (Index k = 0; k < found[i].size(); ++k, c += 4) {
-        const Index label = labels.const_data_ptr<Index>()[k];
-        found_.push_back(
-            {pictures_, label, {c[0], c[1], c[2] - c[0], c[3] - c[1]}, scores.const_data_ptr<double>()[k]});
-        classes_ = std::max(classes_, label + 1);
-      }
-    }
-  }
+  void update(const std::vector<Detections>& found, const Batch& batch);
 
   /// All of COCO's numbers of what was seen, class by class too.
   /// \param classes how many there are; 0: as many as were seen
@@ -70,3 +46,37 @@ class BoxAveragePrecision {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API void BoxAveragePrecision::update(const std::vector<Detections>& found, const Batch& batch) {
+  const Tensor offsets = batch.offsets.to(at::kCPU, at::kLong).contiguous();
+  const Tensor boxes = batch.target.to(at::kCPU, at::kDouble).contiguous();
+  if (offsets.numel() != static_cast<Index>(found.size()) + 1)
+    throw DataError(detail::text("a batch of ", offsets.numel() - 1, " pictures was predicted for ", found.size()));
+  const auto* at = offsets.const_data_ptr<Index>();
+  const auto* row = boxes.const_data_ptr<double>() + 5 * at[0];
+  for (std::size_t i = 0; i < found.size(); ++i, ++pictures_) {
+    for (Index b = at[i]; b < at[i + 1]; ++b, row += 5) {
+      const auto label = static_cast<Index>(row[0]);
+      truth_.push_back({.picture = pictures_, .label = label, .box = {row[1], row[2], row[3], row[4]}});
+      classes_ = std::max(classes_, label + 1);
+    }
+    if (found[i].size() == 0) continue;
+    const Tensor corners = found[i].boxes.to(at::kCPU, at::kDouble).contiguous();
+    const Tensor scores = found[i].scores.to(at::kCPU, at::kDouble).contiguous();
+    const Tensor labels = found[i].labels.to(at::kCPU, at::kLong).contiguous();
+    const auto* c = corners.const_data_ptr<double>();
+    for (Index k = 0; k < found[i].size(); ++k, c += 4) {
+      const Index label = labels.const_data_ptr<Index>()[k];
+      found_.push_back({pictures_, label, {c[0], c[1], c[2] - c[0], c[3] - c[1]}, scores.const_data_ptr<double>()[k]});
+      classes_ = std::max(classes_, label + 1);
+    }
+  }
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 
 namespace transferlib {
 
@@ -19,7 +20,19 @@ namespace transferlib {
 /// O((n + m) log(n + m)).
 /// \returns 0.5 where the scores tell nothing, 1 where every one of `above` exceeds every one of `below`
 /// \throws DataError if either is empty, or a score is not a number
-inline double roc_auc(std::span<const double> above, std::span<const double> below) {
+TRANSFERLIB_API double roc_auc(std::span<const double> above, std::span<const double> below);
+
+/// The number that the part `rate` of the scores exceeds or equals: of n sorted ones that with the index
+/// floor((1 - rate) n). \throws DataError if there are none; OptionError if the rate is not above 0 and at most 1
+TRANSFERLIB_API double threshold_at_rate(std::vector<double> scores, double rate);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API double roc_auc(std::span<const double> above, std::span<const double> below) {
   if (above.empty() || below.empty())
     throw DataError(detail::text("the area under a ROC curve needs scores of both kinds; there are ", above.size(),
                                  " that should be high and ", below.size(), " that should be low"));
@@ -44,9 +57,7 @@ inline double roc_auc(std::span<const double> above, std::span<const double> bel
   return won / (static_cast<double>(above.size()) * static_cast<double>(below.size()));
 }
 
-/// The number that the part `rate` of the scores exceeds or equals: of n sorted ones that with the index
-/// floor((1 - rate) n). \throws DataError if there are none; OptionError if the rate is not above 0 and at most 1
-inline double threshold_at_rate(std::vector<double> scores, double rate) {
+TRANSFERLIB_API double threshold_at_rate(std::vector<double> scores, double rate) {
   if (scores.empty()) throw DataError("a threshold needs scores");
   if (!(rate > 0.0 && rate <= 1.0))
     throw OptionError(detail::text("the rate of a threshold must be above 0 and at most 1, not ", rate));
@@ -57,3 +68,5 @@ inline double threshold_at_rate(std::vector<double> scores, double rate) {
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

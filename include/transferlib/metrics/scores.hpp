@@ -10,6 +10,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/separate.hpp>
 
 namespace transferlib {
 
@@ -37,7 +38,34 @@ struct ClassificationScores {
 
 /// \param counts row by row: row the true class, column the predicted one \param classes how many
 /// \throws OptionError if there are not classes² counts, or one is negative
-inline ClassificationScores classification_scores(const std::vector<Index>& counts, Index classes) {
+TRANSFERLIB_API ClassificationScores classification_scores(const std::vector<Index>& counts, Index classes);
+
+/// The pictures whose confidence, the probability of the answer, lies in one interval.
+struct ReliabilityBin {
+  Index count = 0;
+  double confidence = 0.0;  ///< mean, in [0, 1]
+  double accuracy = 0.0;    ///< the part that is right, in [0, 1]
+};
+
+/// How far confidence is from accuracy, on average over the pictures, in [0, 1]: Guo et al., "On calibration of modern
+/// neural networks" (2017), equation 3. 0 where nothing was seen.
+TRANSFERLIB_API double expected_calibration_error(const std::vector<ReliabilityBin>& bins);
+
+/// How far confidence is from accuracy in the worst interval that has pictures, in [0, 1]: Guo's equation 5.
+inline double maximum_calibration_error(const std::vector<ReliabilityBin>& bins) {
+  double out = 0.0;
+  for (const ReliabilityBin& bin : bins)
+    if (bin.count > 0) out = std::max(out, std::fabs(bin.accuracy - bin.confidence));
+  return out;
+}
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API ClassificationScores classification_scores(const std::vector<Index>& counts, Index classes) {
   const auto n = static_cast<std::size_t>(std::max<Index>(classes, 0));
   if (counts.size() != n * n)
     throw OptionError(
@@ -80,16 +108,7 @@ inline ClassificationScores classification_scores(const std::vector<Index>& coun
   return out;
 }
 
-/// The pictures whose confidence, the probability of the answer, lies in one interval.
-struct ReliabilityBin {
-  Index count = 0;
-  double confidence = 0.0;  ///< mean, in [0, 1]
-  double accuracy = 0.0;    ///< the part that is right, in [0, 1]
-};
-
-/// How far confidence is from accuracy, on average over the pictures, in [0, 1]: Guo et al., "On calibration of modern
-/// neural networks" (2017), equation 3. 0 where nothing was seen.
-inline double expected_calibration_error(const std::vector<ReliabilityBin>& bins) {
+TRANSFERLIB_API double expected_calibration_error(const std::vector<ReliabilityBin>& bins) {
   double sum = 0.0, all = 0.0;
   for (const ReliabilityBin& bin : bins) {
     sum += static_cast<double>(bin.count) * std::fabs(bin.accuracy - bin.confidence);
@@ -98,12 +117,6 @@ inline double expected_calibration_error(const std::vector<ReliabilityBin>& bins
   return all == 0.0 ? 0.0 : sum / all;
 }
 
-/// How far confidence is from accuracy in the worst interval that has pictures, in [0, 1]: Guo's equation 5.
-inline double maximum_calibration_error(const std::vector<ReliabilityBin>& bins) {
-  double out = 0.0;
-  for (const ReliabilityBin& bin : bins)
-    if (bin.count > 0) out = std::max(out, std::fabs(bin.accuracy - bin.confidence));
-  return out;
-}
-
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -8,6 +8,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 
 namespace transferlib {
@@ -18,7 +19,15 @@ namespace transferlib {
 /// \param target (N) int64
 /// \returns T in [1e-3, 1e3]; an end of it where the likelihood has no maximum inside: every picture is told rightly,
 /// or no better than by chance \throws DataError
-inline double fit_temperature(const Tensor& logits, const Tensor& target) {
+TRANSFERLIB_API double fit_temperature(const Tensor& logits, const Tensor& target);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API double fit_temperature(const Tensor& logits, const Tensor& target) {
   if (logits.dim() != 2 || target.dim() != 1 || target.scalar_type() != at::kLong || logits.size(0) < 1 ||
       logits.size(1) < 1 || logits.size(0) != target.size(0))
     throw DataError("a temperature is fitted to logits (N, classes) and targets (N) of int64, of at least one picture");
@@ -51,3 +60,5 @@ inline double fit_temperature(const Tensor& logits, const Tensor& target) {
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

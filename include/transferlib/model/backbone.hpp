@@ -21,6 +21,7 @@
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/hash.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/formats/checkpoint.hpp>
 #include <transferlib/nn/plan.hpp>
 #include <transferlib/weights/keras.hpp>
@@ -66,25 +67,7 @@ inline std::vector<Index> wanted_steps(const BackboneCore& core, Map) { return {
 inline std::vector<Index> wanted_steps(const BackboneCore& core, Pyramid) { return core.graph.stages; }
 
 /// Measures the network at its size, and from that its features.
-inline void measure(BackboneCore& core) {
-  core.measure = guarded(text("a forward pass of ", core.name.empty() ? "the network" : core.name, " at ", core.size(),
-                              " pixels and ", core.options.in_channels, " channels"),
-                         [&] { return core.graph.measure(core.options.in_channels, core.size()); });
-  const auto& shapes = core.measure.shapes;
-  const auto& pooled = shapes[Graph::at(core.graph.pooled)];
-  if (pooled.size() != 1)
-    throw OptionError(
-        text("a backbone's last part must give (N, C) or (N, C, h, w), not ", pooled.size() + 1, " dimensions"));
-  core.features = {};
-  core.features.width = pooled[0];
-  for (std::size_t i = 0; i < core.graph.stages.size(); ++i) {
-    const auto& shape = shapes[Graph::at(core.graph.stages[i])];
-    if (shape.size() != 3) continue;
-    core.features.channels.push_back(shape[0]);
-    const Index told = core.graph.strides[i];
-    core.features.strides.push_back(told != 0 ? told : (core.size() + shape[1] - 1) / std::max<Index>(shape[1], 1));
-  }
-}
+TRANSFERLIB_API void measure(BackboneCore& core);
 
 /// Sets which layers are frozen: their parameters get no gradient.
 inline void apply_mask(BackboneCore& core, std::vector<bool> mask) {
@@ -103,137 +86,25 @@ inline void set_mode(BackboneCore& core, bool training) {
 
 /// The cheapest cut for values of `wanted`: at the first step that training changes, or before it where less crosses,
 /// as long as nothing with multiply-adds has to be computed again for it.
-inline Cut best_cut(const BackboneCore& core, const std::vector<Index>& wanted) {
-  const Graph& graph = core.graph;
-  const Index behind = *std::max_element(wanted.begin(), wanted.end()) + 1;
-  Cut best = graph.cut_at(std::min(graph.first_trainable(core.frozen, wanted), behind), wanted);
-  const auto crossing = [&](const Cut& cut) {
-    Index sum = 0;
-    for (Index s : cut.live) {
-      Index numbers = 1;
-      for (Index side : core.measure.shapes[Graph::at(s)]) numbers *= side;
-      sum += numbers;
-    }
-    return sum;
-  };
-  Index least = crossing(best);
-  for (Index b = best.boundary - 1; b >= 1 && core.measure.multiply_adds[Graph::at(b)] == 0; --b) {
-    Cut cut = graph.cut_at(b, wanted);
-    if (const Index size = crossing(cut); size < least) least = size, best = std::move(cut);
-  }
-  return best;
-}
+TRANSFERLIB_API Cut best_cut(const BackboneCore& core, const std::vector<Index>& wanted);
 
 /// Names of the network's state that values of `wanted` need: the original's classifier is not among them.
-inline StateDict needed_state(const BackboneCore& core, const std::vector<Index>& wanted) {
-  const auto need = core.graph.needed(wanted);
-  std::vector<bool> rows(core.graph.table.rows.size(), false), called(rows.size(), false);
-  for (std::size_t s = 0; s < need.size(); ++s)
-    for (Index l : core.graph.steps[s].layers) {
-      called[Graph::at(l)] = true;
-      if (need[s]) rows[Graph::at(l)] = true;
-    }
-  StateDict out;
-  for (auto& item : state_dict(*core.network)) {
-    bool keep = true;
-    for (std::size_t l = 0; l < rows.size(); ++l)
-      if (const std::string& name = core.graph.table.rows[l].name;
-          called[l] && !rows[l] && item.first.size() > name.size() && item.first.starts_with(name) &&
-          item.first[name.size()] == '.')
-        keep = false;
-    if (keep) out.push_back(std::move(item));
-  }
-  return out;
-}
+TRANSFERLIB_API StateDict needed_state(const BackboneCore& core, const std::vector<Index>& wanted);
 
 /// The row of the layer table that holds each tensor of the network.
-inline std::map<const void*, Index> rows_of_tensors(const BackboneCore& core) {
-  std::map<const void*, Index> out;
-  for (std::size_t row = 0; row < core.graph.modules.size(); ++row) {
-    if (core.graph.modules[row] == nullptr) continue;
-    for (const Tensor& t : core.graph.modules[row]->parameters(false))
-      out.emplace(t.unsafeGetTensorImpl(), static_cast<Index>(row));
-    for (const Tensor& t : core.graph.modules[row]->buffers(false))
-      out.emplace(t.unsafeGetTensorImpl(), static_cast<Index>(row));
-  }
-  return out;
-}
+TRANSFERLIB_API std::map<const void*, Index> rows_of_tensors(const BackboneCore& core);
 
 /// How many stages lie between each row of the layer table and the head: 0 in the last stage and behind it.
-inline std::vector<Index> depths_of_rows(const BackboneCore& core) {
-  std::vector<Index> out(core.graph.table.rows.size(), 0);
-  const Index last = static_cast<Index>(core.graph.stages.size()) - 1;
-  for (std::size_t step = core.graph.steps.size(); step-- > 0;)
-    for (Index row : core.graph.steps[step].layers) {
-      Index stage = 0;
-      while (stage < last && core.graph.stages[Graph::at(stage)] < static_cast<Index>(step)) ++stage;
-      out[Graph::at(row)] = std::max<Index>(0, last - stage);
-    }
-  return out;
-}
+TRANSFERLIB_API std::vector<Index> depths_of_rows(const BackboneCore& core);
 
 /// The mean of a map (N, C, h, w) or of tokens (N, T, C) over its places, and their standard deviation behind it where
 /// asked for: (N, C) or (N, 2 C) float32, whatever the map's precision is.
-inline Tensor pooled_places(const Tensor& x, bool deviations) {
-  if (x.dim() == 2) return x.to(at::kFloat);
-  // Channels last, as the engine's maps are, this is no copy but for the precision.
-  const Tensor places = (x.dim() == 4 ? x.flatten(2).transpose(1, 2) : x).to(at::kFloat), mean = places.mean(1);
-  if (!deviations) return mean;
-  // The small number keeps the gradient of a channel that is constant finite.
-  return at::cat({mean, (places.square().mean(1) - mean.square()).clamp_min(0.0).add(1e-10).sqrt()}, 1);
-}
+TRANSFERLIB_API Tensor pooled_places(const Tensor& x, bool deviations);
 
 /// Makes the pooled features those of several depths, the first ones first.
-inline void add_depths(Graph& graph, Depths depths, bool deviations) {
-  if (depths == Depths::last) return;
-  const Index pooled[] = {graph.pooled};
-  const auto need = graph.needed(pooled);
-  std::vector<std::vector<Index>> users(graph.steps.size());
-  for (std::size_t s = 0; s < graph.steps.size(); ++s)
-    if (need[s])
-      for (Index f : graph.steps[s].from) users[Graph::at(f)].push_back(static_cast<Index>(s));
-  std::set<Index> taps(graph.stages.begin(), graph.stages.end());
-  if (depths == Depths::blocks)
-    for (Index s = 1; s < graph.pooled; ++s) {
-      if (!need[Graph::at(s)] || graph.steps[Graph::at(s)].kind != Kind::add) continue;
-      // The activation that follows at once belongs to the block.
-      const auto& after = users[Graph::at(s)];
-      const bool activated = after.size() == 1 && graph.steps[Graph::at(after[0])].kind == Kind::activation;
-      taps.insert(activated ? after[0] : s);
-    }
-  // The last map is there as the original pools it: a transformer's token is no mean.
-  taps.erase(graph.map);
-  std::vector<Index> parts;
-  const auto add = [&](Kind kind, std::vector<Index> from, auto run) {
-    graph.steps.push_back({kind, {}, std::move(from), nullptr, Activation::identity, std::move(run)});
-    return graph.size() - 1;
-  };
-  for (Index tap : taps)
-    parts.push_back(add(Kind::pool, {tap}, [deviations](std::span<const Tensor> x, const Pass&) {
-      return pooled_places(x[0], deviations);
-    }));
-  parts.push_back(graph.pooled);
-  graph.pooled = add(Kind::concat, std::move(parts), [](std::span<const Tensor> x, const Pass&) {
-    return at::cat(at::TensorList(x.data(), x.size()), 1);
-  });
-}
+TRANSFERLIB_API void add_depths(Graph& graph, Depths depths, bool deviations);
 
-inline void finish(BackboneCore& core, const Card& card, const NetworkOptions& options) {
-  core.name = card.name;
-  core.aliases = card.aliases;
-  core.preprocessing = card.preprocessing;
-  core.options = options;
-  if (options.size != 0) core.preprocessing.size = options.size;
-  if (options.in_channels < 1)
-    throw OptionError(text("a network has at least 1 input channel, not ", options.in_channels));
-  if (core.size() < card.minimum_size)
-    throw OptionError(text("pictures of ", core.size(), " pixels are too small for ",
-                           core.name.empty() ? "the network" : core.name, ": its smallest size is ", card.minimum_size,
-                           "; set {.size = ", card.minimum_size, "} or more"));
-  core.frozen.assign(core.graph.table.rows.size(), false);
-  add_depths(core.graph, options.depths, options.deviations);
-  measure(core);
-}
+TRANSFERLIB_API void finish(BackboneCore& core, const Card& card, const NetworkOptions& options);
 
 /// How a network is made and understood. Pointers, not a template, so that a network costs its own constructor alone.
 struct NetworkType {
@@ -275,15 +146,9 @@ NetworkType network_type() {
 }
 
 /// \param anew makes such a network again, for copies; its weights do not matter
-inline BackboneCore make_core(std::shared_ptr<Module> network, const NetworkType& type, const NetworkOptions& options,
-                              const std::function<std::shared_ptr<Module>()>& anew) {
-  BackboneCore core;
-  core.graph = type.graph(*network);
-  core.network = std::move(network);
-  finish(core, type.card, options);
-  core.rebuild = [type, options, anew] { return make_core(anew(), type, options, anew); };
-  return core;
-}
+TRANSFERLIB_API BackboneCore make_core(std::shared_ptr<Module> network, const NetworkType& type,
+                                       const NetworkOptions& options,
+                                       const std::function<std::shared_ptr<Module>()>& anew);
 
 inline BackboneCore make_core(const NetworkType& type, const NetworkOptions& options) {
   return make_core(type.make(options), type, options, [make = type.make, options] { return make(options); });
@@ -291,42 +156,10 @@ inline BackboneCore make_core(const NetworkType& type, const NetworkOptions& opt
 
 /// \throws WeightsError if a folder of Hugging Face says that its weights are another network's: of another one with
 /// tensors of the same names and shapes they would load, and mean something else
-inline void check_architecture(const BackboneCore& core, const std::filesystem::path& folder) {
-  const std::string theirs = architecture_of(folder);
-  if (core.name.empty() || theirs.empty() || theirs == core.name) return;
-  // An alias may name the training too: "resnet50.a1_in1k".
-  for (const std::string& alias : words(core.aliases))
-    if (alias == theirs || alias.substr(0, alias.find('.')) == theirs) return;
-  throw WeightsError(text("the weights in ", folder, " are of ", in_quotes(theirs),
-                          ", as its config.json says, and the network is ", core.name,
-                          core.aliases.empty() ? "" : text(" (or ", core.aliases, ")"),
-                          "; load them into that network, or the file itself if you know that it is the same"));
-}
+TRANSFERLIB_API void check_architecture(const BackboneCore& core, const std::filesystem::path& folder);
 
 /// Reads weights into the network, strictly.
-inline void read_weights(BackboneCore& core, const std::filesystem::path& file) {
-  guarded(text("loading ", file), [&] {
-    check_architecture(core, file);
-    const auto* plan = dynamic_cast<const Plan*>(core.network.get());
-    auto nameless = plan == nullptr ? std::nullopt : plan->read_nameless(file);
-    StateDict state = nameless ? std::move(*nameless) : read_state_dict(file);
-    if (has_keras_names(state)) state = from_keras(*core.network, core.graph, state, file.string());
-    if (plan != nullptr) state = as_own(*plan, std::move(state));
-    if (nameless) {
-      // The network allowed for what the file lacks: layers at its end, among them the original's classifier.
-      std::set<std::string> names;
-      for (const auto& item : state) names.insert(item.first);
-      for (auto& item : state_dict(*core.network))
-        if (!item.first.ends_with("num_batches_tracked") && !names.count(item.first)) {
-          state.push_back(std::move(item));
-          core.graph.logits = 0;
-        }
-    }
-    load_state_dict(*core.network, state, {}, file.string());
-    return 0;
-  });
-  core.source = (file.has_filename() ? file : file.parent_path()).filename().string();
-}
+TRANSFERLIB_API void read_weights(BackboneCore& core, const std::filesystem::path& file);
 
 inline BackboneCore core_of_file(const NetworkType& type, const std::filesystem::path& file,
                                  const NetworkOptions& options) {
@@ -335,14 +168,7 @@ inline BackboneCore core_of_file(const NetworkType& type, const std::filesystem:
   return core;
 }
 
-inline BackboneCore published_core(const NetworkType& type, const NetworkOptions& options) {
-  const auto file = find_weights(type.card);
-  const bool published = is_published_file(file, type.card);
-  if (published) check_hash(file, type.card);
-  BackboneCore core = core_of_file(type, file, options);
-  if (published) core.licence = type.card.licence;
-  return core;
-}
+TRANSFERLIB_API BackboneCore published_core(const NetworkType& type, const NetworkOptions& options);
 
 inline BackboneCore random_core(const NetworkType& type, const NetworkOptions& options, std::uint64_t seed) {
   BackboneCore core = make_core(type, options);
@@ -431,3 +257,213 @@ struct Backbone<N> {
 using AnyBackbone = Backbone<AnyNetwork>;
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API void measure(BackboneCore& core) {
+  core.measure = guarded(text("a forward pass of ", core.name.empty() ? "the network" : core.name, " at ", core.size(),
+                              " pixels and ", core.options.in_channels, " channels"),
+                         [&] { return core.graph.measure(core.options.in_channels, core.size()); });
+  const auto& shapes = core.measure.shapes;
+  const auto& pooled = shapes[Graph::at(core.graph.pooled)];
+  if (pooled.size() != 1)
+    throw OptionError(
+        text("a backbone's last part must give (N, C) or (N, C, h, w), not ", pooled.size() + 1, " dimensions"));
+  core.features = {};
+  core.features.width = pooled[0];
+  for (std::size_t i = 0; i < core.graph.stages.size(); ++i) {
+    const auto& shape = shapes[Graph::at(core.graph.stages[i])];
+    if (shape.size() != 3) continue;
+    core.features.channels.push_back(shape[0]);
+    const Index told = core.graph.strides[i];
+    core.features.strides.push_back(told != 0 ? told : (core.size() + shape[1] - 1) / std::max<Index>(shape[1], 1));
+  }
+}
+
+TRANSFERLIB_API Cut best_cut(const BackboneCore& core, const std::vector<Index>& wanted) {
+  const Graph& graph = core.graph;
+  const Index behind = *std::max_element(wanted.begin(), wanted.end()) + 1;
+  Cut best = graph.cut_at(std::min(graph.first_trainable(core.frozen, wanted), behind), wanted);
+  const auto crossing = [&](const Cut& cut) {
+    Index sum = 0;
+    for (Index s : cut.live) {
+      Index numbers = 1;
+      for (Index side : core.measure.shapes[Graph::at(s)]) numbers *= side;
+      sum += numbers;
+    }
+    return sum;
+  };
+  Index least = crossing(best);
+  for (Index b = best.boundary - 1; b >= 1 && core.measure.multiply_adds[Graph::at(b)] == 0; --b) {
+    Cut cut = graph.cut_at(b, wanted);
+    if (const Index size = crossing(cut); size < least) least = size, best = std::move(cut);
+  }
+  return best;
+}
+
+TRANSFERLIB_API StateDict needed_state(const BackboneCore& core, const std::vector<Index>& wanted) {
+  const auto need = core.graph.needed(wanted);
+  std::vector<bool> rows(core.graph.table.rows.size(), false), called(rows.size(), false);
+  for (std::size_t s = 0; s < need.size(); ++s)
+    for (Index l : core.graph.steps[s].layers) {
+      called[Graph::at(l)] = true;
+      if (need[s]) rows[Graph::at(l)] = true;
+    }
+  StateDict out;
+  for (auto& item : state_dict(*core.network)) {
+    bool keep = true;
+    for (std::size_t l = 0; l < rows.size(); ++l)
+      if (const std::string& name = core.graph.table.rows[l].name;
+          called[l] && !rows[l] && item.first.size() > name.size() && item.first.starts_with(name) &&
+          item.first[name.size()] == '.')
+        keep = false;
+    if (keep) out.push_back(std::move(item));
+  }
+  return out;
+}
+
+TRANSFERLIB_API std::map<const void*, Index> rows_of_tensors(const BackboneCore& core) {
+  std::map<const void*, Index> out;
+  for (std::size_t row = 0; row < core.graph.modules.size(); ++row) {
+    if (core.graph.modules[row] == nullptr) continue;
+    for (const Tensor& t : core.graph.modules[row]->parameters(false))
+      out.emplace(t.unsafeGetTensorImpl(), static_cast<Index>(row));
+    for (const Tensor& t : core.graph.modules[row]->buffers(false))
+      out.emplace(t.unsafeGetTensorImpl(), static_cast<Index>(row));
+  }
+  return out;
+}
+
+TRANSFERLIB_API std::vector<Index> depths_of_rows(const BackboneCore& core) {
+  std::vector<Index> out(core.graph.table.rows.size(), 0);
+  const Index last = static_cast<Index>(core.graph.stages.size()) - 1;
+  for (std::size_t step = core.graph.steps.size(); step-- > 0;)
+    for (Index row : core.graph.steps[step].layers) {
+      Index stage = 0;
+      while (stage < last && core.graph.stages[Graph::at(stage)] < static_cast<Index>(step)) ++stage;
+      out[Graph::at(row)] = std::max<Index>(0, last - stage);
+    }
+  return out;
+}
+
+TRANSFERLIB_API Tensor pooled_places(const Tensor& x, bool deviations) {
+  if (x.dim() == 2) return x.to(at::kFloat);
+  // Channels last, as the engine's maps are, this is no copy but for the precision.
+  const Tensor places = (x.dim() == 4 ? x.flatten(2).transpose(1, 2) : x).to(at::kFloat), mean = places.mean(1);
+  if (!deviations) return mean;
+  // The small number keeps the gradient of a channel that is constant finite.
+  return at::cat({mean, (places.square().mean(1) - mean.square()).clamp_min(0.0).add(1e-10).sqrt()}, 1);
+}
+
+TRANSFERLIB_API void add_depths(Graph& graph, Depths depths, bool deviations) {
+  if (depths == Depths::last) return;
+  const Index pooled[] = {graph.pooled};
+  const auto need = graph.needed(pooled);
+  std::vector<std::vector<Index>> users(graph.steps.size());
+  for (std::size_t s = 0; s < graph.steps.size(); ++s)
+    if (need[s])
+      for (Index f : graph.steps[s].from) users[Graph::at(f)].push_back(static_cast<Index>(s));
+  std::set<Index> taps(graph.stages.begin(), graph.stages.end());
+  if (depths == Depths::blocks)
+    for (Index s = 1; s < graph.pooled; ++s) {
+      if (!need[Graph::at(s)] || graph.steps[Graph::at(s)].kind != Kind::add) continue;
+      // The activation that follows at once belongs to the block.
+      const auto& after = users[Graph::at(s)];
+      const bool activated = after.size() == 1 && graph.steps[Graph::at(after[0])].kind == Kind::activation;
+      taps.insert(activated ? after[0] : s);
+    }
+  // The last map is there as the original pools it: a transformer's token is no mean.
+  taps.erase(graph.map);
+  std::vector<Index> parts;
+  const auto add = [&](Kind kind, std::vector<Index> from, auto run) {
+    graph.steps.push_back({kind, {}, std::move(from), nullptr, Activation::identity, std::move(run)});
+    return graph.size() - 1;
+  };
+  for (Index tap : taps)
+    parts.push_back(add(Kind::pool, {tap}, [deviations](std::span<const Tensor> x, const Pass&) {
+      return pooled_places(x[0], deviations);
+    }));
+  parts.push_back(graph.pooled);
+  graph.pooled = add(Kind::concat, std::move(parts), [](std::span<const Tensor> x, const Pass&) {
+    return at::cat(at::TensorList(x.data(), x.size()), 1);
+  });
+}
+
+TRANSFERLIB_API void finish(BackboneCore& core, const Card& card, const NetworkOptions& options) {
+  core.name = card.name;
+  core.aliases = card.aliases;
+  core.preprocessing = card.preprocessing;
+  core.options = options;
+  if (options.size != 0) core.preprocessing.size = options.size;
+  if (options.in_channels < 1)
+    throw OptionError(text("a network has at least 1 input channel, not ", options.in_channels));
+  if (core.size() < card.minimum_size)
+    throw OptionError(text("pictures of ", core.size(), " pixels are too small for ",
+                           core.name.empty() ? "the network" : core.name, ": its smallest size is ", card.minimum_size,
+                           "; set {.size = ", card.minimum_size, "} or more"));
+  core.frozen.assign(core.graph.table.rows.size(), false);
+  add_depths(core.graph, options.depths, options.deviations);
+  measure(core);
+}
+
+TRANSFERLIB_API BackboneCore make_core(std::shared_ptr<Module> network, const NetworkType& type,
+                                       const NetworkOptions& options,
+                                       const std::function<std::shared_ptr<Module>()>& anew) {
+  BackboneCore core;
+  core.graph = type.graph(*network);
+  core.network = std::move(network);
+  finish(core, type.card, options);
+  core.rebuild = [type, options, anew] { return make_core(anew(), type, options, anew); };
+  return core;
+}
+
+TRANSFERLIB_API void check_architecture(const BackboneCore& core, const std::filesystem::path& folder) {
+  const std::string theirs = architecture_of(folder);
+  if (core.name.empty() || theirs.empty() || theirs == core.name) return;
+  // An alias may name the training too: "resnet50.a1_in1k".
+  for (const std::string& alias : words(core.aliases))
+    if (alias == theirs || alias.substr(0, alias.find('.')) == theirs) return;
+  throw WeightsError(text("the weights in ", folder, " are of ", in_quotes(theirs),
+                          ", as its config.json says, and the network is ", core.name,
+                          core.aliases.empty() ? "" : text(" (or ", core.aliases, ")"),
+                          "; load them into that network, or the file itself if you know that it is the same"));
+}
+
+TRANSFERLIB_API void read_weights(BackboneCore& core, const std::filesystem::path& file) {
+  guarded(text("loading ", file), [&] {
+    check_architecture(core, file);
+    const auto* plan = dynamic_cast<const Plan*>(core.network.get());
+    auto nameless = plan == nullptr ? std::nullopt : plan->read_nameless(file);
+    StateDict state = nameless ? std::move(*nameless) : read_state_dict(file);
+    if (has_keras_names(state)) state = from_keras(*core.network, core.graph, state, file.string());
+    if (plan != nullptr) state = as_own(*plan, std::move(state));
+    if (nameless) {
+      // The network allowed for what the file lacks: layers at its end, among them the original's classifier.
+      std::set<std::string> names;
+      for (const auto& item : state) names.insert(item.first);
+      for (auto& item : state_dict(*core.network))
+        if (!item.first.ends_with("num_batches_tracked") && !names.count(item.first)) {
+          state.push_back(std::move(item));
+          core.graph.logits = 0;
+        }
+    }
+    load_state_dict(*core.network, state, {}, file.string());
+    return 0;
+  });
+  core.source = (file.has_filename() ? file : file.parent_path()).filename().string();
+}
+
+TRANSFERLIB_API BackboneCore published_core(const NetworkType& type, const NetworkOptions& options) {
+  const auto file = find_weights(type.card);
+  const bool published = is_published_file(file, type.card);
+  if (published) check_hash(file, type.card);
+  BackboneCore core = core_of_file(type, file, options);
+  if (published) core.licence = type.card.licence;
+  return core;
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

@@ -10,6 +10,7 @@
 
 #include <transferlib/core/concepts.hpp>
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/engine/engine.hpp>
 #include <transferlib/freeze/policy.hpp>
 #include <transferlib/model/backbone.hpp>
@@ -24,34 +25,11 @@ struct NotASentence {};
 /// An engine for predicting, made when it is first needed and made again when the weights have changed since.
 class PredictingEngine {
  public:
-  std::shared_ptr<const Engine> get(const BackboneCore& core, const std::vector<Index>& wanted, Precision precision) {
-    const std::lock_guard lock(mutex_);
-    // Here, where one thread is at a time: the calls find a user's modules in evaluation and write nothing.
-    for (const Step& step : core.graph.steps)
-      if (step.kind == Kind::opaque && any_in_training(*step.module)) step.module->eval();
-    const std::uint64_t stamp = stamp_of(core);
-    if (engine_ == nullptr || stamp != stamp_ || precision != asked_) {
-      const Index input[3] = {core.options.in_channels, core.size(), core.size()};
-      engine_ =
-          std::make_shared<const Engine>(core.graph, wanted, input, EngineOptions{.precision = precision, .piece = 1});
-      stamp_ = stamp;
-      asked_ = precision;
-    }
-    return engine_;
-  }
+  std::shared_ptr<const Engine> get(const BackboneCore& core, const std::vector<Index>& wanted, Precision precision);
 
  private:
   /// Changes when a weight was written or replaced: LibTorch counts the writes of each tensor.
-  static std::uint64_t stamp_of(const BackboneCore& core) {
-    std::uint64_t out = 0;
-    const auto add = [&](const Tensor& t) {
-      out = out * 1099511628211ULL + static_cast<std::uint64_t>(t._version());
-      out = out * 1099511628211ULL + reinterpret_cast<std::uintptr_t>(t.const_data_ptr());
-    };
-    for (const Tensor& t : core.network->parameters()) add(t);
-    for (const Tensor& t : core.network->buffers()) add(t);
-    return out;
-  }
+  static std::uint64_t stamp_of(const BackboneCore& core);
 
   std::mutex mutex_;
   std::shared_ptr<const Engine> engine_;
@@ -74,34 +52,10 @@ inline std::vector<Tensor> trainable(const StateDict& state) {
 }
 
 /// The same network anew, with the same weights and frozen layers, on the CPU.
-inline BackboneCore copied(const BackboneCore& core) {
-  BackboneCore out = core.rebuild();
-  load_state_dict(*out.network, state_dict(*core.network));
-  out.licence = core.licence;
-  out.source = core.source;
-  out.preprocessing = core.preprocessing;
-  apply_mask(out, core.frozen);
-  return out;
-}
+TRANSFERLIB_API BackboneCore copied(const BackboneCore& core);
 
 /// The backbone with these maps of its pyramid only.
-inline BackboneCore with_maps(BackboneCore core, const std::vector<Index>& which) {
-  std::vector<std::size_t> maps;  // a stage may end in features without places
-  for (std::size_t i = 0; i < core.graph.stages.size(); ++i)
-    if (core.measure.shapes[Graph::at(core.graph.stages[i])].size() == 3) maps.push_back(i);
-  std::vector<Index> stages, strides, channels, measured;
-  for (const Index number : which) {
-    const auto i = Graph::at(number);
-    stages.push_back(core.graph.stages.at(maps.at(i)));
-    strides.push_back(core.graph.strides.at(maps.at(i)));
-    channels.push_back(core.features.channels.at(i));
-    measured.push_back(core.features.strides.at(i));
-  }
-  core.graph.stages = stages, core.graph.strides = strides;
-  core.features.channels = channels, core.features.strides = measured;
-  core.rebuild = [rebuild = core.rebuild, which] { return with_maps(rebuild(), which); };
-  return core;
-}
+TRANSFERLIB_API BackboneCore with_maps(BackboneCore core, const std::vector<Index>& which);
 
 /// The maps of the backbone's pyramid that a neck takes: all, or those that it names.
 template <class K>
@@ -165,3 +119,68 @@ class ModelBase {
 
 }  // namespace detail
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::shared_ptr<const Engine> PredictingEngine::get(const BackboneCore& core,
+                                                                    const std::vector<Index>& wanted,
+                                                                    Precision precision) {
+  const std::lock_guard lock(mutex_);
+  // Here, where one thread is at a time: the calls find a user's modules in evaluation and write nothing.
+  for (const Step& step : core.graph.steps)
+    if (step.kind == Kind::opaque && any_in_training(*step.module)) step.module->eval();
+  const std::uint64_t stamp = stamp_of(core);
+  if (engine_ == nullptr || stamp != stamp_ || precision != asked_) {
+    const Index input[3] = {core.options.in_channels, core.size(), core.size()};
+    engine_ =
+        std::make_shared<const Engine>(core.graph, wanted, input, EngineOptions{.precision = precision, .piece = 1});
+    stamp_ = stamp;
+    asked_ = precision;
+  }
+  return engine_;
+}
+
+TRANSFERLIB_API std::uint64_t PredictingEngine::stamp_of(const BackboneCore& core) {
+  std::uint64_t out = 0;
+  const auto add = [&](const Tensor& t) {
+    out = out * 1099511628211ULL + static_cast<std::uint64_t>(t._version());
+    out = out * 1099511628211ULL + reinterpret_cast<std::uintptr_t>(t.const_data_ptr());
+  };
+  for (const Tensor& t : core.network->parameters()) add(t);
+  for (const Tensor& t : core.network->buffers()) add(t);
+  return out;
+}
+
+TRANSFERLIB_API BackboneCore copied(const BackboneCore& core) {
+  BackboneCore out = core.rebuild();
+  load_state_dict(*out.network, state_dict(*core.network));
+  out.licence = core.licence;
+  out.source = core.source;
+  out.preprocessing = core.preprocessing;
+  apply_mask(out, core.frozen);
+  return out;
+}
+
+TRANSFERLIB_API BackboneCore with_maps(BackboneCore core, const std::vector<Index>& which) {
+  std::vector<std::size_t> maps;  // a stage may end in features without places
+  for (std::size_t i = 0; i < core.graph.stages.size(); ++i)
+    if (core.measure.shapes[Graph::at(core.graph.stages[i])].size() == 3) maps.push_back(i);
+  std::vector<Index> stages, strides, channels, measured;
+  for (const Index number : which) {
+    const auto i = Graph::at(number);
+    stages.push_back(core.graph.stages.at(maps.at(i)));
+    strides.push_back(core.graph.strides.at(maps.at(i)));
+    channels.push_back(core.features.channels.at(i));
+    measured.push_back(core.features.strides.at(i));
+  }
+  core.graph.stages = stages, core.graph.strides = strides;
+  core.features.channels = channels, core.features.strides = measured;
+  core.rebuild = [rebuild = core.rebuild, which] { return with_maps(rebuild(), which); };
+  return core;
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

@@ -13,6 +13,7 @@
 #include <transferlib/core/concepts.hpp>
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/data/preprocess.hpp>
 #include <transferlib/detect/detections.hpp>
 #include <transferlib/freeze/policy.hpp>
@@ -45,13 +46,7 @@ inline Detections surer_than(const Detections& found, double threshold) {
 namespace detail {
 
 /// What crossed a cut or left an engine, as necks and heads take it: float32, maps with their channels last in memory.
-inline Activations as_maps(Activations values) {
-  for (Tensor& t : values) {
-    t = t.to(at::kFloat);
-    if (t.dim() == 4) t = t.contiguous(at::MemoryFormat::ChannelsLast);
-  }
-  return values;
-}
+TRANSFERLIB_API Activations as_maps(Activations values);
 
 /// Shows a metric what was found on the network's input, and what is there, both in the pixels of the pictures.
 template <class Metric>
@@ -259,3 +254,19 @@ Detector<N, K, H> clone(const Detector<N, K, H>& model) {
 }
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API Activations as_maps(Activations values) {
+  for (Tensor& t : values) {
+    t = t.to(at::kFloat);
+    if (t.dim() == 4) t = t.contiguous(at::MemoryFormat::ChannelsLast);
+  }
+  return values;
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

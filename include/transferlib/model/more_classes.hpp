@@ -18,6 +18,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/data/replaced_boxes.hpp>
 #include <transferlib/detect/boxes.hpp>
@@ -34,17 +35,7 @@ struct RememberOptions {
 };
 
 /// The labels of a model, and behind them those that are new. \throws OptionError if one is not
-inline Labels with_more(Labels labels, const Labels& more) {
-  if (more.empty()) throw OptionError("no class was given that the detector is to learn");
-  for (const std::string& label : more) {
-    if (std::find(labels.begin(), labels.end(), label) != labels.end())
-      throw OptionError(detail::text("the class ", detail::in_quotes(label),
-                                     " can't be added: it is there already; the classes are ",
-                                     detail::first_few(labels)));
-    labels.push_back(label);
-  }
-  return labels;
-}
+TRANSFERLIB_API Labels with_more(Labels labels, const Labels& more);
 
 /// The data, of whose classes some are new to the detector, with what the detector finds of those that it knows as
 /// their truth, beside the boxes that are marked. Its labels are the detector's and behind them the new ones: those of
@@ -91,3 +82,23 @@ ReplacedBoxes<D> remember(const M& old, const D& data, const RememberOptions& op
 }
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API Labels with_more(Labels labels, const Labels& more) {
+  if (more.empty()) throw OptionError("no class was given that the detector is to learn");
+  for (const std::string& label : more) {
+    if (std::find(labels.begin(), labels.end(), label) != labels.end())
+      throw OptionError(detail::text("the class ", detail::in_quotes(label),
+                                     " can't be added: it is there already; the classes are ",
+                                     detail::first_few(labels)));
+    labels.push_back(label);
+  }
+  return labels;
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

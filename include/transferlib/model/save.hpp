@@ -17,6 +17,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/version.hpp>
 #include <transferlib/formats/checkpoint.hpp>
 #include <transferlib/formats/json.hpp>
@@ -44,14 +45,7 @@ inline std::string_view to_string(Interpolation i) {
   return names[static_cast<int>(i)];
 }
 
-inline Json to_json(const Preprocessing& p) {
-  return {{"size", p.size},
-          {"mean", p.mean},
-          {"deviation", p.deviation},
-          {"interpolation", std::string(to_string(p.interpolation))},
-          {"crop_fraction", p.crop_fraction},
-          {"fit", std::string(to_string(p.fit))}};
-}
+TRANSFERLIB_API Json to_json(const Preprocessing& p);
 
 /// The enumerator of this name among the first `count`. \throws FormatError
 template <class E>
@@ -85,23 +79,8 @@ Json to_json(const std::variant<L...>& loss) {
   return std::visit([](const auto& l) { return to_json(l); }, loss);
 }
 
-inline void read_loss(const Json& json, const std::string& name, ClassLoss& out) {
-  using Weights = std::vector<double>;
-  if (name == "cross_entropy")
-    out = CrossEntropy{json["label_smoothing"].get<double>(), json["class_weights"].get<Weights>()};
-  else if (name == "focal")
-    out = Focal{json["gamma"].get<double>(), json["class_weights"].get<Weights>()};
-  else
-    throw FormatError(text(in_quotes(name), " is no loss for one class a picture that is known here"));
-}
-inline void read_loss(const Json& json, const std::string& name, MultiLabelLoss& out) {
-  if (name == "binary_cross_entropy")
-    out = BinaryCrossEntropy{json["positive_weights"].get<std::vector<double>>()};
-  else if (name == "sigmoid_focal")
-    out = SigmoidFocal{json["gamma"].get<double>(), json["alpha"].get<double>()};
-  else
-    throw FormatError(text(in_quotes(name), " is no loss for several classes a picture that is known here"));
-}
+TRANSFERLIB_API void read_loss(const Json& json, const std::string& name, ClassLoss& out);
+TRANSFERLIB_API void read_loss(const Json& json, const std::string& name, MultiLabelLoss& out);
 inline void read_loss(const Json&, const std::string& name, ValueLoss&) {
   if (name != "squared_error") throw FormatError(text(in_quotes(name), " is no loss for numbers that is known here"));
 }
@@ -117,69 +96,7 @@ struct SavedModel {
   std::map<std::string, std::string> metadata;  ///< all of it
 
   /// \throws FormatError, WeightsError if the file is no model of this library
-  static SavedModel read(const std::filesystem::path& path) {
-    const Checkpoint file = open_checkpoint(path);
-    SavedModel out;
-    out.path = path.string();
-    out.metadata = file.metadata;
-    const auto text_of = [&](const char* key) {
-      const auto found = file.metadata.find(key);
-      if (found == file.metadata.end())
-        throw WeightsError(text("the file ", path, " is no model that transferlib saved: its metadata has no \"", key,
-                                "\"; weights alone go to Backbone<…>::pretrained(path)"));
-      return found->second;
-    };
-    if (const std::string format = text_of("transferlib.format"); format != "1")
-      throw WeightsError(text("the file ", path, " has the format ", format,
-                              " of transferlib's models, and this version reads 1; use a newer transferlib"));
-    out.backbone = text_of("backbone");
-    out.head = text_of("head");
-    out.target = text_of("target");
-    out.licence = text_of("licence");
-    out.source = text_of("weights");
-    try {
-      out.labels = parse_json(text_of("labels"), text(path, ": labels")).get<Labels>();
-      const Json p = parse_json(text_of("preprocessing"), text(path, ": preprocessing"));
-      out.preprocessing.size = p["size"].get<Index>();
-      out.preprocessing.mean = p["mean"].get<std::array<double, 3>>();
-      out.preprocessing.deviation = p["deviation"].get<std::array<double, 3>>();
-      out.preprocessing.interpolation = enum_of<Interpolation>(p["interpolation"].get<std::string>(), 4);
-      // Files of earlier versions have no other.
-      if (p.contains("fit")) out.preprocessing.fit = enum_of<Fit>(p["fit"].get<std::string>(), 4);
-      out.preprocessing.crop_fraction = p["crop_fraction"].get<double>();
-      const Json o = parse_json(text_of("network_options"), text(path, ": network_options"));
-      out.options.in_channels = o["in_channels"].get<Index>();
-      out.options.output_stride = o["output_stride"].get<Index>();
-      if (o.contains("depths")) {
-        const auto name = o["depths"].get<std::string>();
-        const auto found = std::find(std::begin(depths_names), std::end(depths_names), name);
-        if (found == std::end(depths_names))
-          throw WeightsError(text("the model in ", path, " has features of the depths ", in_quotes(name),
-                                  ", which this version does not know; use a newer transferlib"));
-        out.options.depths = static_cast<Depths>(found - std::begin(depths_names));
-        out.options.deviations = o["deviations"].get<bool>();
-      }
-    } catch (const FormatError& e) {
-      throw WeightsError(text("the metadata of ", path, " is not what transferlib writes: ", e.what(),
-                              "; the file was changed by another program"));
-    }
-    const Preprocessing& p = out.preprocessing;
-    if (p.size < 1 || p.size > 16384 || !(p.crop_fraction > 0.0 && p.crop_fraction <= 1.0) ||
-        out.options.in_channels < 1 || out.options.in_channels > 1024)
-      throw WeightsError(text("the metadata of ", path, " has a size of ", p.size, ", a crop fraction of ",
-                              p.crop_fraction, " and ", out.options.in_channels, " channels, which no model can have"));
-    out.options.size = p.size;
-    for (const TensorView& view : file.tensors) {
-      Tensor tensor = to_tensor(view, file.owner);
-      if (view.name.starts_with("backbone."))
-        out.backbone_state.emplace_back(view.name.substr(9), std::move(tensor));
-      else if (view.name.starts_with("neck."))
-        out.neck_state.emplace_back(view.name.substr(5), std::move(tensor));
-      else if (view.name.starts_with("head."))
-        out.head_state.emplace_back(view.name.substr(5), std::move(tensor));
-    }
-    return out;
-  }
+  static SavedModel read(const std::filesystem::path& path);
 
   /// The loss that the head was trained by; where the file is of a version that did not keep it, the head's default.
   /// \throws WeightsError
@@ -200,19 +117,7 @@ struct SavedModel {
   }
 
   /// Fills a network: all that its features need must be in the file.
-  void fill(BackboneCore& core, const std::vector<Index>& wanted) const {
-    StateDict all = backbone_state;
-    const auto needed = needed_state(core, wanted);
-    // The original's classifier was not saved: its own values stand in, so that the rest can be strict.
-    std::map<std::string, bool> is_needed;
-    for (const auto& item : needed) is_needed[item.first] = true;
-    for (auto& item : state_dict(*core.network))
-      if (!is_needed.count(item.first)) all.push_back(item);
-    load_state_dict(*core.network, all, {}, path);
-    core.licence = licence;
-    core.source = source;
-    core.preprocessing = preprocessing;
-  }
+  void fill(BackboneCore& core, const std::vector<Index>& wanted) const;
 };
 
 }  // namespace detail
@@ -281,3 +186,117 @@ Classifier<N, H> load(const std::filesystem::path& path, const typename H::Optio
 }
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API Json to_json(const Preprocessing& p) {
+  return {{"size", p.size},
+          {"mean", p.mean},
+          {"deviation", p.deviation},
+          {"interpolation", std::string(to_string(p.interpolation))},
+          {"crop_fraction", p.crop_fraction},
+          {"fit", std::string(to_string(p.fit))}};
+}
+
+TRANSFERLIB_API void read_loss(const Json& json, const std::string& name, ClassLoss& out) {
+  using Weights = std::vector<double>;
+  if (name == "cross_entropy")
+    out = CrossEntropy{json["label_smoothing"].get<double>(), json["class_weights"].get<Weights>()};
+  else if (name == "focal")
+    out = Focal{json["gamma"].get<double>(), json["class_weights"].get<Weights>()};
+  else
+    throw FormatError(text(in_quotes(name), " is no loss for one class a picture that is known here"));
+}
+
+TRANSFERLIB_API void read_loss(const Json& json, const std::string& name, MultiLabelLoss& out) {
+  if (name == "binary_cross_entropy")
+    out = BinaryCrossEntropy{json["positive_weights"].get<std::vector<double>>()};
+  else if (name == "sigmoid_focal")
+    out = SigmoidFocal{json["gamma"].get<double>(), json["alpha"].get<double>()};
+  else
+    throw FormatError(text(in_quotes(name), " is no loss for several classes a picture that is known here"));
+}
+
+TRANSFERLIB_API SavedModel SavedModel::read(const std::filesystem::path& path) {
+  const Checkpoint file = open_checkpoint(path);
+  SavedModel out;
+  out.path = path.string();
+  out.metadata = file.metadata;
+  const auto text_of = [&](const char* key) {
+    const auto found = file.metadata.find(key);
+    if (found == file.metadata.end())
+      throw WeightsError(text("the file ", path, " is no model that transferlib saved: its metadata has no \"", key,
+                              "\"; weights alone go to Backbone<…>::pretrained(path)"));
+    return found->second;
+  };
+  if (const std::string format = text_of("transferlib.format"); format != "1")
+    throw WeightsError(text("the file ", path, " has the format ", format,
+                            " of transferlib's models, and this version reads 1; use a newer transferlib"));
+  out.backbone = text_of("backbone");
+  out.head = text_of("head");
+  out.target = text_of("target");
+  out.licence = text_of("licence");
+  out.source = text_of("weights");
+  try {
+    out.labels = parse_json(text_of("labels"), text(path, ": labels")).get<Labels>();
+    const Json p = parse_json(text_of("preprocessing"), text(path, ": preprocessing"));
+    out.preprocessing.size = p["size"].get<Index>();
+    out.preprocessing.mean = p["mean"].get<std::array<double, 3>>();
+    out.preprocessing.deviation = p["deviation"].get<std::array<double, 3>>();
+    out.preprocessing.interpolation = enum_of<Interpolation>(p["interpolation"].get<std::string>(), 4);
+    // Files of earlier versions have no other.
+    if (p.contains("fit")) out.preprocessing.fit = enum_of<Fit>(p["fit"].get<std::string>(), 4);
+    out.preprocessing.crop_fraction = p["crop_fraction"].get<double>();
+    const Json o = parse_json(text_of("network_options"), text(path, ": network_options"));
+    out.options.in_channels = o["in_channels"].get<Index>();
+    out.options.output_stride = o["output_stride"].get<Index>();
+    if (o.contains("depths")) {
+      const auto name = o["depths"].get<std::string>();
+      const auto found = std::find(std::begin(depths_names), std::end(depths_names), name);
+      if (found == std::end(depths_names))
+        throw WeightsError(text("the model in ", path, " has features of the depths ", in_quotes(name),
+                                ", which this version does not know; use a newer transferlib"));
+      out.options.depths = static_cast<Depths>(found - std::begin(depths_names));
+      out.options.deviations = o["deviations"].get<bool>();
+    }
+  } catch (const FormatError& e) {
+    throw WeightsError(text("the metadata of ", path, " is not what transferlib writes: ", e.what(),
+                            "; the file was changed by another program"));
+  }
+  const Preprocessing& p = out.preprocessing;
+  if (p.size < 1 || p.size > 16384 || !(p.crop_fraction > 0.0 && p.crop_fraction <= 1.0) ||
+      out.options.in_channels < 1 || out.options.in_channels > 1024)
+    throw WeightsError(text("the metadata of ", path, " has a size of ", p.size, ", a crop fraction of ",
+                            p.crop_fraction, " and ", out.options.in_channels, " channels, which no model can have"));
+  out.options.size = p.size;
+  for (const TensorView& view : file.tensors) {
+    Tensor tensor = to_tensor(view, file.owner);
+    if (view.name.starts_with("backbone."))
+      out.backbone_state.emplace_back(view.name.substr(9), std::move(tensor));
+    else if (view.name.starts_with("neck."))
+      out.neck_state.emplace_back(view.name.substr(5), std::move(tensor));
+    else if (view.name.starts_with("head."))
+      out.head_state.emplace_back(view.name.substr(5), std::move(tensor));
+  }
+  return out;
+}
+
+TRANSFERLIB_API void SavedModel::fill(BackboneCore& core, const std::vector<Index>& wanted) const {
+  StateDict all = backbone_state;
+  const auto needed = needed_state(core, wanted);
+  // The original's classifier was not saved: its own values stand in, so that the rest can be strict.
+  std::map<std::string, bool> is_needed;
+  for (const auto& item : needed) is_needed[item.first] = true;
+  for (auto& item : state_dict(*core.network))
+    if (!is_needed.count(item.first)) all.push_back(item);
+  load_state_dict(*core.network, all, {}, path);
+  core.licence = licence;
+  core.source = source;
+  core.preprocessing = preprocessing;
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

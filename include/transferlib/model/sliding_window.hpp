@@ -21,6 +21,7 @@
 #include <transferlib/core/concepts.hpp>
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/data/preprocess.hpp>
 #include <transferlib/data/window_data.hpp>
 #include <transferlib/detect/box_coder.hpp>
@@ -79,17 +80,7 @@ struct WindowAnswers {
 namespace detail {
 
 /// Pixels (1, C, H, W) as a network takes them: (1, channels, H, W) float32.
-inline Tensor normalised_pixels(const Tensor& picture, const Preprocessing& p, Index channels) {
-  Tensor x = picture.size(1) == 3 && channels == 1 ? to_grey(picture) : picture;
-  x = x.scalar_type() == at::kByte ? x.to(at::kFloat) / 255.0F : x;
-  std::vector<float> mean, deviation;
-  for (Index c = 0; c < channels; ++c) {
-    mean.push_back(normalisation(p, channels, c).first);
-    deviation.push_back(normalisation(p, channels, c).second);
-  }
-  const auto column = [&](const std::vector<float>& v) { return at::tensor(v).view({1, -1, 1, 1}); };
-  return (x - column(mean)) / column(deviation);
-}
+TRANSFERLIB_API Tensor normalised_pixels(const Tensor& picture, const Preprocessing& p, Index channels);
 
 /// What the network makes of the mean over some places of its last map, (P, C): its pooled features (P, width).
 inline Tensor features_of_means(const BackboneCore& core, const Tensor& means) {
@@ -100,115 +91,24 @@ inline Tensor features_of_means(const BackboneCore& core, const Tensor& means) {
 }
 
 /// Why a network can't look at a whole level at once; empty: it can.
-inline std::string why_not_dense(const BackboneCore& core) {
-  const Graph& graph = core.graph;
-  const auto& shapes = core.measure.shapes;
-  const std::vector<Index> pooled{graph.pooled}, map{graph.map};
-  if (core.preprocessing.crop_fraction < 1.0)
-    return text("it cuts its pictures (crop_fraction ", core.preprocessing.crop_fraction,
-                "), so it sees no whole window");
-  const auto& last = shapes[Graph::at(graph.map)];
-  if (last.size() != 3 || last[1] != last[2] || core.size() % last[1] != 0)
-    return text("its last map is none of square cells of the input's ", core.size(), " pixels");
-  if (graph.cut_at(graph.map + 1, pooled).live != map) return "its pooled features are not those of its last map alone";
-  const auto need = graph.needed(map);
-  for (std::size_t s = 1; s < need.size(); ++s) {
-    const Step& step = graph.steps[s];
-    if (!need[s]) continue;
-    const auto& shape = shapes[s];
-    const bool gathers = shape.size() == 3 && step.kind == Kind::pool && shape[1] == 1 && shape[2] == 1 &&
-                         shapes[Graph::at(step.from[0])].size() == 3 && shapes[Graph::at(step.from[0])][1] > 2;
-    if (shape.size() != 3 || gathers)
-      return text("its layer ", step.layers.empty() ? text(s) : graph.table.rows[Graph::at(step.layers[0])].name,
-                  gathers ? " looks at all places (squeeze-and-excitation)" : " has no map of places");
-  }
-  const torch::NoGradGuard guard;
-  const Tensor sample = at::linspace(-1.0, 2.0, last[0] * last[1] * last[2]).sin().view({1, last[0], last[1], last[2]});
-  const Tensor on_device = sample.to(core.device());
-  const Tensor whole = graph.run({on_device}, Cut{graph.map + 1, {graph.map}}, pooled, {}, core.frozen)[0];
-  const Tensor means = features_of_means(core, on_device.mean(at::IntArrayRef{2, 3}));
-  if (!at::allclose(whole, means, 1e-3, 1e-4)) return "its pooled features are not those of its last map's mean";
-  return {};
-}
+TRANSFERLIB_API std::string why_not_dense(const BackboneCore& core);
 
 /// The windows of these columns and rows of a level, in pixels of the picture: (rows x columns, 4), row by row.
-inline Tensor windows_of(const WindowLevel& level, Index column, Index columns, Index row, Index rows) {
-  Tensor out = at::empty({rows * columns, 4}, at::kFloat);
-  float* to = out.mutable_data_ptr<float>();
-  for (Index r = row; r < row + rows; ++r)
-    for (Index c = column; c < column + columns; ++c)
-      for (const double at : level.box(c, r)) *to++ = static_cast<float>(at);
-  return out;
-}
+TRANSFERLIB_API Tensor windows_of(const WindowLevel& level, Index column, Index columns, Index row, Index rows);
 
 /// Is given what a head takes of some windows, and the windows (P, 4).
 using WindowVisit = std::function<void(const Activations& features, const Tensor& windows)>;
 
 /// Shows the network each window of a level as a picture of its own.
-inline void visit_exactly(const Tensor& picture, const WindowLevel& level, const BackboneCore& core,
-                          const Engine& engine, Index batch, const WindowVisit& visit) {
-  const Tensor scaled = resize(picture, level.size.height, level.size.width, core.preprocessing.interpolation);
-  const Index columns = level.columns(), count = level.count();
-  for (Index from = 0; from < count; from += batch) {
-    const Index n = std::min(batch, count - from);
-    std::vector<Tensor> crops, places;
-    for (Index i = from; i < from + n; ++i) {
-      const Index column = i % columns, row = i / columns;
-      crops.push_back(
-          scaled.narrow(2, row * level.stride, level.window).narrow(3, column * level.stride, level.window));
-      places.push_back(windows_of(level, column, 1, row, 1));
-    }
-    const Tensor x = preprocess(Batch{{at::cat(crops)}}, core.preprocessing, core.options.in_channels);
-    visit(engine(x), at::cat(places));
-  }
-}
+TRANSFERLIB_API void visit_exactly(const Tensor& picture, const WindowLevel& level, const BackboneCore& core,
+                                   const Engine& engine, Index batch, const WindowVisit& visit);
 
 /// Shows the network a level at once, in tiles where it is large. `engine` gives the last map.
-inline void visit_densely(const Tensor& picture, const WindowLevel& level, const BackboneCore& core,
-                          const Engine& engine, Index tile, const WindowVisit& visit) {
-  const Index view = core.size(), step = level.stride * view / level.window;
-  const Index cells = core.measure.shapes[Graph::at(core.graph.map)][1], stride = view / cells;
-  const auto pixels = [&](Index windows) { return (windows - 1) * step + view; };
-  const Tensor scaled =
-      resize(picture, pixels(level.rows()), pixels(level.columns()), core.preprocessing.interpolation);
-  const Index most = std::max<Index>(1, (tile - view) / step + 1);
-  for (Index row = 0; row < level.rows(); row += most)
-    for (Index column = 0; column < level.columns(); column += most) {
-      const Index rows = std::min(most, level.rows() - row), columns = std::min(most, level.columns() - column);
-      const Tensor part = scaled.narrow(2, row * step, pixels(rows)).narrow(3, column * step, pixels(columns));
-      Tensor map = engine(normalised_pixels(part, core.preprocessing, core.options.in_channels))[0];
-      map = at::avg_pool2d(map.to(at::kFloat), {cells, cells}, {step / stride, step / stride});
-      const Tensor means = map.flatten(2).squeeze(0).transpose(0, 1).contiguous();
-      visit({features_of_means(core, means)}, windows_of(level, column, columns, row, rows));
-    }
-}
+TRANSFERLIB_API void visit_densely(const Tensor& picture, const WindowLevel& level, const BackboneCore& core,
+                                   const Engine& engine, Index tile, const WindowVisit& visit);
 
 /// One picture's answers, merged class by class.
-inline Detections merged(const Detections& all, const Merge& how, Index most) {
-  Tensor boxes = all.boxes, scores = all.scores, labels = all.labels;
-  if (const auto* greedy = std::get_if<GreedyMerge>(&how)) {
-    const Tensor kept = nms_by_class(boxes, scores, labels, greedy->threshold);
-    boxes = boxes.index_select(0, kept), scores = scores.index_select(0, kept), labels = labels.index_select(0, kept);
-  } else if (const auto* fusion = std::get_if<FusionOptions>(&how)) {
-    FusedBoxes fused = weighted_boxes_fusion(boxes, scores, labels, *fusion);
-    boxes = fused.boxes, scores = fused.scores, labels = fused.labels;
-  } else {
-    std::vector<Tensor> b{boxes.narrow(0, 0, 0)}, s{scores.narrow(0, 0, 0)}, l{labels.narrow(0, 0, 0)};
-    for (Index c = 0, end = labels.numel() == 0 ? 0 : labels.max().item<Index>() + 1; c < end; ++c) {
-      const Tensor own = labels.eq(c).nonzero().squeeze(1), own_boxes = boxes.index_select(0, own);
-      const auto soft = soft_nms(own_boxes, scores.index_select(0, own), std::get<SoftNmsOptions>(how));
-      b.push_back(own_boxes.index_select(0, soft.indices));
-      s.push_back(soft.scores);
-      l.push_back(labels.index_select(0, own).index_select(0, soft.indices));
-    }
-    boxes = at::cat(b), scores = at::cat(s), labels = at::cat(l);
-    const Tensor order = scores.argsort(true, 0, true);
-    boxes = boxes.index_select(0, order), scores = scores.index_select(0, order),
-    labels = labels.index_select(0, order);
-  }
-  const Index n = std::min(most, scores.size(0));
-  return {boxes.narrow(0, 0, n), scores.narrow(0, 0, n), labels.narrow(0, 0, n)};
-}
+TRANSFERLIB_API Detections merged(const Detections& all, const Merge& how, Index most);
 
 }  // namespace detail
 
@@ -552,69 +452,9 @@ auto fit_windows(SlidingWindow<N, H>& detector, T& trainer, WindowData& windows,
 
 namespace detail {
 
-inline Json to_json(const WindowOptions& o) {
-  Json merge;
-  if (const auto* greedy = std::get_if<GreedyMerge>(&o.merge))
-    merge = {{"how", "greedy"}, {"threshold", greedy->threshold}};
-  else if (const auto* fusion = std::get_if<FusionOptions>(&o.merge))
-    merge = {{"how", "fusion"},
-             {"threshold", fusion->threshold},
-             {"highest", fusion->score == FusionOptions::Score::highest},
-             {"models", fusion->models},
-             {"least_score", fusion->least_score}};
-  else if (const auto* soft = std::get_if<SoftNmsOptions>(&o.merge))
-    merge = {{"how", "soft"},
-             {"threshold", soft->threshold},
-             {"gaussian", soft->decay == SoftNmsOptions::Decay::gaussian},
-             {"sigma", soft->sigma},
-             {"least_score", soft->least_score}};
-  return {{"window", o.window},
-          {"stride", o.stride},
-          {"scale", o.scale},
-          {"smallest", o.smallest},
-          {"largest", o.largest},
-          {"margin", o.margin},
-          {"threshold", o.threshold},
-          {"merge", merge},
-          {"dense", o.mode == WindowMode::dense},
-          {"background", o.background},
-          {"most", o.most},
-          {"candidates", o.candidates},
-          {"most_windows", o.most_windows},
-          {"batch", o.batch},
-          {"tile", o.tile}};
-}
+TRANSFERLIB_API Json to_json(const WindowOptions& o);
 
-inline WindowOptions window_options_of(const Json& j) {
-  WindowOptions o;
-  const auto number = [](const Json& from, const char* name, auto& into) {
-    into = from[name].get<std::remove_reference_t<decltype(into)>>();
-  };
-  number(j, "window", o.window), number(j, "stride", o.stride), number(j, "scale", o.scale);
-  number(j, "smallest", o.smallest), number(j, "largest", o.largest), number(j, "margin", o.margin);
-  number(j, "threshold", o.threshold), number(j, "background", o.background), number(j, "most", o.most);
-  number(j, "candidates", o.candidates), number(j, "most_windows", o.most_windows);
-  number(j, "batch", o.batch), number(j, "tile", o.tile);
-  o.mode = j["dense"].get<bool>() ? WindowMode::dense : WindowMode::exact;
-  const Json& m = j["merge"];
-  const auto how = m["how"].get<std::string>();
-  if (how == "fusion") {
-    FusionOptions fusion;
-    number(m, "threshold", fusion.threshold), number(m, "models", fusion.models);
-    number(m, "least_score", fusion.least_score);
-    fusion.score = m["highest"].get<bool>() ? FusionOptions::Score::highest : FusionOptions::Score::average;
-    o.merge = fusion;
-  } else if (how == "soft") {
-    SoftNmsOptions soft;
-    number(m, "threshold", soft.threshold), number(m, "sigma", soft.sigma);
-    number(m, "least_score", soft.least_score);
-    soft.decay = m["gaussian"].get<bool>() ? SoftNmsOptions::Decay::gaussian : SoftNmsOptions::Decay::linear;
-    o.merge = soft;
-  } else {
-    o.merge = GreedyMerge{m["threshold"].get<double>()};
-  }
-  return o;
-}
+TRANSFERLIB_API WindowOptions window_options_of(const Json& j);
 
 }  // namespace detail
 
@@ -662,3 +502,190 @@ SlidingWindow<N, H> load_window(Classifier<N, H>&& classifier, const std::filesy
 }
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API Tensor normalised_pixels(const Tensor& picture, const Preprocessing& p, Index channels) {
+  Tensor x = picture.size(1) == 3 && channels == 1 ? to_grey(picture) : picture;
+  x = x.scalar_type() == at::kByte ? x.to(at::kFloat) / 255.0F : x;
+  std::vector<float> mean, deviation;
+  for (Index c = 0; c < channels; ++c) {
+    mean.push_back(normalisation(p, channels, c).first);
+    deviation.push_back(normalisation(p, channels, c).second);
+  }
+  const auto column = [&](const std::vector<float>& v) { return at::tensor(v).view({1, -1, 1, 1}); };
+  return (x - column(mean)) / column(deviation);
+}
+
+TRANSFERLIB_API std::string why_not_dense(const BackboneCore& core) {
+  const Graph& graph = core.graph;
+  const auto& shapes = core.measure.shapes;
+  const std::vector<Index> pooled{graph.pooled}, map{graph.map};
+  if (core.preprocessing.crop_fraction < 1.0)
+    return text("it cuts its pictures (crop_fraction ", core.preprocessing.crop_fraction,
+                "), so it sees no whole window");
+  const auto& last = shapes[Graph::at(graph.map)];
+  if (last.size() != 3 || last[1] != last[2] || core.size() % last[1] != 0)
+    return text("its last map is none of square cells of the input's ", core.size(), " pixels");
+  if (graph.cut_at(graph.map + 1, pooled).live != map) return "its pooled features are not those of its last map alone";
+  const auto need = graph.needed(map);
+  for (std::size_t s = 1; s < need.size(); ++s) {
+    const Step& step = graph.steps[s];
+    if (!need[s]) continue;
+    const auto& shape = shapes[s];
+    const bool gathers = shape.size() == 3 && step.kind == Kind::pool && shape[1] == 1 && shape[2] == 1 &&
+                         shapes[Graph::at(step.from[0])].size() == 3 && shapes[Graph::at(step.from[0])][1] > 2;
+    if (shape.size() != 3 || gathers)
+      return text("its layer ", step.layers.empty() ? text(s) : graph.table.rows[Graph::at(step.layers[0])].name,
+                  gathers ? " looks at all places (squeeze-and-excitation)" : " has no map of places");
+  }
+  const torch::NoGradGuard guard;
+  const Tensor sample = at::linspace(-1.0, 2.0, last[0] * last[1] * last[2]).sin().view({1, last[0], last[1], last[2]});
+  const Tensor on_device = sample.to(core.device());
+  const Tensor whole = graph.run({on_device}, Cut{graph.map + 1, {graph.map}}, pooled, {}, core.frozen)[0];
+  const Tensor means = features_of_means(core, on_device.mean(at::IntArrayRef{2, 3}));
+  if (!at::allclose(whole, means, 1e-3, 1e-4)) return "its pooled features are not those of its last map's mean";
+  return {};
+}
+
+TRANSFERLIB_API Tensor windows_of(const WindowLevel& level, Index column, Index columns, Index row, Index rows) {
+  Tensor out = at::empty({rows * columns, 4}, at::kFloat);
+  float* to = out.mutable_data_ptr<float>();
+  for (Index r = row; r < row + rows; ++r)
+    for (Index c = column; c < column + columns; ++c)
+      for (const double at : level.box(c, r)) *to++ = static_cast<float>(at);
+  return out;
+}
+
+TRANSFERLIB_API void visit_exactly(const Tensor& picture, const WindowLevel& level, const BackboneCore& core,
+                                   const Engine& engine, Index batch, const WindowVisit& visit) {
+  const Tensor scaled = resize(picture, level.size.height, level.size.width, core.preprocessing.interpolation);
+  const Index columns = level.columns(), count = level.count();
+  for (Index from = 0; from < count; from += batch) {
+    const Index n = std::min(batch, count - from);
+    std::vector<Tensor> crops, places;
+    for (Index i = from; i < from + n; ++i) {
+      const Index column = i % columns, row = i / columns;
+      crops.push_back(
+          scaled.narrow(2, row * level.stride, level.window).narrow(3, column * level.stride, level.window));
+      places.push_back(windows_of(level, column, 1, row, 1));
+    }
+    const Tensor x = preprocess(Batch{{at::cat(crops)}}, core.preprocessing, core.options.in_channels);
+    visit(engine(x), at::cat(places));
+  }
+}
+
+TRANSFERLIB_API void visit_densely(const Tensor& picture, const WindowLevel& level, const BackboneCore& core,
+                                   const Engine& engine, Index tile, const WindowVisit& visit) {
+  const Index view = core.size(), step = level.stride * view / level.window;
+  const Index cells = core.measure.shapes[Graph::at(core.graph.map)][1], stride = view / cells;
+  const auto pixels = [&](Index windows) { return (windows - 1) * step + view; };
+  const Tensor scaled =
+      resize(picture, pixels(level.rows()), pixels(level.columns()), core.preprocessing.interpolation);
+  const Index most = std::max<Index>(1, (tile - view) / step + 1);
+  for (Index row = 0; row < level.rows(); row += most)
+    for (Index column = 0; column < level.columns(); column += most) {
+      const Index rows = std::min(most, level.rows() - row), columns = std::min(most, level.columns() - column);
+      const Tensor part = scaled.narrow(2, row * step, pixels(rows)).narrow(3, column * step, pixels(columns));
+      Tensor map = engine(normalised_pixels(part, core.preprocessing, core.options.in_channels))[0];
+      map = at::avg_pool2d(map.to(at::kFloat), {cells, cells}, {step / stride, step / stride});
+      const Tensor means = map.flatten(2).squeeze(0).transpose(0, 1).contiguous();
+      visit({features_of_means(core, means)}, windows_of(level, column, columns, row, rows));
+    }
+}
+
+TRANSFERLIB_API Detections merged(const Detections& all, const Merge& how, Index most) {
+  Tensor boxes = all.boxes, scores = all.scores, labels = all.labels;
+  if (const auto* greedy = std::get_if<GreedyMerge>(&how)) {
+    const Tensor kept = nms_by_class(boxes, scores, labels, greedy->threshold);
+    boxes = boxes.index_select(0, kept), scores = scores.index_select(0, kept), labels = labels.index_select(0, kept);
+  } else if (const auto* fusion = std::get_if<FusionOptions>(&how)) {
+    FusedBoxes fused = weighted_boxes_fusion(boxes, scores, labels, *fusion);
+    boxes = fused.boxes, scores = fused.scores, labels = fused.labels;
+  } else {
+    std::vector<Tensor> b{boxes.narrow(0, 0, 0)}, s{scores.narrow(0, 0, 0)}, l{labels.narrow(0, 0, 0)};
+    for (Index c = 0, end = labels.numel() == 0 ? 0 : labels.max().item<Index>() + 1; c < end; ++c) {
+      const Tensor own = labels.eq(c).nonzero().squeeze(1), own_boxes = boxes.index_select(0, own);
+      const auto soft = soft_nms(own_boxes, scores.index_select(0, own), std::get<SoftNmsOptions>(how));
+      b.push_back(own_boxes.index_select(0, soft.indices));
+      s.push_back(soft.scores);
+      l.push_back(labels.index_select(0, own).index_select(0, soft.indices));
+    }
+    boxes = at::cat(b), scores = at::cat(s), labels = at::cat(l);
+    const Tensor order = scores.argsort(true, 0, true);
+    boxes = boxes.index_select(0, order), scores = scores.index_select(0, order),
+    labels = labels.index_select(0, order);
+  }
+  const Index n = std::min(most, scores.size(0));
+  return {boxes.narrow(0, 0, n), scores.narrow(0, 0, n), labels.narrow(0, 0, n)};
+}
+
+TRANSFERLIB_API Json to_json(const WindowOptions& o) {
+  Json merge;
+  if (const auto* greedy = std::get_if<GreedyMerge>(&o.merge))
+    merge = {{"how", "greedy"}, {"threshold", greedy->threshold}};
+  else if (const auto* fusion = std::get_if<FusionOptions>(&o.merge))
+    merge = {{"how", "fusion"},
+             {"threshold", fusion->threshold},
+             {"highest", fusion->score == FusionOptions::Score::highest},
+             {"models", fusion->models},
+             {"least_score", fusion->least_score}};
+  else if (const auto* soft = std::get_if<SoftNmsOptions>(&o.merge))
+    merge = {{"how", "soft"},
+             {"threshold", soft->threshold},
+             {"gaussian", soft->decay == SoftNmsOptions::Decay::gaussian},
+             {"sigma", soft->sigma},
+             {"least_score", soft->least_score}};
+  return {{"window", o.window},
+          {"stride", o.stride},
+          {"scale", o.scale},
+          {"smallest", o.smallest},
+          {"largest", o.largest},
+          {"margin", o.margin},
+          {"threshold", o.threshold},
+          {"merge", merge},
+          {"dense", o.mode == WindowMode::dense},
+          {"background", o.background},
+          {"most", o.most},
+          {"candidates", o.candidates},
+          {"most_windows", o.most_windows},
+          {"batch", o.batch},
+          {"tile", o.tile}};
+}
+
+TRANSFERLIB_API WindowOptions window_options_of(const Json& j) {
+  WindowOptions o;
+  const auto number = [](const Json& from, const char* name, auto& into) {
+    into = from[name].get<std::remove_reference_t<decltype(into)>>();
+  };
+  number(j, "window", o.window), number(j, "stride", o.stride), number(j, "scale", o.scale);
+  number(j, "smallest", o.smallest), number(j, "largest", o.largest), number(j, "margin", o.margin);
+  number(j, "threshold", o.threshold), number(j, "background", o.background), number(j, "most", o.most);
+  number(j, "candidates", o.candidates), number(j, "most_windows", o.most_windows);
+  number(j, "batch", o.batch), number(j, "tile", o.tile);
+  o.mode = j["dense"].get<bool>() ? WindowMode::dense : WindowMode::exact;
+  const Json& m = j["merge"];
+  const auto how = m["how"].get<std::string>();
+  if (how == "fusion") {
+    FusionOptions fusion;
+    number(m, "threshold", fusion.threshold), number(m, "models", fusion.models);
+    number(m, "least_score", fusion.least_score);
+    fusion.score = m["highest"].get<bool>() ? FusionOptions::Score::highest : FusionOptions::Score::average;
+    o.merge = fusion;
+  } else if (how == "soft") {
+    SoftNmsOptions soft;
+    number(m, "threshold", soft.threshold), number(m, "sigma", soft.sigma);
+    number(m, "least_score", soft.least_score);
+    soft.decay = m["gaussian"].get<bool>() ? SoftNmsOptions::Decay::gaussian : SoftNmsOptions::Decay::linear;
+    o.merge = soft;
+  } else {
+    o.merge = GreedyMerge{m["threshold"].get<double>()};
+  }
+  return o;
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

@@ -16,6 +16,7 @@
 #include <transferlib/core/concepts.hpp>
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/data/preprocess.hpp>
 #include <transferlib/detect/assign.hpp>
 #include <transferlib/detect/boxes.hpp>
@@ -71,21 +72,7 @@ struct ResizeSides {
 namespace detail {
 
 /// Modules that hold these tensors under these names, so that they load as any module does: all or none.
-inline std::shared_ptr<Module> tree_of(const StateDict& state) {
-  auto root = std::make_shared<Module>("Tensors");
-  for (const auto& [name, tensor] : state) {
-    Module* at = root.get();
-    std::size_t from = 0;
-    for (std::size_t dot; (dot = name.find('.', from)) != std::string::npos; from = dot + 1) {
-      const std::string part = name.substr(from, dot - from);
-      const auto children = at->named_children();
-      const auto* child = children.find(part);
-      at = child != nullptr ? child->get() : at->register_module(part, std::make_shared<Module>("Tensors")).get();
-    }
-    at->register_buffer(name.substr(from), tensor);
-  }
-  return root;
-}
+TRANSFERLIB_API std::shared_ptr<Module> tree_of(const StateDict& state);
 
 /// A network's input from pictures of any sizes, and how large each is there.
 struct ResizedPictures {
@@ -94,63 +81,11 @@ struct ResizedPictures {
 };
 
 /// \throws OptionError, DataError
-inline ResizedPictures resize_sides(const Batch& batch, const ResizeSides& sides, const Preprocessing& p,
-                                    Index channels) {
-  if (sides.shorter < 1 || sides.longer < sides.shorter || sides.multiple < 1)
-    throw OptionError(text("pictures can't be resized to a shorter side of ", sides.shorter, " and a longer one of ",
-                           sides.longer, " at most, in multiples of ", sides.multiple));
-  check_preprocessing(p);
-  ResizedPictures out;
-  PixelSize canvas{1, 1};
-  std::vector<float> mean, deviation;
-  for (Index c = 0; c < channels; ++c) {
-    mean.push_back(normalisation(p, channels, c).first);
-    deviation.push_back(normalisation(p, channels, c).second);
-  }
-  const auto column = [](const std::vector<float>& v) { return at::tensor(v).view({1, -1, 1, 1}); };
-  std::vector<Tensor> pictures;
-  for (const Tensor& block : batch.pictures) {
-    check_pictures(block);
-    if (block.size(1) != channels && block.size(1) != 1)
-      throw DataError(text("the pictures have ", block.size(1), " channels and the network takes ", channels));
-    const auto height = static_cast<double>(block.size(2)), width = static_cast<double>(block.size(3));
-    const double scale = std::min(static_cast<double>(sides.shorter) / std::min(height, width),
-                                  static_cast<double>(sides.longer) / std::max(height, width));
-    const auto scaled = [&](double side) { return std::max<Index>(1, static_cast<Index>(std::floor(side * scale))); };
-    const PixelSize size{scaled(width), scaled(height)};
-    canvas = {std::max(canvas.width, size.width), std::max(canvas.height, size.height)};
-    for (Index i = 0; i < block.size(0); ++i) {
-      Tensor x = block.narrow(0, i, 1).cpu();
-      if (x.scalar_type() == at::kByte)
-        x = x.to(at::kFloat) / 255.0;
-      else if (!at::isfinite(x).all().item<bool>())
-        refuse_not_finite(x, static_cast<Index>(pictures.size()), {});
-      x = (x.expand({1, channels, -1, -1}) - column(mean)) / column(deviation);
-      pictures.push_back(at::upsample_bilinear2d(x, {size.height, size.width}, false));
-      out.sizes.push_back(size);
-      out.pictures.push_back({block.size(3), block.size(2)});
-    }
-  }
-  const auto whole = [&](Index side) { return (side + sides.multiple - 1) / sides.multiple * sides.multiple; };
-  out.input = at::zeros({static_cast<Index>(pictures.size()), channels, whole(canvas.height), whole(canvas.width)});
-  for (std::size_t i = 0; i < pictures.size(); ++i)
-    out.input[static_cast<Index>(i)]
-        .narrow(1, 0, out.sizes[i].height)
-        .narrow(2, 0, out.sizes[i].width)
-        .copy_(pictures[i][0]);
-  return out;
-}
+TRANSFERLIB_API ResizedPictures resize_sides(const Batch& batch, const ResizeSides& sides, const Preprocessing& p,
+                                             Index channels);
 
 /// Takes boxes from the network's input back to the pictures.
-inline std::vector<Detections> to_pictures(std::vector<Detections> found, const ResizedPictures& from) {
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    const auto ratio = [](Index to, Index side) { return static_cast<float>(to) / static_cast<float>(side); };
-    const float x = ratio(from.pictures[i].width, from.sizes[i].width);
-    const float y = ratio(from.pictures[i].height, from.sizes[i].height);
-    found[i].boxes = found[i].boxes * at::tensor({x, y, x, y}).to(found[i].boxes.device());
-  }
-  return found;
-}
+TRANSFERLIB_API std::vector<Detections> to_pictures(std::vector<Detections> found, const ResizedPictures& from);
 
 }  // namespace detail
 
@@ -370,3 +305,84 @@ TwoStage<N, K, P, R> clone(const TwoStage<N, K, P, R>& model) {
 }
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::shared_ptr<Module> tree_of(const StateDict& state) {
+  auto root = std::make_shared<Module>("Tensors");
+  for (const auto& [name, tensor] : state) {
+    Module* at = root.get();
+    std::size_t from = 0;
+    for (std::size_t dot; (dot = name.find('.', from)) != std::string::npos; from = dot + 1) {
+      const std::string part = name.substr(from, dot - from);
+      const auto children = at->named_children();
+      const auto* child = children.find(part);
+      at = child != nullptr ? child->get() : at->register_module(part, std::make_shared<Module>("Tensors")).get();
+    }
+    at->register_buffer(name.substr(from), tensor);
+  }
+  return root;
+}
+
+TRANSFERLIB_API ResizedPictures resize_sides(const Batch& batch, const ResizeSides& sides, const Preprocessing& p,
+                                             Index channels) {
+  if (sides.shorter < 1 || sides.longer < sides.shorter || sides.multiple < 1)
+    throw OptionError(text("pictures can't be resized to a shorter side of ", sides.shorter, " and a longer one of ",
+                           sides.longer, " at most, in multiples of ", sides.multiple));
+  check_preprocessing(p);
+  ResizedPictures out;
+  PixelSize canvas{1, 1};
+  std::vector<float> mean, deviation;
+  for (Index c = 0; c < channels; ++c) {
+    mean.push_back(normalisation(p, channels, c).first);
+    deviation.push_back(normalisation(p, channels, c).second);
+  }
+  const auto column = [](const std::vector<float>& v) { return at::tensor(v).view({1, -1, 1, 1}); };
+  std::vector<Tensor> pictures;
+  for (const Tensor& block : batch.pictures) {
+    check_pictures(block);
+    if (block.size(1) != channels && block.size(1) != 1)
+      throw DataError(text("the pictures have ", block.size(1), " channels and the network takes ", channels));
+    const auto height = static_cast<double>(block.size(2)), width = static_cast<double>(block.size(3));
+    const double scale = std::min(static_cast<double>(sides.shorter) / std::min(height, width),
+                                  static_cast<double>(sides.longer) / std::max(height, width));
+    const auto scaled = [&](double side) { return std::max<Index>(1, static_cast<Index>(std::floor(side * scale))); };
+    const PixelSize size{scaled(width), scaled(height)};
+    canvas = {std::max(canvas.width, size.width), std::max(canvas.height, size.height)};
+    for (Index i = 0; i < block.size(0); ++i) {
+      Tensor x = block.narrow(0, i, 1).cpu();
+      if (x.scalar_type() == at::kByte)
+        x = x.to(at::kFloat) / 255.0;
+      else if (!at::isfinite(x).all().item<bool>())
+        refuse_not_finite(x, static_cast<Index>(pictures.size()), {});
+      x = (x.expand({1, channels, -1, -1}) - column(mean)) / column(deviation);
+      pictures.push_back(at::upsample_bilinear2d(x, {size.height, size.width}, false));
+      out.sizes.push_back(size);
+      out.pictures.push_back({block.size(3), block.size(2)});
+    }
+  }
+  const auto whole = [&](Index side) { return (side + sides.multiple - 1) / sides.multiple * sides.multiple; };
+  out.input = at::zeros({static_cast<Index>(pictures.size()), channels, whole(canvas.height), whole(canvas.width)});
+  for (std::size_t i = 0; i < pictures.size(); ++i)
+    out.input[static_cast<Index>(i)]
+        .narrow(1, 0, out.sizes[i].height)
+        .narrow(2, 0, out.sizes[i].width)
+        .copy_(pictures[i][0]);
+  return out;
+}
+
+TRANSFERLIB_API std::vector<Detections> to_pictures(std::vector<Detections> found, const ResizedPictures& from) {
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const auto ratio = [](Index to, Index side) { return static_cast<float>(to) / static_cast<float>(side); };
+    const float x = ratio(from.pictures[i].width, from.sizes[i].width);
+    const float y = ratio(from.pictures[i].height, from.sizes[i].height);
+    found[i].boxes = found[i].boxes * at::tensor({x, y, x, y}).to(found[i].boxes.device());
+  }
+  return found;
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

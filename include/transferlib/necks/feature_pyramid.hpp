@@ -13,6 +13,7 @@
 #include <ATen/ATen.h>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/modules.hpp>
 
@@ -32,50 +33,17 @@ class FeaturePyramid final : public Module {
   };
 
   /// Which of the backbone's maps are wanted, by index. \throws OptionError if there is none
-  static std::vector<Index> takes(const FeatureSpec& features, const Options& options) {
-    std::vector<Index> out;
-    for (std::size_t i = 0; i < features.strides.size(); ++i)
-      if (features.strides[i] >= options.finest) out.push_back(static_cast<Index>(i));
-    if (out.empty())
-      throw OptionError(detail::text("the backbone has no map with ", options.finest,
-                                     " or more pixels a place; set FeaturePyramid's finest to less"));
-    return out;
-  }
+  static std::vector<Index> takes(const FeatureSpec& features, const Options& options);
 
   /// \param features of the maps that it is given
-  FeaturePyramid(const FeatureSpec& features, const Options& options)
-      : Module("FeaturePyramid"), options_(options), features_(features) {
-    if (options.channels < 1)
-      throw OptionError(detail::text("a pyramid's maps have at least 1 channel, not ", options.channels));
-    const auto inner = register_module("inner_blocks", std::make_shared<Module>("ModuleList"));
-    const auto layer = register_module("layer_blocks", std::make_shared<Module>("ModuleList"));
-    for (std::size_t i = 0; i < features.channels.size(); ++i) {
-      inner_.push_back(block(*inner, i, {.in = features.channels[i], .out = options.channels}));
-      layer_.push_back(block(*layer, i, {.in = options.channels, .out = options.channels, .kernel = 3, .padding = 1}));
-    }
-    features_.channels.assign(features.channels.size() + (options.coarser ? 1 : 0), options.channels);
-    if (options.coarser) features_.strides.push_back(2 * features.strides.back());
-  }
+  FeaturePyramid(const FeatureSpec& features, const Options& options);
 
   /// The shapes of the maps that it gives.
   const FeatureSpec& features() const { return features_; }
 
   /// \param maps (N, C_i, h_i, w_i), finest first, as many as it was built for
   /// \returns (N, channels, h_i, w_i) each, and with `coarser` one of half the sides of the last
-  Activations forward(const Activations& maps, const Pass& pass) {
-    if (maps.size() != inner_.size())
-      throw OptionError(detail::text("a pyramid built for ", inner_.size(), " maps was given ", maps.size()));
-    Activations out(maps.size());
-    Tensor above;
-    for (std::size_t i = maps.size(); i-- > 0;) {
-      Tensor x = inner_[i](maps[i], pass.training);
-      if (above.defined()) x = x + at::upsample_nearest2d(above, {x.size(2), x.size(3)});
-      above = x;
-      out[i] = layer_[i](x, pass.training);
-    }
-    if (options_.coarser) out.push_back(at::max_pool2d(out.back(), {1, 1}, {2, 2}));
-    return out;
-  }
+  Activations forward(const Activations& maps, const Pass& pass);
 
  private:
   struct Block {
@@ -87,21 +55,7 @@ class FeaturePyramid final : public Module {
     }
   };
 
-  Block block(Module& list, std::size_t number, nn::Conv2dOptions o) {
-    o.bias = !options_.norm;
-    const auto sequence = list.register_module(std::to_string(number), std::make_shared<Module>("Sequential"));
-    Block out;
-    out.convolution = sequence->register_module("0", std::make_shared<nn::Conv2d>(o));
-    if (options_.norm) out.norm = sequence->register_module("1", std::make_shared<nn::BatchNorm2d>(o.out));
-    // As torch.nn.init.kaiming_uniform_(weight, a=1).
-    const torch::NoGradGuard guard;
-    Tensor& weight = out.convolution->weight;
-    const double bound = std::sqrt(3.0 / static_cast<double>(weight[0].numel()));
-    weight.uniform_(-bound, bound,
-                    detail::generator(options_.seed, 2 * number + (o.kernel == 1 ? 1 : 2),
-                                      static_cast<std::uint64_t>(Purpose::initialise)));
-    return out;
-  }
+  Block block(Module& list, std::size_t number, nn::Conv2dOptions o);
 
   Options options_;
   FeatureSpec features_;
@@ -116,13 +70,7 @@ class SingleMap final : public Module {
   };
 
   /// See `FeaturePyramid::takes`.
-  static std::vector<Index> takes(const FeatureSpec& features, const Options& options) {
-    if (features.strides.empty()) throw OptionError("the backbone has no map");
-    Index best = 0;
-    for (std::size_t i = 0; i < features.strides.size(); ++i)
-      if (features.strides[i] <= options.stride) best = static_cast<Index>(i);
-    return {best};
-  }
+  static std::vector<Index> takes(const FeatureSpec& features, const Options& options);
 
   SingleMap(const FeatureSpec& features, const Options&) : Module("SingleMap"), features_(features) {}
   const FeatureSpec& features() const { return features_; }
@@ -133,3 +81,74 @@ class SingleMap final : public Module {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API std::vector<Index> FeaturePyramid::takes(const FeatureSpec& features, const Options& options) {
+  std::vector<Index> out;
+  for (std::size_t i = 0; i < features.strides.size(); ++i)
+    if (features.strides[i] >= options.finest) out.push_back(static_cast<Index>(i));
+  if (out.empty())
+    throw OptionError(detail::text("the backbone has no map with ", options.finest,
+                                   " or more pixels a place; set FeaturePyramid's finest to less"));
+  return out;
+}
+
+TRANSFERLIB_API FeaturePyramid::FeaturePyramid(const FeatureSpec& features, const Options& options)
+    : Module("FeaturePyramid"), options_(options), features_(features) {
+  if (options.channels < 1)
+    throw OptionError(detail::text("a pyramid's maps have at least 1 channel, not ", options.channels));
+  const auto inner = register_module("inner_blocks", std::make_shared<Module>("ModuleList"));
+  const auto layer = register_module("layer_blocks", std::make_shared<Module>("ModuleList"));
+  for (std::size_t i = 0; i < features.channels.size(); ++i) {
+    inner_.push_back(block(*inner, i, {.in = features.channels[i], .out = options.channels}));
+    layer_.push_back(block(*layer, i, {.in = options.channels, .out = options.channels, .kernel = 3, .padding = 1}));
+  }
+  features_.channels.assign(features.channels.size() + (options.coarser ? 1 : 0), options.channels);
+  if (options.coarser) features_.strides.push_back(2 * features.strides.back());
+}
+
+TRANSFERLIB_API Activations FeaturePyramid::forward(const Activations& maps, const Pass& pass) {
+  if (maps.size() != inner_.size())
+    throw OptionError(detail::text("a pyramid built for ", inner_.size(), " maps was given ", maps.size()));
+  Activations out(maps.size());
+  Tensor above;
+  for (std::size_t i = maps.size(); i-- > 0;) {
+    Tensor x = inner_[i](maps[i], pass.training);
+    if (above.defined()) x = x + at::upsample_nearest2d(above, {x.size(2), x.size(3)});
+    above = x;
+    out[i] = layer_[i](x, pass.training);
+  }
+  if (options_.coarser) out.push_back(at::max_pool2d(out.back(), {1, 1}, {2, 2}));
+  return out;
+}
+
+TRANSFERLIB_API FeaturePyramid::Block FeaturePyramid::block(Module& list, std::size_t number, nn::Conv2dOptions o) {
+  o.bias = !options_.norm;
+  const auto sequence = list.register_module(std::to_string(number), std::make_shared<Module>("Sequential"));
+  Block out;
+  out.convolution = sequence->register_module("0", std::make_shared<nn::Conv2d>(o));
+  if (options_.norm) out.norm = sequence->register_module("1", std::make_shared<nn::BatchNorm2d>(o.out));
+  // As torch.nn.init.kaiming_uniform_(weight, a=1).
+  const torch::NoGradGuard guard;
+  Tensor& weight = out.convolution->weight;
+  const double bound = std::sqrt(3.0 / static_cast<double>(weight[0].numel()));
+  weight.uniform_(-bound, bound,
+                  detail::generator(options_.seed, 2 * number + (o.kernel == 1 ? 1 : 2),
+                                    static_cast<std::uint64_t>(Purpose::initialise)));
+  return out;
+}
+
+TRANSFERLIB_API std::vector<Index> SingleMap::takes(const FeatureSpec& features, const Options& options) {
+  if (features.strides.empty()) throw OptionError("the backbone has no map");
+  Index best = 0;
+  for (std::size_t i = 0; i < features.strides.size(); ++i)
+    if (features.strides[i] <= options.stride) best = static_cast<Index>(i);
+  return {best};
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/yolo_blocks.hpp>
 
@@ -25,23 +26,7 @@ class SpatialPyramidPooling : public Module {
     Activation activation = Activation::silu;
     std::uint64_t seed = 0;
   };
-  SpatialPyramidPooling(const FeatureSpec& features, const Options& o)
-      : Module("SpatialPyramidPooling"), features_(features) {
-    if (features.channels.empty()) throw OptionError("pyramid pooling needs a map at least");
-    const Index in = features.channels.back(), out = o.channels == 0 ? in : o.channels;
-    if (o.kind == Kind::sppf) {
-      pool_ = std::make_shared<nn::Sppf>(in, out, o.activation);
-    } else if (o.kind == Kind::csp) {
-      pool_ = std::make_shared<nn::SppCsp>(in, out, o.activation);
-    } else {
-      pool_ = std::make_shared<nn::Chain>(std::initializer_list<std::shared_ptr<nn::Block>>{
-          nn::conv_block({.in = in, .out = in / 2, .activation = o.activation}), std::make_shared<nn::SpatialPyramid>(),
-          nn::conv_block({.in = in / 2 * 4, .out = out, .activation = o.activation})});
-    }
-    register_module("pool", pool_);
-    features_.channels.back() = features_.width = out;
-    detail::start_convolutions(*this, o.seed);
-  }
+  SpatialPyramidPooling(const FeatureSpec& features, const Options& o);
 
   Activations forward(const Activations& pyramid, const Pass& pass) {
     Activations out = pyramid;
@@ -56,3 +41,29 @@ class SpatialPyramidPooling : public Module {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API SpatialPyramidPooling::SpatialPyramidPooling(const FeatureSpec& features, const Options& o)
+    : Module("SpatialPyramidPooling"), features_(features) {
+  if (features.channels.empty()) throw OptionError("pyramid pooling needs a map at least");
+  const Index in = features.channels.back(), out = o.channels == 0 ? in : o.channels;
+  if (o.kind == Kind::sppf) {
+    pool_ = std::make_shared<nn::Sppf>(in, out, o.activation);
+  } else if (o.kind == Kind::csp) {
+    pool_ = std::make_shared<nn::SppCsp>(in, out, o.activation);
+  } else {
+    pool_ = std::make_shared<nn::Chain>(std::initializer_list<std::shared_ptr<nn::Block>>{
+        nn::conv_block({.in = in, .out = in / 2, .activation = o.activation}), std::make_shared<nn::SpatialPyramid>(),
+        nn::conv_block({.in = in / 2 * 4, .out = out, .activation = o.activation})});
+  }
+  register_module("pool", pool_);
+  features_.channels.back() = features_.width = out;
+  detail::start_convolutions(*this, o.seed);
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

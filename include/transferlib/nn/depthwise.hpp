@@ -13,6 +13,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/simd.hpp>
 
@@ -73,44 +74,10 @@ Tensor depthwise_to_weight(const Depthwise& d, const Tensor& x, const Tensor& gr
 class DepthwiseFunction : public torch::autograd::Function<DepthwiseFunction> {
  public:
   static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& x, const Tensor& weight,
-                        const std::optional<Tensor>& maybe_bias, const Depthwise& d) {
-    const Tensor bias = maybe_bias.value_or(Tensor());
-    const Tensor in = x.contiguous(at::MemoryFormat::ChannelsLast);
-    Tensor out =
-        at::empty({d.images, d.channels, d.out_height, d.out_width}, x.options(), at::MemoryFormat::ChannelsLast);
-    x.scalar_type() == at::kFloat ? depthwise_forward<float>(d, in, weight, bias, out)
-                                  : depthwise_forward<std::uint16_t>(d, in, weight, bias, out);
-    ctx->save_for_backward({in, weight, bias});
-    ctx->saved_data["numbers"] = std::vector<Index>{d.stride, d.dilation, d.top, d.left};
-    return out;
-  }
+                        const std::optional<Tensor>& maybe_bias, const Depthwise& d);
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
-                                                 const torch::autograd::variable_list& gradients) {
-    if (at::GradMode::is_enabled())
-      throw OptionError(
-          "a depthwise convolution was asked for the gradient of its gradient (create_graph), which it "
-          "does not have; run it with a frozen weight and an input that needs no gradient, or leave create_graph out");
-    const auto saved = ctx->get_saved_variables();
-    const Tensor &x = saved[0], &weight = saved[1];
-    const auto n = ctx->saved_data["numbers"].toIntVector();
-    const Tensor g = gradients[0].to(x.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast);
-    const Depthwise d{x.size(0),      x.size(2), x.size(3), x.size(1), g.size(2), g.size(3),
-                      weight.size(2), n[0],      n[1],      n[2],      n[3]};
-    const bool fp32 = x.scalar_type() == at::kFloat;
-    torch::autograd::variable_list out(4);
-    if (ctx->needs_input_grad(0)) {
-      out[0] = at::empty_like(x);
-      fp32 ? depthwise_to_input<float>(d, g, weight, out[0]) : depthwise_to_input<std::uint16_t>(d, g, weight, out[0]);
-    }
-    if (ctx->needs_input_grad(1) || (saved[2].defined() && ctx->needs_input_grad(2))) {
-      const Tensor sums = fp32 ? depthwise_to_weight<float>(d, x, g) : depthwise_to_weight<std::uint16_t>(d, x, g);
-      const Index taps = d.kernel * d.kernel;
-      out[1] = sums.narrow(0, 0, taps).t().contiguous().view(weight.sizes());
-      if (saved[2].defined()) out[2] = sums[taps].contiguous();
-    }
-    return out;
-  }
+                                                 const torch::autograd::variable_list& gradients);
 };
 
 /// Whether `depthwise` can do it and is asked for gradients.
@@ -132,3 +99,52 @@ inline Tensor depthwise(const Tensor& x, const Tensor& weight, const Tensor& bia
 }
 
 }  // namespace transferlib::detail
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API Tensor DepthwiseFunction::forward(torch::autograd::AutogradContext* ctx, const Tensor& x,
+                                                  const Tensor& weight, const std::optional<Tensor>& maybe_bias,
+                                                  const Depthwise& d) {
+  const Tensor bias = maybe_bias.value_or(Tensor());
+  const Tensor in = x.contiguous(at::MemoryFormat::ChannelsLast);
+  Tensor out =
+      at::empty({d.images, d.channels, d.out_height, d.out_width}, x.options(), at::MemoryFormat::ChannelsLast);
+  x.scalar_type() == at::kFloat ? depthwise_forward<float>(d, in, weight, bias, out)
+                                : depthwise_forward<std::uint16_t>(d, in, weight, bias, out);
+  ctx->save_for_backward({in, weight, bias});
+  ctx->saved_data["numbers"] = std::vector<Index>{d.stride, d.dilation, d.top, d.left};
+  return out;
+}
+
+TRANSFERLIB_API torch::autograd::variable_list DepthwiseFunction::backward(
+    torch::autograd::AutogradContext* ctx, const torch::autograd::variable_list& gradients) {
+  if (at::GradMode::is_enabled())
+    throw OptionError(
+        "a depthwise convolution was asked for the gradient of its gradient (create_graph), which it "
+        "does not have; run it with a frozen weight and an input that needs no gradient, or leave create_graph out");
+  const auto saved = ctx->get_saved_variables();
+  const Tensor &x = saved[0], &weight = saved[1];
+  const auto n = ctx->saved_data["numbers"].toIntVector();
+  const Tensor g = gradients[0].to(x.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast);
+  const Depthwise d{x.size(0),      x.size(2), x.size(3), x.size(1), g.size(2), g.size(3),
+                    weight.size(2), n[0],      n[1],      n[2],      n[3]};
+  const bool fp32 = x.scalar_type() == at::kFloat;
+  torch::autograd::variable_list out(4);
+  if (ctx->needs_input_grad(0)) {
+    out[0] = at::empty_like(x);
+    fp32 ? depthwise_to_input<float>(d, g, weight, out[0]) : depthwise_to_input<std::uint16_t>(d, g, weight, out[0]);
+  }
+  if (ctx->needs_input_grad(1) || (saved[2].defined() && ctx->needs_input_grad(2))) {
+    const Tensor sums = fp32 ? depthwise_to_weight<float>(d, x, g) : depthwise_to_weight<std::uint16_t>(d, x, g);
+    const Index taps = d.kernel * d.kernel;
+    out[1] = sums.narrow(0, 0, taps).t().contiguous().view(weight.sizes());
+    if (saved[2].defined()) out[2] = sums[taps].contiguous();
+  }
+  return out;
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

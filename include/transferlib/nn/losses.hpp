@@ -12,6 +12,7 @@
 #include <ATen/ATen.h>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 
 namespace transferlib {
@@ -57,14 +58,7 @@ using ValueLoss = std::variant<SquaredError>;
 
 namespace detail {
 
-inline void check_weights(std::string_view name, const std::vector<double>& weights, Index classes) {
-  if (weights.empty()) return;
-  if (static_cast<Index>(weights.size()) != classes)
-    throw OptionError(text(name, " has ", weights.size(), " numbers and there are ", classes,
-                           " classes; give one a class, in the order of the labels, or none"));
-  for (double w : weights)
-    if (!(w > 0.0 && std::isfinite(w))) throw OptionError(text(name, " must be above 0; one is ", w));
-}
+TRANSFERLIB_API void check_weights(std::string_view name, const std::vector<double>& weights, Index classes);
 
 inline void check_gamma(double gamma) {
   if (!(gamma >= 0.0 && std::isfinite(gamma)))
@@ -127,19 +121,7 @@ inline Tensor loss_of(const CrossEntropy& loss, const Tensor& logits, const Tens
 
 /// \param logits (N, classes); \param target (N) int64, class indices, or (N, classes), parts of classes, each of which
 /// adds its own term
-inline Tensor loss_of(const Focal& loss, const Tensor& logits, const Tensor& target) {
-  const Tensor log_p = at::log_softmax(logits, 1), weights = detail::weights_like(loss.class_weights, logits);
-  if (target.dim() == 1) {
-    const Tensor own = log_p.gather(1, target.unsqueeze(1)).squeeze(1);
-    const Tensor each = -own * detail::focus(-own.expm1(), loss.gamma);
-    if (!weights.defined()) return each.mean();
-    const Tensor w = weights.index_select(0, target);
-    return (each * w).sum() / w.sum();
-  }
-  Tensor part = target.to(logits.dtype());
-  if (weights.defined()) part = part * weights;
-  return (part * -log_p * detail::focus(-log_p.expm1(), loss.gamma)).sum() / part.sum();
-}
+TRANSFERLIB_API Tensor loss_of(const Focal& loss, const Tensor& logits, const Tensor& target);
 
 /// \param logits (N, classes); \param target (N, classes) of numbers in [0, 1]
 inline Tensor loss_of(const BinaryCrossEntropy& loss, const Tensor& logits, const Tensor& target) {
@@ -148,13 +130,7 @@ inline Tensor loss_of(const BinaryCrossEntropy& loss, const Tensor& logits, cons
 }
 
 /// The terms before their mean, as detectors want them. \param target like `logits`
-inline Tensor sigmoid_focal_terms(const SigmoidFocal& loss, const Tensor& logits, const Tensor& target) {
-  const Tensor t = target.to(logits.dtype()), not_t = 1.0 - t;
-  const Tensor missing = at::sigmoid(-logits) * t + at::sigmoid(logits) * not_t;
-  const Tensor terms =
-      at::binary_cross_entropy_with_logits(logits, t, {}, {}, at::Reduction::None) * detail::focus(missing, loss.gamma);
-  return loss.alpha < 0.0 ? terms : (loss.alpha * t + (1.0 - loss.alpha) * not_t) * terms;
-}
+TRANSFERLIB_API Tensor sigmoid_focal_terms(const SigmoidFocal& loss, const Tensor& logits, const Tensor& target);
 
 /// \param logits (N, classes); \param target (N, classes) of numbers in [0, 1]
 inline Tensor loss_of(const SigmoidFocal& loss, const Tensor& logits, const Tensor& target) {
@@ -179,3 +155,46 @@ void check_loss(const std::variant<L...>& loss, Index classes) {
 }
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API void check_weights(std::string_view name, const std::vector<double>& weights, Index classes) {
+  if (weights.empty()) return;
+  if (static_cast<Index>(weights.size()) != classes)
+    throw OptionError(text(name, " has ", weights.size(), " numbers and there are ", classes,
+                           " classes; give one a class, in the order of the labels, or none"));
+  for (double w : weights)
+    if (!(w > 0.0 && std::isfinite(w))) throw OptionError(text(name, " must be above 0; one is ", w));
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API Tensor loss_of(const Focal& loss, const Tensor& logits, const Tensor& target) {
+  const Tensor log_p = at::log_softmax(logits, 1), weights = detail::weights_like(loss.class_weights, logits);
+  if (target.dim() == 1) {
+    const Tensor own = log_p.gather(1, target.unsqueeze(1)).squeeze(1);
+    const Tensor each = -own * detail::focus(-own.expm1(), loss.gamma);
+    if (!weights.defined()) return each.mean();
+    const Tensor w = weights.index_select(0, target);
+    return (each * w).sum() / w.sum();
+  }
+  Tensor part = target.to(logits.dtype());
+  if (weights.defined()) part = part * weights;
+  return (part * -log_p * detail::focus(-log_p.expm1(), loss.gamma)).sum() / part.sum();
+}
+
+TRANSFERLIB_API Tensor sigmoid_focal_terms(const SigmoidFocal& loss, const Tensor& logits, const Tensor& target) {
+  const Tensor t = target.to(logits.dtype()), not_t = 1.0 - t;
+  const Tensor missing = at::sigmoid(-logits) * t + at::sigmoid(logits) * not_t;
+  const Tensor terms =
+      at::binary_cross_entropy_with_logits(logits, t, {}, {}, at::Reduction::None) * detail::focus(missing, loss.gamma);
+  return loss.alpha < 0.0 ? terms : (loss.alpha * t + (1.0 - loss.alpha) * not_t) * terms;
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -15,6 +15,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/random.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/depthwise.hpp>
 
@@ -24,75 +25,15 @@ namespace transferlib {
 enum class Activation { identity, relu, relu6, silu, hardswish, hardsigmoid, sigmoid, gelu, tanh, leaky_relu, mish };
 
 /// The activation's name as PyTorch writes it.
-inline std::string_view to_string(Activation activation) {
-  switch (activation) {
-    case Activation::identity:
-      return "identity";
-    case Activation::relu:
-      return "relu";
-    case Activation::relu6:
-      return "relu6";
-    case Activation::silu:
-      return "silu";
-    case Activation::hardswish:
-      return "hardswish";
-    case Activation::hardsigmoid:
-      return "hardsigmoid";
-    case Activation::sigmoid:
-      return "sigmoid";
-    case Activation::gelu:
-      return "gelu";
-    case Activation::tanh:
-      return "tanh";
-    case Activation::leaky_relu:
-      return "leaky_relu";
-    case Activation::mish:
-      return "mish";
-  }
-  return "identity";
-}
+TRANSFERLIB_API std::string_view to_string(Activation activation);
 
 /// The activation of every element of `x`; the leaky one has darknet's slope, 0.1.
-inline Tensor activate(const Tensor& x, Activation activation) {
-  switch (activation) {
-    case Activation::identity:
-      return x;
-    case Activation::relu:
-      return at::relu(x);
-    case Activation::relu6:
-      return at::hardtanh(x, 0.0, 6.0);
-    case Activation::silu:
-      return at::silu(x);
-    case Activation::hardswish:
-      return at::hardswish(x);
-    case Activation::hardsigmoid:
-      return at::hardsigmoid(x);
-    case Activation::sigmoid:
-      return at::sigmoid(x);
-    case Activation::gelu:
-      return at::gelu(x);
-    case Activation::tanh:
-      return at::tanh(x);
-    case Activation::leaky_relu:
-      return at::leaky_relu(x, 0.1);
-    case Activation::mish:
-      return at::mish(x);
-  }
-  return x;
-}
+TRANSFERLIB_API Tensor activate(const Tensor& x, Activation activation);
 
 namespace detail {
 
 /// The mean over all places of a map, (N, C, h, w) to (N, C), or with `keep` to (N, C, 1, 1).
-inline Tensor mean_of_places(const Tensor& x, bool keep, std::optional<at::ScalarType> type = std::nullopt) {
-  if (x.scalar_type() != at::kBFloat16 || !x.is_cpu() || x.dim() != 4 || x.numel() == 0 ||
-      (at::GradMode::is_enabled() && x.requires_grad()))
-    return at::mean(x, {2, 3}, keep, type);
-  // LibTorch's mean of bfloat16 takes several times as long as its pooling.
-  if (type == at::kFloat) return at::mean(x.to(at::kFloat), {2, 3}, keep);
-  const Tensor y = at::avg_pool2d(x, {x.size(2), x.size(3)});
-  return keep ? y : y.flatten(1);
-}
+TRANSFERLIB_API Tensor mean_of_places(const Tensor& x, bool keep, std::optional<at::ScalarType> type = std::nullopt);
 
 /// Where this thread makes the weights of networks: on "meta" they have shapes and no memory; see `ShapesOnly`.
 inline at::DeviceType& weights_device() {
@@ -150,42 +91,13 @@ class Conv2d : public Module {
   }
 
   /// (N, in, H, W) to (N, out, H', W').
-  Tensor forward(const Tensor& x) const {
-    const Conv2dOptions& o = options;
-    SamePadding h{o.padding}, w{o.padding};
-    if (o.same) {
-      h = {x.size(-2), o.kernel, o.stride, o.dilation};
-      w = {x.size(-1), o.kernel, o.stride, o.dilation};
-    }
-    if (o.groups == o.in && o.in == o.out && detail::depthwise_applies(x, weight, o.kernel)) {
-      const bool automatic = at::autocast::is_autocast_enabled(at::kCPU);
-      const auto type = automatic ? at::autocast::get_autocast_dtype(at::kCPU) : x.scalar_type();
-      const Index reach = (o.kernel - 1) * o.dilation, height = x.size(2) + h.before + h.after - reach,
-                  width = x.size(3) + w.before + w.after - reach;
-      if ((type == at::kFloat || type == at::kBFloat16) && height > 0 && width > 0 && x.size(1) == o.in)
-        return detail::depthwise(x.to(type), weight, bias, (height - 1) / o.stride + 1, (width - 1) / o.stride + 1,
-                                 o.stride, o.dilation, h.before, w.before);
-    }
-    if (h.before == h.after && w.before == w.after) return convolve(x, h.before, w.before);
-    return convolve(at::constant_pad_nd(x, {w.before, w.after, h.before, h.after}), 0, 0);
-  }
+  Tensor forward(const Tensor& x) const;
 
   Conv2dOptions options;
   Tensor weight, bias;
 
  private:
-  Tensor convolve(const Tensor& x, Index pad_h, Index pad_w) const {
-    const Conv2dOptions& o = options;
-    const auto call = [&](const Tensor& input) {
-      return at::conv2d(input, weight, bias, {o.stride, o.stride}, {pad_h, pad_w}, {o.dilation, o.dilation}, o.groups);
-    };
-    if (o.groups != o.in || o.groups == 1 || !x.is_cpu() || !at::autocast::is_autocast_enabled(at::kCPU) ||
-        !at::GradMode::is_enabled())
-      return call(x);
-    // oneDNN's gradient of a depthwise convolution is four times slower in bf16 than in fp32.
-    const c10::impl::ExcludeDispatchKeyGuard plain(c10::DispatchKey::AutocastCPU);
-    return call(x.to(at::kFloat)).to(at::autocast::get_autocast_dtype(at::kCPU));
-  }
+  Tensor convolve(const Tensor& x, Index pad_h, Index pad_w) const;
 };
 
 /// `torch.nn.BatchNorm2d`: parameters `weight`, `bias`, buffers `running_mean`, `running_var`, `num_batches_tracked`.
@@ -193,14 +105,7 @@ class BatchNorm2d : public Module {
  public:
   /// \param channels how many, \param e epsilon inside the root, \param m the part of a new batch in the running
   /// statistics (PyTorch's convention: Keras's and TensorFlow's momentum is 1 - m).
-  explicit BatchNorm2d(Index channels, double e = 1e-5, double m = 0.1)
-      : Module("BatchNorm2d"), epsilon(e), momentum(m) {
-    weight = register_parameter("weight", at::ones({channels}));
-    bias = register_parameter("bias", detail::zeros({channels}));
-    running_mean = register_buffer("running_mean", detail::zeros({channels}));
-    running_var = register_buffer("running_var", at::ones({channels}));
-    batches = register_buffer("num_batches_tracked", at::zeros({}, at::kLong));
-  }
+  explicit BatchNorm2d(Index channels, double e = 1e-5, double m = 0.1);
 
   /// Normalises (N, channels, …): by the batch's own statistics where `training`, which then move the running ones;
   /// by the running ones, untouched, where not.
@@ -274,15 +179,7 @@ inline at::Generator generator(std::uint64_t seed, std::uint64_t first, std::uin
 }
 
 /// Dropout whose mask is drawn from (pass, which layer) alone: of each value, or of whole pictures.
-inline Tensor dropout(const Tensor& x, double probability, const Pass& pass, Index which, bool whole = false) {
-  if (!pass.training || probability <= 0.0) return x;
-  auto draw = generator(pass.seed, static_cast<std::uint64_t>(pass.number),
-                        (static_cast<std::uint64_t>(which) << 8) | static_cast<std::uint64_t>(Purpose::dropout));
-  std::vector<Index> shape = x.sizes().vec();
-  if (whole) std::fill(shape.begin() + 1, shape.end(), 1);
-  const Tensor mask = at::empty(shape, at::TensorOptions(at::kFloat)).bernoulli_(1.0 - probability, draw);
-  return x * mask.to(x.options()).div_(1.0 - probability);
-}
+TRANSFERLIB_API Tensor dropout(const Tensor& x, double probability, const Pass& pass, Index which, bool whole = false);
 
 /// A standard normal or uniform start for `weight`, as `torch.nn.init` computes it, drawn from (seed, number) alone.
 inline void kaiming_uniform(Tensor& weight, std::uint64_t seed, std::uint64_t number) {
@@ -293,15 +190,7 @@ inline void kaiming_uniform(Tensor& weight, std::uint64_t seed, std::uint64_t nu
 }
 
 /// A network's start; see `Plan::initialise`.
-inline void draw_start(Tensor& weight, std::uint64_t seed, std::uint64_t number) {
-  const torch::NoGradGuard guard;
-  const bool kernel = weight.dim() == 4;
-  const double deviation = kernel ? std::sqrt(2.0 / static_cast<double>(weight[0].numel())) : 0.02;
-  Tensor drawn = at::empty(weight.sizes(), at::kFloat)
-                     .normal_(0.0, deviation, generator(seed, number, static_cast<std::uint64_t>(Purpose::initialise)));
-  if (!kernel) drawn.clamp_(-2.0 * deviation, 2.0 * deviation);
-  weight.copy_(drawn);
-}
+TRANSFERLIB_API void draw_start(Tensor& weight, std::uint64_t seed, std::uint64_t number);
 
 /// The start of a bias behind `fan_in` inputs, as `torch.nn.Linear` draws it.
 inline void uniform_bias(Tensor& bias, Index fan_in, std::uint64_t seed, std::uint64_t number) {
@@ -313,3 +202,151 @@ inline void uniform_bias(Tensor& bias, Index fan_in, std::uint64_t seed, std::ui
 
 }  // namespace detail
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API std::string_view to_string(Activation activation) {
+  switch (activation) {
+    case Activation::identity:
+      return "identity";
+    case Activation::relu:
+      return "relu";
+    case Activation::relu6:
+      return "relu6";
+    case Activation::silu:
+      return "silu";
+    case Activation::hardswish:
+      return "hardswish";
+    case Activation::hardsigmoid:
+      return "hardsigmoid";
+    case Activation::sigmoid:
+      return "sigmoid";
+    case Activation::gelu:
+      return "gelu";
+    case Activation::tanh:
+      return "tanh";
+    case Activation::leaky_relu:
+      return "leaky_relu";
+    case Activation::mish:
+      return "mish";
+  }
+  return "identity";
+}
+
+TRANSFERLIB_API Tensor activate(const Tensor& x, Activation activation) {
+  switch (activation) {
+    case Activation::identity:
+      return x;
+    case Activation::relu:
+      return at::relu(x);
+    case Activation::relu6:
+      return at::hardtanh(x, 0.0, 6.0);
+    case Activation::silu:
+      return at::silu(x);
+    case Activation::hardswish:
+      return at::hardswish(x);
+    case Activation::hardsigmoid:
+      return at::hardsigmoid(x);
+    case Activation::sigmoid:
+      return at::sigmoid(x);
+    case Activation::gelu:
+      return at::gelu(x);
+    case Activation::tanh:
+      return at::tanh(x);
+    case Activation::leaky_relu:
+      return at::leaky_relu(x, 0.1);
+    case Activation::mish:
+      return at::mish(x);
+  }
+  return x;
+}
+
+}  // namespace transferlib
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API Tensor mean_of_places(const Tensor& x, bool keep, std::optional<at::ScalarType> type) {
+  if (x.scalar_type() != at::kBFloat16 || !x.is_cpu() || x.dim() != 4 || x.numel() == 0 ||
+      (at::GradMode::is_enabled() && x.requires_grad()))
+    return at::mean(x, {2, 3}, keep, type);
+  // LibTorch's mean of bfloat16 takes several times as long as its pooling.
+  if (type == at::kFloat) return at::mean(x.to(at::kFloat), {2, 3}, keep);
+  const Tensor y = at::avg_pool2d(x, {x.size(2), x.size(3)});
+  return keep ? y : y.flatten(1);
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib::nn {
+
+TRANSFERLIB_API Tensor Conv2d::forward(const Tensor& x) const {
+  const Conv2dOptions& o = options;
+  SamePadding h{o.padding}, w{o.padding};
+  if (o.same) {
+    h = {x.size(-2), o.kernel, o.stride, o.dilation};
+    w = {x.size(-1), o.kernel, o.stride, o.dilation};
+  }
+  if (o.groups == o.in && o.in == o.out && detail::depthwise_applies(x, weight, o.kernel)) {
+    const bool automatic = at::autocast::is_autocast_enabled(at::kCPU);
+    const auto type = automatic ? at::autocast::get_autocast_dtype(at::kCPU) : x.scalar_type();
+    const Index reach = (o.kernel - 1) * o.dilation, height = x.size(2) + h.before + h.after - reach,
+                width = x.size(3) + w.before + w.after - reach;
+    if ((type == at::kFloat || type == at::kBFloat16) && height > 0 && width > 0 && x.size(1) == o.in)
+      return detail::depthwise(x.to(type), weight, bias, (height - 1) / o.stride + 1, (width - 1) / o.stride + 1,
+                               o.stride, o.dilation, h.before, w.before);
+  }
+  if (h.before == h.after && w.before == w.after) return convolve(x, h.before, w.before);
+  return convolve(at::constant_pad_nd(x, {w.before, w.after, h.before, h.after}), 0, 0);
+}
+
+TRANSFERLIB_API Tensor Conv2d::convolve(const Tensor& x, Index pad_h, Index pad_w) const {
+  const Conv2dOptions& o = options;
+  const auto call = [&](const Tensor& input) {
+    return at::conv2d(input, weight, bias, {o.stride, o.stride}, {pad_h, pad_w}, {o.dilation, o.dilation}, o.groups);
+  };
+  if (o.groups != o.in || o.groups == 1 || !x.is_cpu() || !at::autocast::is_autocast_enabled(at::kCPU) ||
+      !at::GradMode::is_enabled())
+    return call(x);
+  // oneDNN's gradient of a depthwise convolution is four times slower in bf16 than in fp32.
+  const c10::impl::ExcludeDispatchKeyGuard plain(c10::DispatchKey::AutocastCPU);
+  return call(x.to(at::kFloat)).to(at::autocast::get_autocast_dtype(at::kCPU));
+}
+
+TRANSFERLIB_API BatchNorm2d::BatchNorm2d(Index channels, double e, double m)
+    : Module("BatchNorm2d"), epsilon(e), momentum(m) {
+  weight = register_parameter("weight", at::ones({channels}));
+  bias = register_parameter("bias", detail::zeros({channels}));
+  running_mean = register_buffer("running_mean", detail::zeros({channels}));
+  running_var = register_buffer("running_var", at::ones({channels}));
+  batches = register_buffer("num_batches_tracked", at::zeros({}, at::kLong));
+}
+
+}  // namespace transferlib::nn
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API Tensor dropout(const Tensor& x, double probability, const Pass& pass, Index which, bool whole) {
+  if (!pass.training || probability <= 0.0) return x;
+  auto draw = generator(pass.seed, static_cast<std::uint64_t>(pass.number),
+                        (static_cast<std::uint64_t>(which) << 8) | static_cast<std::uint64_t>(Purpose::dropout));
+  std::vector<Index> shape = x.sizes().vec();
+  if (whole) std::fill(shape.begin() + 1, shape.end(), 1);
+  const Tensor mask = at::empty(shape, at::TensorOptions(at::kFloat)).bernoulli_(1.0 - probability, draw);
+  return x * mask.to(x.options()).div_(1.0 - probability);
+}
+
+TRANSFERLIB_API void draw_start(Tensor& weight, std::uint64_t seed, std::uint64_t number) {
+  const torch::NoGradGuard guard;
+  const bool kernel = weight.dim() == 4;
+  const double deviation = kernel ? std::sqrt(2.0 / static_cast<double>(weight[0].numel())) : 0.02;
+  Tensor drawn = at::empty(weight.sizes(), at::kFloat)
+                     .normal_(0.0, deviation, generator(seed, number, static_cast<std::uint64_t>(Purpose::initialise)));
+  if (!kernel) drawn.clamp_(-2.0 * deviation, 2.0 * deviation);
+  weight.copy_(drawn);
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

@@ -17,6 +17,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/random.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/modules.hpp>
 
@@ -56,30 +57,10 @@ struct Graph {
   Index size() const { return static_cast<Index>(steps.size()); }
 
   /// Whether `wanted` needs each step.
-  std::vector<bool> needed(std::span<const Index> wanted) const {
-    std::vector<bool> out(steps.size(), false);
-    for (Index w : wanted) out[at(w)] = true;
-    for (std::size_t s = steps.size(); s-- > 0;)
-      if (out[s])
-        for (Index f : steps[s].from) out[at(f)] = true;
-    return out;
-  }
+  std::vector<bool> needed(std::span<const Index> wanted) const;
 
   /// The cut before step `boundary`, for the values of `wanted`.
-  Cut cut_at(Index boundary, std::span<const Index> wanted) const {
-    const auto need = needed(wanted);
-    std::vector<bool> live(steps.size(), false);
-    for (Index w : wanted)
-      if (w < boundary) live[at(w)] = true;
-    for (std::size_t s = at(boundary); s < steps.size(); ++s)
-      if (need[s])
-        for (Index f : steps[s].from)
-          if (f < boundary) live[at(f)] = true;
-    Cut cut{boundary, {}};
-    for (Index s = 0; s < boundary; ++s)
-      if (live[at(s)]) cut.live.push_back(s);
-    return cut;
-  }
+  Cut cut_at(Index boundary, std::span<const Index> wanted) const;
 
   /// Whether every layer of the step is frozen; a step of no layer has nothing to freeze and counts as frozen.
   bool is_frozen(const Step& step, const std::vector<bool>& frozen) const {
@@ -88,15 +69,7 @@ struct Graph {
 
   /// The first step, of those that `wanted` needs, that training changes or that draws at random: with parameters or
   /// statistics that are not frozen, or dropout that is not. The number of steps where there is none.
-  Index first_trainable(const std::vector<bool>& frozen, std::span<const Index> wanted) const {
-    const auto need = needed(wanted);
-    for (std::size_t s = 1; s < steps.size(); ++s) {
-      const Step& step = steps[s];
-      const bool can_change = step.module != nullptr || step.kind == Kind::dropout || step.random;
-      if (need[s] && can_change && !is_frozen(step, frozen)) return static_cast<Index>(s);
-    }
-    return size();
-  }
+  Index first_trainable(const std::vector<bool>& frozen, std::span<const Index> wanted) const;
 
   /// Sets the modules of a user's own network, which LibTorch's `train()` can have put into any mode, to what this call
   /// means: in training those that are not frozen, the others in evaluation. Layers of the zoo are told at each call.
@@ -110,36 +83,7 @@ struct Graph {
   /// Runs the steps from `cut` on, given the values that cross it, as far as `wanted` needs, and returns the values of
   /// `wanted`. A value is let go as soon as nobody needs it. A frozen step runs in evaluation.
   Activations run(const Activations& crossing, const Cut& cut, std::span<const Index> wanted, const Pass& pass,
-                  const std::vector<bool>& frozen) const {
-    if (crossing.size() != cut.live.size())
-      throw OptionError(detail::text("a network was given ", crossing.size(), " tensors where its cut at step ",
-                                     cut.boundary, " is crossed by ", cut.live.size()));
-    const auto need = needed(wanted);
-    std::vector<Index> uses(steps.size(), 0);
-    for (std::size_t s = at(cut.boundary); s < steps.size(); ++s)
-      if (need[s])
-        for (Index f : steps[s].from) ++uses[at(f)];
-    for (Index w : wanted) ++uses[at(w)];
-    Activations values(steps.size());
-    for (std::size_t i = 0; i < crossing.size(); ++i) values[at(cut.live[i])] = crossing[i];
-    Activations inputs;
-    for (std::size_t s = at(cut.boundary); s < steps.size(); ++s) {
-      if (!need[s]) continue;
-      const Step& step = steps[s];
-      inputs.clear();
-      for (Index f : step.from) {
-        inputs.push_back(values[at(f)]);
-        if (--uses[at(f)] == 0) values[at(f)] = Tensor();
-      }
-      Pass own = pass;
-      own.training = pass.training && !is_frozen(step, frozen);
-      if (own.training) set_mode(step, true, frozen);
-      values[s] = step.run(inputs, own);
-    }
-    Activations out;
-    for (Index w : wanted) out.push_back(values[at(w)]);
-    return out;
-  }
+                  const std::vector<bool>& frozen) const;
 
   /// What one picture costs: the shape of each step's value (without the batch), and its multiply-adds.
   struct Measure {
@@ -148,42 +92,7 @@ struct Graph {
   };
 
   /// Measures every step by a forward pass of one black picture (channels, size, size).
-  Measure measure(Index channels, Index size_) const {
-    const torch::NoGradGuard guard;
-    Measure out;
-    out.shapes.resize(steps.size());
-    out.multiply_adds.resize(steps.size(), 0);
-    Activations values(steps.size());
-    std::vector<Index> last_use(steps.size(), 0);
-    for (std::size_t s = 1; s < steps.size(); ++s)
-      for (Index f : steps[s].from) last_use[at(f)] = static_cast<Index>(s);
-    for (std::size_t s = 0; s < steps.size(); ++s) {
-      if (s == 0) {
-        Tensor sample = at::zeros({1, channels, size_, size_});
-        if (steps.size() > 1 && steps[1].module != nullptr)
-          for (const Tensor& p : steps[1].module->parameters()) sample = sample.to(p.device());
-        values[0] = sample;
-      } else {
-        Activations inputs;
-        for (Index f : steps[s].from) inputs.push_back(values[at(f)]);
-        values[s] = steps[s].run(inputs, {});
-        for (Index f : steps[s].from)
-          if (last_use[at(f)] == static_cast<Index>(s)) values[at(f)] = Tensor();
-      }
-      const auto sizes = values[s].sizes();
-      out.shapes[s].assign(sizes.begin() + 1, sizes.end());
-      const Index places = values[s].numel();
-      if (const auto* conv = dynamic_cast<const nn::Conv2d*>(steps[s].module.get()))
-        out.multiply_adds[s] = places * (conv->weight.numel() / conv->weight.size(0));
-      else if (const auto* linear = dynamic_cast<const nn::Linear*>(steps[s].module.get()))
-        out.multiply_adds[s] = places * linear->weight.size(1);
-      else if (steps[s].kind == Kind::attention)
-        out.multiply_adds[s] = 2 * places * sizes[1];  // the two products of tokens with tokens
-      else if (steps[s].kind == Kind::opaque)
-        out.multiply_adds[s] = places;  // unknown: at least one an element, so that it counts as work
-    }
-    return out;
-  }
+  Measure measure(Index channels, Index size_) const;
 
   /// An index as the containers of the standard library want it.
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
@@ -220,26 +129,12 @@ class Plan : public Module {
   /// A file's tensor whose shape is not ours, made ours; nothing where that has no meaning. A kernel for the 3 channels
   /// of a colour picture becomes one for a grey picture by their sum, and one for more channels by repeating them and
   /// multiplying by 3 / channels, as timm does it.
-  virtual std::optional<Tensor> adapt(std::string_view name, const Tensor& theirs, at::IntArrayRef ours) const {
-    (void)name;
-    if (theirs.dim() != 4 || ours.size() != 4 || theirs.size(1) != 3 || theirs.size(0) != ours[0] ||
-        theirs.size(2) != ours[2] || theirs.size(3) != ours[3])
-      return std::nullopt;
-    const Index channels = ours[1];
-    if (channels == 1) return theirs.sum({1}, true);
-    return theirs.repeat({1, (channels + 2) / 3, 1, 1}).narrow(1, 0, channels) * (3.0 / static_cast<double>(channels));
-  }
+  virtual std::optional<Tensor> adapt(std::string_view name, const Tensor& theirs, at::IntArrayRef ours) const;
 
   /// Draws every weight of more than one dimension, from `seed` alone: kernels of convolutions normal with the
   /// deviation sqrt(2 / fan-in), which keeps a signal's size through a deep network in evaluation (He et al., 2015),
   /// all others normal with the deviation 0.02, cut at two deviations (as vision transformers start).
-  void initialise(std::uint64_t seed) {
-    std::uint64_t number = 0;
-    for (auto& item : named_parameters()) {
-      ++number;
-      if (item.value().dim() > 1) detail::draw_start(item.value(), seed, number);
-    }
-  }
+  void initialise(std::uint64_t seed);
 
  protected:
   explicit Plan(std::string name) : Module(std::move(name)) {
@@ -254,18 +149,7 @@ class Plan : public Module {
   using Run = std::function<Tensor(std::span<const Tensor>, const Pass&)>;
 
   /// Any layer. \returns its row
-  Index declare(const std::string& name, Kind kind, std::shared_ptr<Module> module = nullptr, Run run = {}) {
-    const Index row = graph_.table.size();
-    Index parameters = 0;
-    if (module != nullptr) {
-      for (const Tensor& p : module->parameters()) parameters += p.numel();
-      insert(name, module);
-    }
-    graph_.table.rows.push_back({row, name, kind, static_cast<Index>(graph_.table.stages.size()) - 1, parameters});
-    graph_.modules.push_back(module);
-    declared_.push_back({kind, {row}, {}, std::move(module), Activation::identity, std::move(run)});
-    return row;
-  }
+  Index declare(const std::string& name, Kind kind, std::shared_ptr<Module> module = nullptr, Run run = {});
 
   /// A two-dimensional convolution.
   Index declare_convolution(const std::string& name, const nn::Conv2dOptions& options) {
@@ -276,14 +160,7 @@ class Plan : public Module {
   }
 
   /// A batch normalisation; see `nn::BatchNorm2d`.
-  Index declare_norm(const std::string& name, Index channels, double epsilon = 1e-5, double momentum = 0.1) {
-    auto module = std::make_shared<nn::BatchNorm2d>(channels, epsilon, momentum);
-    const Index row = declare(name, Kind::norm, module);
-    declared(row).run = [m = module.get()](std::span<const Tensor> x, const Pass& pass) {
-      return m->forward(x[0], pass.training);
-    };
-    return row;
-  }
+  Index declare_norm(const std::string& name, Index channels, double epsilon = 1e-5, double momentum = 0.1);
 
   /// An activation function.
   Index declare_activation(const std::string& name, Activation activation) {
@@ -294,13 +171,7 @@ class Plan : public Module {
   }
 
   /// Dropout of each value with this probability, in training.
-  Index declare_dropout(const std::string& name, double probability) {
-    const Index row = declare(name, Kind::dropout);
-    declared(row).run = [probability, row](std::span<const Tensor> x, const Pass& pass) {
-      return detail::dropout(x[0], probability, pass, row);
-    };
-    return row;
-  }
+  Index declare_dropout(const std::string& name, double probability);
 
   /// A linear layer from `in` to `out` values.
   Index declare_linear(const std::string& name, Index in, Index out) {
@@ -327,22 +198,7 @@ class Plan : public Module {
   /// A parameter of its own, of no layer: a class token, a position's embedding, a layer's scale. `run` is given it and
   /// the values of the steps.
   Index declare_parameter(const std::string& name, Kind kind, std::vector<Index> shape,
-                          std::function<Tensor(const Tensor& parameter, std::span<const Tensor>)> run) {
-    const auto module = std::make_shared<nn::Parameter>(detail::zeros(shape));
-    const Index row = graph_.table.size();
-    // Twice in modules, once in the tree: under its name there, and alone here, so that it freezes alone.
-    const std::size_t dot = name.rfind('.');
-    Module& parent = dot == std::string::npos ? *this : *container(name.substr(0, dot));
-    parent.register_parameter(name.substr(dot == std::string::npos ? 0 : dot + 1), module->value);
-    graph_.table.rows.push_back(
-        {row, name, kind, static_cast<Index>(graph_.table.stages.size()) - 1, module->value.numel()});
-    graph_.modules.push_back(module);
-    declared_.push_back(
-        {kind, {row}, {}, module, Activation::identity, [m = module.get(), run = std::move(run)](auto x, const Pass&) {
-           return run(m->value, x);
-         }});
-    return row;
-  }
+                          std::function<Tensor(const Tensor& parameter, std::span<const Tensor>)> run);
 
   /// Layer normalisation over the last dimension of (…, width), or over the channels of a map (N, width, h, w).
   Index declare_layer_norm(const std::string& name, Index width, double epsilon, bool of_map = false) {
@@ -390,24 +246,12 @@ class Plan : public Module {
 
   /// Stochastic depth (Huang et al., 2016): in training a picture's whole branch is dropped with this probability, and
   /// what remains is scaled so that its mean is the same.
-  Index declare_stochastic_depth(const std::string& name, double probability) {
-    const Index row = declare(name, Kind::dropout);
-    declared(row).run = [probability, row](std::span<const Tensor> x, const Pass& pass) {
-      return detail::dropout(x[0], probability, pass, row, true);
-    };
-    return row;
-  }
+  Index declare_stochastic_depth(const std::string& name, double probability);
   /// \}
 
   /// Runs a declared layer on the values of steps; returns the new step. A layer may be called more than once. `also`
   /// are rows whose work the layer does too: the original's padding before a convolution that pads itself, say.
-  Index call(Index row, std::vector<Index> from, std::vector<Index> also = {}) {
-    Step step = declared(row);
-    step.from = std::move(from);
-    step.layers.insert(step.layers.end(), also.begin(), also.end());
-    graph_.steps.push_back(std::move(step));
-    return graph_.size() - 1;
-  }
+  Index call(Index row, std::vector<Index> from, std::vector<Index> also = {});
 
   /// A sum that is no layer of the original.
   Index add(Index a, Index b) { return function(Kind::add, {a, b}, sum); }
@@ -415,14 +259,7 @@ class Plan : public Module {
   /// A residual block's sum with stochastic depth (see `declare_stochastic_depth`) in one step, which the engine fuses
   /// as it does any sum. `rows` are the original's layers that it is, or the block's last where the original has none
   /// for it: it draws as long as one of them is not frozen.
-  Index add_stochastic(Index branch, Index skip, double probability, std::vector<Index> rows) {
-    Step step{Kind::add, std::move(rows), {branch, skip}, nullptr, Activation::identity, {}, probability > 0.0};
-    step.run = [probability, row = step.layers.at(0)](std::span<const Tensor> x, const Pass& pass) {
-      return detail::dropout(x[0], probability, pass, row, true) + x[1];
-    };
-    graph_.steps.push_back(std::move(step));
-    return graph_.size() - 1;
-  }
+  Index add_stochastic(Index branch, Index skip, double probability, std::vector<Index> rows);
 
   /// An activation that is no layer of the original, but a part of the one before it.
   Index activated(Index x, Activation activation) {
@@ -517,7 +354,216 @@ inline bool any_in_training(const Module& module) {
 }
 
 /// The graph of a user's own network: a step a stage; the table's rows are its modules, flattened.
-inline Graph graph_of(const Stages& stages) {
+TRANSFERLIB_API Graph graph_of(const Stages& stages);
+
+}  // namespace detail
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API std::vector<bool> Graph::needed(std::span<const Index> wanted) const {
+  std::vector<bool> out(steps.size(), false);
+  for (Index w : wanted) out[at(w)] = true;
+  for (std::size_t s = steps.size(); s-- > 0;)
+    if (out[s])
+      for (Index f : steps[s].from) out[at(f)] = true;
+  return out;
+}
+
+TRANSFERLIB_API Cut Graph::cut_at(Index boundary, std::span<const Index> wanted) const {
+  const auto need = needed(wanted);
+  std::vector<bool> live(steps.size(), false);
+  for (Index w : wanted)
+    if (w < boundary) live[at(w)] = true;
+  for (std::size_t s = at(boundary); s < steps.size(); ++s)
+    if (need[s])
+      for (Index f : steps[s].from)
+        if (f < boundary) live[at(f)] = true;
+  Cut cut{boundary, {}};
+  for (Index s = 0; s < boundary; ++s)
+    if (live[at(s)]) cut.live.push_back(s);
+  return cut;
+}
+
+TRANSFERLIB_API Index Graph::first_trainable(const std::vector<bool>& frozen, std::span<const Index> wanted) const {
+  const auto need = needed(wanted);
+  for (std::size_t s = 1; s < steps.size(); ++s) {
+    const Step& step = steps[s];
+    const bool can_change = step.module != nullptr || step.kind == Kind::dropout || step.random;
+    if (need[s] && can_change && !is_frozen(step, frozen)) return static_cast<Index>(s);
+  }
+  return size();
+}
+
+TRANSFERLIB_API Activations Graph::run(const Activations& crossing, const Cut& cut, std::span<const Index> wanted,
+                                       const Pass& pass, const std::vector<bool>& frozen) const {
+  if (crossing.size() != cut.live.size())
+    throw OptionError(detail::text("a network was given ", crossing.size(), " tensors where its cut at step ",
+                                   cut.boundary, " is crossed by ", cut.live.size()));
+  const auto need = needed(wanted);
+  std::vector<Index> uses(steps.size(), 0);
+  for (std::size_t s = at(cut.boundary); s < steps.size(); ++s)
+    if (need[s])
+      for (Index f : steps[s].from) ++uses[at(f)];
+  for (Index w : wanted) ++uses[at(w)];
+  Activations values(steps.size());
+  for (std::size_t i = 0; i < crossing.size(); ++i) values[at(cut.live[i])] = crossing[i];
+  Activations inputs;
+  for (std::size_t s = at(cut.boundary); s < steps.size(); ++s) {
+    if (!need[s]) continue;
+    const Step& step = steps[s];
+    inputs.clear();
+    for (Index f : step.from) {
+      inputs.push_back(values[at(f)]);
+      if (--uses[at(f)] == 0) values[at(f)] = Tensor();
+    }
+    Pass own = pass;
+    own.training = pass.training && !is_frozen(step, frozen);
+    if (own.training) set_mode(step, true, frozen);
+    values[s] = step.run(inputs, own);
+  }
+  Activations out;
+  for (Index w : wanted) out.push_back(values[at(w)]);
+  return out;
+}
+
+TRANSFERLIB_API Graph::Measure Graph::measure(Index channels, Index size_) const {
+  const torch::NoGradGuard guard;
+  Measure out;
+  out.shapes.resize(steps.size());
+  out.multiply_adds.resize(steps.size(), 0);
+  Activations values(steps.size());
+  std::vector<Index> last_use(steps.size(), 0);
+  for (std::size_t s = 1; s < steps.size(); ++s)
+    for (Index f : steps[s].from) last_use[at(f)] = static_cast<Index>(s);
+  for (std::size_t s = 0; s < steps.size(); ++s) {
+    if (s == 0) {
+      Tensor sample = at::zeros({1, channels, size_, size_});
+      if (steps.size() > 1 && steps[1].module != nullptr)
+        for (const Tensor& p : steps[1].module->parameters()) sample = sample.to(p.device());
+      values[0] = sample;
+    } else {
+      Activations inputs;
+      for (Index f : steps[s].from) inputs.push_back(values[at(f)]);
+      values[s] = steps[s].run(inputs, {});
+      for (Index f : steps[s].from)
+        if (last_use[at(f)] == static_cast<Index>(s)) values[at(f)] = Tensor();
+    }
+    const auto sizes = values[s].sizes();
+    out.shapes[s].assign(sizes.begin() + 1, sizes.end());
+    const Index places = values[s].numel();
+    if (const auto* conv = dynamic_cast<const nn::Conv2d*>(steps[s].module.get()))
+      out.multiply_adds[s] = places * (conv->weight.numel() / conv->weight.size(0));
+    else if (const auto* linear = dynamic_cast<const nn::Linear*>(steps[s].module.get()))
+      out.multiply_adds[s] = places * linear->weight.size(1);
+    else if (steps[s].kind == Kind::attention)
+      out.multiply_adds[s] = 2 * places * sizes[1];  // the two products of tokens with tokens
+    else if (steps[s].kind == Kind::opaque)
+      out.multiply_adds[s] = places;  // unknown: at least one an element, so that it counts as work
+  }
+  return out;
+}
+
+TRANSFERLIB_API std::optional<Tensor> Plan::adapt(std::string_view name, const Tensor& theirs,
+                                                  at::IntArrayRef ours) const {
+  (void)name;
+  if (theirs.dim() != 4 || ours.size() != 4 || theirs.size(1) != 3 || theirs.size(0) != ours[0] ||
+      theirs.size(2) != ours[2] || theirs.size(3) != ours[3])
+    return std::nullopt;
+  const Index channels = ours[1];
+  if (channels == 1) return theirs.sum({1}, true);
+  return theirs.repeat({1, (channels + 2) / 3, 1, 1}).narrow(1, 0, channels) * (3.0 / static_cast<double>(channels));
+}
+
+TRANSFERLIB_API void Plan::initialise(std::uint64_t seed) {
+  std::uint64_t number = 0;
+  for (auto& item : named_parameters()) {
+    ++number;
+    if (item.value().dim() > 1) detail::draw_start(item.value(), seed, number);
+  }
+}
+
+TRANSFERLIB_API Index Plan::declare(const std::string& name, Kind kind, std::shared_ptr<Module> module, Run run) {
+  const Index row = graph_.table.size();
+  Index parameters = 0;
+  if (module != nullptr) {
+    for (const Tensor& p : module->parameters()) parameters += p.numel();
+    insert(name, module);
+  }
+  graph_.table.rows.push_back({row, name, kind, static_cast<Index>(graph_.table.stages.size()) - 1, parameters});
+  graph_.modules.push_back(module);
+  declared_.push_back({kind, {row}, {}, std::move(module), Activation::identity, std::move(run)});
+  return row;
+}
+
+TRANSFERLIB_API Index Plan::declare_norm(const std::string& name, Index channels, double epsilon, double momentum) {
+  auto module = std::make_shared<nn::BatchNorm2d>(channels, epsilon, momentum);
+  const Index row = declare(name, Kind::norm, module);
+  declared(row).run = [m = module.get()](std::span<const Tensor> x, const Pass& pass) {
+    return m->forward(x[0], pass.training);
+  };
+  return row;
+}
+
+TRANSFERLIB_API Index Plan::declare_dropout(const std::string& name, double probability) {
+  const Index row = declare(name, Kind::dropout);
+  declared(row).run = [probability, row](std::span<const Tensor> x, const Pass& pass) {
+    return detail::dropout(x[0], probability, pass, row);
+  };
+  return row;
+}
+
+TRANSFERLIB_API Index
+Plan::declare_parameter(const std::string& name, Kind kind, std::vector<Index> shape,
+                        std::function<Tensor(const Tensor& parameter, std::span<const Tensor>)> run) {
+  const auto module = std::make_shared<nn::Parameter>(detail::zeros(shape));
+  const Index row = graph_.table.size();
+  // Twice in modules, once in the tree: under its name there, and alone here, so that it freezes alone.
+  const std::size_t dot = name.rfind('.');
+  Module& parent = dot == std::string::npos ? *this : *container(name.substr(0, dot));
+  parent.register_parameter(name.substr(dot == std::string::npos ? 0 : dot + 1), module->value);
+  graph_.table.rows.push_back(
+      {row, name, kind, static_cast<Index>(graph_.table.stages.size()) - 1, module->value.numel()});
+  graph_.modules.push_back(module);
+  declared_.push_back(
+      {kind, {row}, {}, module, Activation::identity, [m = module.get(), run = std::move(run)](auto x, const Pass&) {
+         return run(m->value, x);
+       }});
+  return row;
+}
+
+TRANSFERLIB_API Index Plan::declare_stochastic_depth(const std::string& name, double probability) {
+  const Index row = declare(name, Kind::dropout);
+  declared(row).run = [probability, row](std::span<const Tensor> x, const Pass& pass) {
+    return detail::dropout(x[0], probability, pass, row, true);
+  };
+  return row;
+}
+
+TRANSFERLIB_API Index Plan::call(Index row, std::vector<Index> from, std::vector<Index> also) {
+  Step step = declared(row);
+  step.from = std::move(from);
+  step.layers.insert(step.layers.end(), also.begin(), also.end());
+  graph_.steps.push_back(std::move(step));
+  return graph_.size() - 1;
+}
+
+TRANSFERLIB_API Index Plan::add_stochastic(Index branch, Index skip, double probability, std::vector<Index> rows) {
+  Step step{Kind::add, std::move(rows), {branch, skip}, nullptr, Activation::identity, {}, probability > 0.0};
+  step.run = [probability, row = step.layers.at(0)](std::span<const Tensor> x, const Pass& pass) {
+    return detail::dropout(x[0], probability, pass, row, true) + x[1];
+  };
+  graph_.steps.push_back(std::move(step));
+  return graph_.size() - 1;
+}
+
+}  // namespace transferlib
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API Graph graph_of(const Stages& stages) {
   Graph graph;
   graph.steps.push_back({Kind::input, {}, {}, nullptr, Activation::identity, {}});
   if (stages.empty()) throw OptionError("a network's stages() is empty; it must name at least one part");
@@ -564,5 +610,6 @@ inline Graph graph_of(const Stages& stages) {
   return graph;
 }
 
-}  // namespace detail
-}  // namespace transferlib
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

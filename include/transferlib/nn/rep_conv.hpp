@@ -5,6 +5,7 @@
 
 #include <memory>
 
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/modules.hpp>
 #include <transferlib/nn/yolo_blocks.hpp>
@@ -31,34 +32,7 @@ class RepConv : public Block {
   }
 
   /// Makes the branches one convolution that gives the same in evaluation. It can still be trained, as what it is now.
-  void merge() {
-    if (merged_ != nullptr) return;
-    const torch::NoGradGuard guard;
-    Tensor weight, bias;
-    const auto add = [&](const Tensor& kernel, const BatchNorm2d& norm) {
-      const Tensor scale = norm.weight.to(at::kDouble) / (norm.running_var.to(at::kDouble) + norm.epsilon).sqrt();
-      const Index pad = (3 - kernel.size(2)) / 2;
-      const Tensor w = at::constant_pad_nd(kernel.to(at::kDouble) * scale.view({-1, 1, 1, 1}), {pad, pad, pad, pad});
-      const Tensor b = norm.bias.to(at::kDouble) - norm.running_mean.to(at::kDouble) * scale;
-      weight = weight.defined() ? weight + w : w;
-      bias = bias.defined() ? bias + b : b;
-    };
-    add(dense_->conv->weight, *dense_->norm);
-    add(point_->conv->weight, *point_->norm);
-    if (identity_ != nullptr) add(at::eye(in_, dense_->conv->weight.options()).view({in_, in_, 1, 1}), *identity_);
-    const Tensor& like = dense_->conv->weight;
-    auto merged =
-        std::make_shared<Conv2d>(Conv2dOptions{.in = in_, .out = out_, .kernel = 3, .padding = 1, .bias = true});
-    merged->to(like.device(), like.scalar_type());
-    merged->weight.copy_(weight);
-    merged->bias.copy_(bias);
-    unregister_module("rbr_dense");
-    unregister_module("rbr_1x1");
-    if (identity_ != nullptr) unregister_module("rbr_identity");
-    dense_ = point_ = nullptr;
-    identity_ = nullptr;
-    merged_ = register_module("rbr_reparam", std::move(merged));
-  }
+  void merge();
   bool is_merged() const { return merged_ != nullptr; }
 
  private:
@@ -90,3 +64,40 @@ inline Index merge_branches(Module& module) {
 }
 
 }  // namespace transferlib::nn
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::nn {
+
+TRANSFERLIB_API void RepConv::merge() {
+  if (merged_ != nullptr) return;
+  const torch::NoGradGuard guard;
+  Tensor weight, bias;
+  const auto add = [&](const Tensor& kernel, const BatchNorm2d& norm) {
+    const Tensor scale = norm.weight.to(at::kDouble) / (norm.running_var.to(at::kDouble) + norm.epsilon).sqrt();
+    const Index pad = (3 - kernel.size(2)) / 2;
+    const Tensor w = at::constant_pad_nd(kernel.to(at::kDouble) * scale.view({-1, 1, 1, 1}), {pad, pad, pad, pad});
+    const Tensor b = norm.bias.to(at::kDouble) - norm.running_mean.to(at::kDouble) * scale;
+    weight = weight.defined() ? weight + w : w;
+    bias = bias.defined() ? bias + b : b;
+  };
+  add(dense_->conv->weight, *dense_->norm);
+  add(point_->conv->weight, *point_->norm);
+  if (identity_ != nullptr) add(at::eye(in_, dense_->conv->weight.options()).view({in_, in_, 1, 1}), *identity_);
+  const Tensor& like = dense_->conv->weight;
+  auto merged =
+      std::make_shared<Conv2d>(Conv2dOptions{.in = in_, .out = out_, .kernel = 3, .padding = 1, .bias = true});
+  merged->to(like.device(), like.scalar_type());
+  merged->weight.copy_(weight);
+  merged->bias.copy_(bias);
+  unregister_module("rbr_dense");
+  unregister_module("rbr_1x1");
+  if (identity_ != nullptr) unregister_module("rbr_identity");
+  dense_ = point_ = nullptr;
+  identity_ = nullptr;
+  merged_ = register_module("rbr_reparam", std::move(merged));
+}
+
+}  // namespace transferlib::nn
+
+#endif  // TRANSFERLIB_DEFINES

@@ -10,6 +10,7 @@
 #include <ATen/Version.h>
 #include <ATen/ops/empty.h>
 
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/kernel_types.hpp>
 
@@ -33,21 +34,7 @@
 namespace transferlib::detail {
 
 /// The kernels for what the processor has and LibTorch is allowed to use (ATEN_CPU_CAPABILITY restricts it).
-inline const Kernels& kernels() {
-  static const Kernels chosen = [] {
-#if defined(__x86_64__)
-    const std::string allowed = at::get_cpu_capability();
-    const bool avx512 = allowed.rfind("AVX512", 0) == 0;
-    if (avx512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-      return simd_avx512::kernels();
-    if ((avx512 || allowed == "AVX2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-      return simd_avx2::kernels();
-#endif
-    return simd_baseline::kernels();
-  }();
-  return chosen;
-}
+TRANSFERLIB_API const Kernels& kernels();
 
 /// The kernels for a type in memory.
 template <class T>
@@ -89,3 +76,27 @@ void in_team(Index n, const Work& work) {
 }
 
 }  // namespace transferlib::detail
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API const Kernels& kernels() {
+  static const Kernels chosen = [] {
+#if defined(__x86_64__)
+    const std::string allowed = at::get_cpu_capability();
+    const bool avx512 = allowed.rfind("AVX512", 0) == 0;
+    if (avx512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+      return simd_avx512::kernels();
+    if ((avx512 || allowed == "AVX2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+      return simd_avx2::kernels();
+#endif
+    return simd_baseline::kernels();
+  }();
+  return chosen;
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/modules.hpp>
 
@@ -40,15 +41,7 @@ struct ConvOptions {
 /// `conv` without bias, `bn` (epsilon 1e-3, momentum .03), the activation.
 class Conv : public Block {
  public:
-  explicit Conv(const ConvOptions& o) : Block("Conv"), activation(o.activation) {
-    conv = child<Conv2d>("conv", Conv2dOptions{.in = o.in,
-                                               .out = o.out,
-                                               .kernel = o.kernel,
-                                               .stride = o.stride,
-                                               .padding = o.kernel / 2,
-                                               .groups = o.groups});
-    bn = child<BatchNorm2d>("bn", o.out, 1e-3, 0.03);
-  }
+  explicit Conv(const ConvOptions& o);
   Tensor forward(const Tensor& x, bool training) override {
     return activate(bn->forward(conv->forward(x), training), activation);
   }
@@ -132,16 +125,7 @@ class Bottleneck : public Block {
 /// of half of `out`, joined by `cv3` (after Wang et al., "CSPNet", 2020).
 class C3 : public Block {
  public:
-  explicit C3(const C3Options& o) : Block("C3") {
-    const Index half = o.out / 2;
-    cv1_ = child<Conv>("cv1", ConvOptions{.in = o.in, .out = half, .activation = o.activation});
-    cv2_ = child<Conv>("cv2", ConvOptions{.in = o.in, .out = half, .activation = o.activation});
-    cv3_ = child<Conv>("cv3", ConvOptions{.in = 2 * half, .out = o.out, .activation = o.activation});
-    m_ = child<Chain>("m");
-    C3Options inner = o;
-    inner.in = inner.out = half;
-    for (Index i = 0; i < o.depth; ++i) m_->add(std::make_shared<Bottleneck>(inner));
-  }
+  explicit C3(const C3Options& o);
   Tensor forward(const Tensor& x, bool training) override {
     return cv3_->forward(at::cat({m_->forward(cv1_->forward(x, training), training), cv2_->forward(x, training)}, 1),
                          training);
@@ -187,15 +171,7 @@ class Sppf : public Block {
 /// v7's pyramid pooling in a cross-stage partial block, `cv1` to `cv7`.
 class SppCsp : public Block {
  public:
-  SppCsp(Index in, Index out, Activation a = Activation::silu) : Block("SPPCSPC") {
-    cv1_ = child<Conv>("cv1", ConvOptions{.in = in, .out = out, .activation = a});
-    cv2_ = child<Conv>("cv2", ConvOptions{.in = in, .out = out, .activation = a});
-    cv3_ = child<Conv>("cv3", ConvOptions{.in = out, .out = out, .kernel = 3, .activation = a});
-    cv4_ = child<Conv>("cv4", ConvOptions{.in = out, .out = out, .activation = a});
-    cv5_ = child<Conv>("cv5", ConvOptions{.in = 4 * out, .out = out, .activation = a});
-    cv6_ = child<Conv>("cv6", ConvOptions{.in = out, .out = out, .kernel = 3, .activation = a});
-    cv7_ = child<Conv>("cv7", ConvOptions{.in = 2 * out, .out = out, .activation = a});
-  }
+  SppCsp(Index in, Index out, Activation a = Activation::silu);
   Tensor forward(const Tensor& x, bool training) override {
     const Tensor y = cv4_->forward(cv3_->forward(cv1_->forward(x, training), training), training);
     const Tensor pooled = at::cat({y, max_around(y, 5), max_around(y, 9), max_around(y, 13)}, 1);
@@ -222,28 +198,8 @@ struct ElanOptions {
 /// are joined by `cv3`.
 class Elan : public Block {
  public:
-  explicit Elan(const ElanOptions& o) : Block("Elan"), every_(o.every) {
-    cv1_ = child<Conv>("cv1", ConvOptions{.in = o.in, .out = o.hidden, .activation = o.activation});
-    cv2_ = child<Conv>("cv2", ConvOptions{.in = o.in, .out = o.hidden, .activation = o.activation});
-    Index joined = 2 * o.hidden;
-    for (Index i = 0; i < o.depth; ++i) {
-      m_.push_back(child<Conv>(
-          detail::text("m", i),
-          ConvOptions{.in = i == 0 ? o.hidden : o.inner, .out = o.inner, .kernel = 3, .activation = o.activation}));
-      if ((i + 1) % every_ == 0) joined += o.inner;
-    }
-    cv3_ = child<Conv>("cv3", ConvOptions{.in = joined, .out = o.out, .activation = o.activation});
-  }
-  Tensor forward(const Tensor& x, bool training) override {
-    std::vector<Tensor> all{cv1_->forward(x, training), cv2_->forward(x, training)};
-    Tensor y = all[1];
-    for (std::size_t i = 0; i < m_.size(); ++i) {
-      y = m_[i]->forward(y, training);
-      if ((static_cast<Index>(i) + 1) % every_ == 0) all.push_back(y);
-    }
-    std::reverse(all.begin(), all.end());
-    return cv3_->forward(at::cat(all, 1), training);
-  }
+  explicit Elan(const ElanOptions& o);
+  Tensor forward(const Tensor& x, bool training) override;
 
  private:
   Index every_;
@@ -301,7 +257,74 @@ class DownPair : public Block {
 namespace transferlib::detail {
 
 /// Draws the kernels of a neck or head, from `seed` alone; see `draw_start`.
-inline void start_convolutions(Module& module, std::uint64_t seed) {
+TRANSFERLIB_API void start_convolutions(Module& module, std::uint64_t seed);
+
+}  // namespace transferlib::detail
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::nn {
+
+TRANSFERLIB_API Conv::Conv(const ConvOptions& o) : Block("Conv"), activation(o.activation) {
+  conv = child<Conv2d>("conv", Conv2dOptions{.in = o.in,
+                                             .out = o.out,
+                                             .kernel = o.kernel,
+                                             .stride = o.stride,
+                                             .padding = o.kernel / 2,
+                                             .groups = o.groups});
+  bn = child<BatchNorm2d>("bn", o.out, 1e-3, 0.03);
+}
+
+TRANSFERLIB_API C3::C3(const C3Options& o) : Block("C3") {
+  const Index half = o.out / 2;
+  cv1_ = child<Conv>("cv1", ConvOptions{.in = o.in, .out = half, .activation = o.activation});
+  cv2_ = child<Conv>("cv2", ConvOptions{.in = o.in, .out = half, .activation = o.activation});
+  cv3_ = child<Conv>("cv3", ConvOptions{.in = 2 * half, .out = o.out, .activation = o.activation});
+  m_ = child<Chain>("m");
+  C3Options inner = o;
+  inner.in = inner.out = half;
+  for (Index i = 0; i < o.depth; ++i) m_->add(std::make_shared<Bottleneck>(inner));
+}
+
+TRANSFERLIB_API SppCsp::SppCsp(Index in, Index out, Activation a) : Block("SPPCSPC") {
+  cv1_ = child<Conv>("cv1", ConvOptions{.in = in, .out = out, .activation = a});
+  cv2_ = child<Conv>("cv2", ConvOptions{.in = in, .out = out, .activation = a});
+  cv3_ = child<Conv>("cv3", ConvOptions{.in = out, .out = out, .kernel = 3, .activation = a});
+  cv4_ = child<Conv>("cv4", ConvOptions{.in = out, .out = out, .activation = a});
+  cv5_ = child<Conv>("cv5", ConvOptions{.in = 4 * out, .out = out, .activation = a});
+  cv6_ = child<Conv>("cv6", ConvOptions{.in = out, .out = out, .kernel = 3, .activation = a});
+  cv7_ = child<Conv>("cv7", ConvOptions{.in = 2 * out, .out = out, .activation = a});
+}
+
+TRANSFERLIB_API Elan::Elan(const ElanOptions& o) : Block("Elan"), every_(o.every) {
+  cv1_ = child<Conv>("cv1", ConvOptions{.in = o.in, .out = o.hidden, .activation = o.activation});
+  cv2_ = child<Conv>("cv2", ConvOptions{.in = o.in, .out = o.hidden, .activation = o.activation});
+  Index joined = 2 * o.hidden;
+  for (Index i = 0; i < o.depth; ++i) {
+    m_.push_back(child<Conv>(
+        detail::text("m", i),
+        ConvOptions{.in = i == 0 ? o.hidden : o.inner, .out = o.inner, .kernel = 3, .activation = o.activation}));
+    if ((i + 1) % every_ == 0) joined += o.inner;
+  }
+  cv3_ = child<Conv>("cv3", ConvOptions{.in = joined, .out = o.out, .activation = o.activation});
+}
+
+TRANSFERLIB_API Tensor Elan::forward(const Tensor& x, bool training) {
+  std::vector<Tensor> all{cv1_->forward(x, training), cv2_->forward(x, training)};
+  Tensor y = all[1];
+  for (std::size_t i = 0; i < m_.size(); ++i) {
+    y = m_[i]->forward(y, training);
+    if ((static_cast<Index>(i) + 1) % every_ == 0) all.push_back(y);
+  }
+  std::reverse(all.begin(), all.end());
+  return cv3_->forward(at::cat(all, 1), training);
+}
+
+}  // namespace transferlib::nn
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API void start_convolutions(Module& module, std::uint64_t seed) {
   std::uint64_t number = 0;
   for (auto& item : module.named_parameters()) {
     ++number;
@@ -310,3 +333,5 @@ inline void start_convolutions(Module& module, std::uint64_t seed) {
 }
 
 }  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

@@ -28,6 +28,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/engine/cache.hpp>
 #include <transferlib/engine/engine.hpp>
 #include <transferlib/model/classifier.hpp>
@@ -89,66 +90,14 @@ Features features_of(const Backbone<N>& backbone, const D& data, const FeatureOp
 
 namespace detail {
 
-inline Features features_of(const BackboneCore& core, Source source, const FeatureOptions& options) {
-  return guarded("computing the features of a data set", [&] {
-    const torch::NoGradGuard guard;
-    source.views = 1;
-    source.augment = nullptr;
-    source.augmentation = "none";
-    FeatureSource from(core, Cut{core.graph.pooled + 1, {core.graph.pooled}}, source, options.precision, options.cache,
-                       0, options.workers);
-    Features out;
-    out.classes = static_cast<Index>(source.labels.size());
-    out.x = at::empty({source.size, core.features.width}, at::kFloat);
-    out.y = at::empty({source.size}, at::kLong);
-    // Kept pieces are filled in the order of the pictures, and read again without being computed.
-    from.fill(options.stop, options.progress);
-    const auto all = numbers(0, source.size);
-    Index done = 0;
-    from.for_each_batch(all, 32, 0, options.stop,
-                        [&](std::span<const Index> ids, const Activations& values, const Batch& batch) {
-                          const auto count = static_cast<Index>(ids.size());
-                          out.x.narrow(0, done, count).copy_(values.at(0));
-                          out.y.narrow(0, done, count).copy_(batch.target);
-                          done += count;
-                          if (options.progress && from.cache() == nullptr) options.progress(done, source.size);
-                        });
-    return out;
-  });
-}
+TRANSFERLIB_API Features features_of(const BackboneCore& core, Source source, const FeatureOptions& options);
 
 /// Standardises features in place, a feature that never varies not at all. \returns means and deviations, (D) each
-inline std::pair<Tensor, Tensor> standardise(Tensor& x) {
-  const Tensor mean = x.mean(0, false, at::kDouble);
-  Tensor squares = at::zeros_like(mean);
-  for (Index from = 0; from < x.size(0); from += 4096)
-    squares += (x.narrow(0, from, std::min<Index>(4096, x.size(0) - from)).to(at::kDouble) - mean).square().sum(0);
-  Tensor deviation = (squares / static_cast<double>(x.size(0))).sqrt();
-  deviation = at::where(deviation.gt(1e-6), deviation, at::ones_like(deviation));
-  x.sub_(mean).div_(deviation);
-  return {mean, deviation};
-}
+TRANSFERLIB_API std::pair<Tensor, Tensor> standardise(Tensor& x);
 
 /// The factor by which values must be multiplied for the smallest cross-entropy of their softmax; by golden section, as
 /// the cross-entropy is convex in it.
-inline double sharpness_of(const Tensor& values, const Tensor& classes) {
-  const auto loss = [&](double log_factor) {
-    return at::cross_entropy_loss(values * std::exp(log_factor), classes).item<double>();
-  };
-  double low = std::log(1e-2), high = std::log(1e4);
-  const double golden = 0.5 * (std::sqrt(5.0) - 1.0);
-  double a = high - golden * (high - low), b = low + golden * (high - low), at_a = loss(a), at_b = loss(b);
-  while (high - low > 1e-4) {
-    if (at_a < at_b) {
-      high = b, b = a, at_b = at_a;
-      at_a = loss(a = high - golden * (high - low));
-    } else {
-      low = a, a = b, at_a = at_b;
-      at_b = loss(b = low + golden * (high - low));
-    }
-  }
-  return std::exp(0.5 * (low + high));
-}
+TRANSFERLIB_API double sharpness_of(const Tensor& values, const Tensor& classes);
 
 /// \throws OptionError if the head is not one linear layer, or the data's classes are not the model's
 template <class N, class H>
@@ -243,3 +192,69 @@ LogisticFit fit_logistic(Classifier<N, H>& model, const D& train, const Logistic
 }
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API Features features_of(const BackboneCore& core, Source source, const FeatureOptions& options) {
+  return guarded("computing the features of a data set", [&] {
+    const torch::NoGradGuard guard;
+    source.views = 1;
+    source.augment = nullptr;
+    source.augmentation = "none";
+    FeatureSource from(core, Cut{core.graph.pooled + 1, {core.graph.pooled}}, source, options.precision, options.cache,
+                       0, options.workers);
+    Features out;
+    out.classes = static_cast<Index>(source.labels.size());
+    out.x = at::empty({source.size, core.features.width}, at::kFloat);
+    out.y = at::empty({source.size}, at::kLong);
+    // Kept pieces are filled in the order of the pictures, and read again without being computed.
+    from.fill(options.stop, options.progress);
+    const auto all = numbers(0, source.size);
+    Index done = 0;
+    from.for_each_batch(all, 32, 0, options.stop,
+                        [&](std::span<const Index> ids, const Activations& values, const Batch& batch) {
+                          const auto count = static_cast<Index>(ids.size());
+                          out.x.narrow(0, done, count).copy_(values.at(0));
+                          out.y.narrow(0, done, count).copy_(batch.target);
+                          done += count;
+                          if (options.progress && from.cache() == nullptr) options.progress(done, source.size);
+                        });
+    return out;
+  });
+}
+
+TRANSFERLIB_API std::pair<Tensor, Tensor> standardise(Tensor& x) {
+  const Tensor mean = x.mean(0, false, at::kDouble);
+  Tensor squares = at::zeros_like(mean);
+  for (Index from = 0; from < x.size(0); from += 4096)
+    squares += (x.narrow(0, from, std::min<Index>(4096, x.size(0) - from)).to(at::kDouble) - mean).square().sum(0);
+  Tensor deviation = (squares / static_cast<double>(x.size(0))).sqrt();
+  deviation = at::where(deviation.gt(1e-6), deviation, at::ones_like(deviation));
+  x.sub_(mean).div_(deviation);
+  return {mean, deviation};
+}
+
+TRANSFERLIB_API double sharpness_of(const Tensor& values, const Tensor& classes) {
+  const auto loss = [&](double log_factor) {
+    return at::cross_entropy_loss(values * std::exp(log_factor), classes).item<double>();
+  };
+  double low = std::log(1e-2), high = std::log(1e4);
+  const double golden = 0.5 * (std::sqrt(5.0) - 1.0);
+  double a = high - golden * (high - low), b = low + golden * (high - low), at_a = loss(a), at_b = loss(b);
+  while (high - low > 1e-4) {
+    if (at_a < at_b) {
+      high = b, b = a, at_b = at_a;
+      at_a = loss(a = high - golden * (high - low));
+    } else {
+      low = a, a = b, at_a = at_b;
+      at_b = loss(b = low + golden * (high - low));
+    }
+  }
+  return std::exp(0.5 * (low + high));
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

@@ -17,6 +17,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/random.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/text.hpp>
 #include <transferlib/data/window_data.hpp>
 #include <transferlib/detect/box_coder.hpp>
@@ -145,24 +146,7 @@ class DenseWindows {
   }
 
   void add_plain(const PictureObjects& there, const Tensor& features, const Tensor& windows, Index count,
-                 Random& random) {
-    there_ = &there;
-    const Tensor inner = without_margin(windows.to(at::kDouble), margin_), share = overlaps(there, inner);
-    const auto [best, which] = share.max(1);
-    const auto* overlap = best.template const_data_ptr<double>();
-    const auto* object = which.template const_data_ptr<Index>();
-    const double part = static_cast<double>(options_.background) / static_cast<double>(count);
-    for (Index i = 0; i < windows.size(0); ++i) {
-      // Drawn for each, so that what one is does not change the others.
-      const bool drawn = random.uniform() < part;
-      const auto own = static_cast<std::size_t>(object[i]);
-      if (overlap[i] < options_.negative) {
-        if (drawn) keep(features.narrow(0, i, 1).clone(), background_, {});
-      } else if (overlap[i] >= options_.positive && own < there.objects.size()) {
-        candidates_.push_back({overlap[i], features.narrow(0, i, 1).clone(), numbers_of(inner[i]), own});
-      }
-    }
-  }
+                 Random& random);
 
   template <class Score>
   void add_hard(const PictureObjects& there, const Tensor& features, const Tensor& windows, const Score& score) {
@@ -184,34 +168,7 @@ class DenseWindows {
   }
 
   /// A picture is over: the best of its candidates are kept.
-  void finish() {
-    std::stable_sort(candidates_.begin(), candidates_.end(),
-                     [](const Candidate& a, const Candidate& b) { return a.value > b.value; });
-    if (there_ != nullptr) {
-      std::vector<Index> taken(there_->objects.size());
-      for (const Candidate& c : candidates_) {
-        if (taken[c.object]++ >= options_.views) continue;
-        const auto& [label, box] = there_->objects[c.object];
-        const auto row = [](const std::array<double, 4>& b) {
-          return at::tensor({b[0], b[1], b[2], b[3]}, at::kDouble).view({1, 4});
-        };
-        keep(c.row, objects_[static_cast<std::size_t>(label)],
-             numbers_of(BoxCoder{}.encode(row(box), row(c.box)).contiguous()));
-      }
-    } else {
-      std::vector<std::array<double, 4>> taken;
-      for (const Candidate& c : candidates_) {
-        if (static_cast<Index>(taken.size()) == options_.hard) break;
-        if (std::any_of(taken.begin(), taken.end(),
-                        [&](const auto& other) { return overlap_of(other, c.box) >= options_.apart; }))
-          continue;
-        taken.push_back(c.box);
-        keep(c.row, background_, {});
-      }
-    }
-    candidates_.clear();
-    there_ = nullptr;
-  }
+  void finish();
 
   FitDense options_;
   double margin_;
@@ -225,17 +182,7 @@ class DenseWindows {
 };
 
 /// Refuses numbers that can't be meant.
-inline void check(const FitDense& o) {
-  check_threshold(o.positive, "positive of fit_dense");
-  check_threshold(o.negative, "negative of fit_dense");
-  check_threshold(o.score, "score of fit_dense");
-  check_threshold(o.apart, "apart of fit_dense");
-  if (o.negative > o.positive)
-    throw OptionError(text("fit_dense: a window that overlaps an object by ", o.positive,
-                           " shows it, so it can't be background below ", o.negative));
-  if (o.views < 1 || o.background < 1 || o.rounds < 0 || o.hard < 1)
-    throw OptionError("fit_dense: views, background and hard must be at least 1, rounds at least 0");
-}
+TRANSFERLIB_API void check(const FitDense& o);
 
 }  // namespace detail
 
@@ -298,3 +245,72 @@ DenseFit fit_dense(SlidingWindow<N, H>& detector, const D& data, const FitDense&
 }
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API void DenseWindows::add_plain(const PictureObjects& there, const Tensor& features, const Tensor& windows,
+                                             Index count, Random& random) {
+  there_ = &there;
+  const Tensor inner = without_margin(windows.to(at::kDouble), margin_), share = overlaps(there, inner);
+  const auto [best, which] = share.max(1);
+  const auto* overlap = best.template const_data_ptr<double>();
+  const auto* object = which.template const_data_ptr<Index>();
+  const double part = static_cast<double>(options_.background) / static_cast<double>(count);
+  for (Index i = 0; i < windows.size(0); ++i) {
+    // Drawn for each, so that what one is does not change the others.
+    const bool drawn = random.uniform() < part;
+    const auto own = static_cast<std::size_t>(object[i]);
+    if (overlap[i] < options_.negative) {
+      if (drawn) keep(features.narrow(0, i, 1).clone(), background_, {});
+    } else if (overlap[i] >= options_.positive && own < there.objects.size()) {
+      candidates_.push_back({overlap[i], features.narrow(0, i, 1).clone(), numbers_of(inner[i]), own});
+    }
+  }
+}
+
+TRANSFERLIB_API void DenseWindows::finish() {
+  std::stable_sort(candidates_.begin(), candidates_.end(),
+                   [](const Candidate& a, const Candidate& b) { return a.value > b.value; });
+  if (there_ != nullptr) {
+    std::vector<Index> taken(there_->objects.size());
+    for (const Candidate& c : candidates_) {
+      if (taken[c.object]++ >= options_.views) continue;
+      const auto& [label, box] = there_->objects[c.object];
+      const auto row = [](const std::array<double, 4>& b) {
+        return at::tensor({b[0], b[1], b[2], b[3]}, at::kDouble).view({1, 4});
+      };
+      keep(c.row, objects_[static_cast<std::size_t>(label)],
+           numbers_of(BoxCoder{}.encode(row(box), row(c.box)).contiguous()));
+    }
+  } else {
+    std::vector<std::array<double, 4>> taken;
+    for (const Candidate& c : candidates_) {
+      if (static_cast<Index>(taken.size()) == options_.hard) break;
+      if (std::any_of(taken.begin(), taken.end(),
+                      [&](const auto& other) { return overlap_of(other, c.box) >= options_.apart; }))
+        continue;
+      taken.push_back(c.box);
+      keep(c.row, background_, {});
+    }
+  }
+  candidates_.clear();
+  there_ = nullptr;
+}
+
+TRANSFERLIB_API void check(const FitDense& o) {
+  check_threshold(o.positive, "positive of fit_dense");
+  check_threshold(o.negative, "negative of fit_dense");
+  check_threshold(o.score, "score of fit_dense");
+  check_threshold(o.apart, "apart of fit_dense");
+  if (o.negative > o.positive)
+    throw OptionError(text("fit_dense: a window that overlaps an object by ", o.positive,
+                           " shows it, so it can't be background below ", o.negative));
+  if (o.views < 1 || o.background < 1 || o.rounds < 0 || o.hard < 1)
+    throw OptionError("fit_dense: views, background and hard must be at least 1, rounds at least 0");
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

@@ -10,6 +10,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/probe/features.hpp>
 
@@ -63,13 +64,7 @@ class LogisticLoss {
   }
 
   /// The Hessian times `v`.
-  RowMatrix curvature(const RowMatrix& v) const {
-    RowMatrix r = times(v);
-    const Eigen::VectorXd mean = r.cwiseProduct(p_).rowwise().sum();
-    r.colwise() -= mean;
-    r = r.cwiseProduct(p_);
-    return summed(r) / n_ + v * penalty_.asDiagonal();
-  }
+  RowMatrix curvature(const RowMatrix& v) const;
 
   const RowMatrix& probabilities() const { return p_; }
 
@@ -93,7 +88,27 @@ class LogisticLoss {
 /// minimum is one, so the start does not matter. O(N D classes) a product with the Hessian.
 ///
 /// \throws OptionError; DataError as `logme`; TrainingError if the gradient is not small after `iterations`
-inline LogisticProbe logistic_probe(const Features& features, const LogisticOptions& options = {}) {
+TRANSFERLIB_API LogisticProbe logistic_probe(const Features& features, const LogisticOptions& options = {});
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API RowMatrix LogisticLoss::curvature(const RowMatrix& v) const {
+  RowMatrix r = times(v);
+  const Eigen::VectorXd mean = r.cwiseProduct(p_).rowwise().sum();
+  r.colwise() -= mean;
+  r = r.cwiseProduct(p_);
+  return summed(r) / n_ + v * penalty_.asDiagonal();
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API LogisticProbe logistic_probe(const Features& features, const LogisticOptions& options) {
   using detail::RowMatrix, detail::text;
   detail::check_strength(options.strength);
   if (!(options.tolerance > 0.0 && options.tolerance < 1.0))
@@ -157,3 +172,5 @@ inline LogisticProbe logistic_probe(const Features& features, const LogisticOpti
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

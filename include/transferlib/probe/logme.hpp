@@ -12,6 +12,7 @@
 #include <Eigen/Core>
 
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/probe/features.hpp>
 
 namespace transferlib {
@@ -35,7 +36,29 @@ namespace detail {
 /// \param squares the squared singular values of X
 /// \param shares (U'y)^2, as many
 /// \param rest the square of y outside X's columns
-inline Evidence max_evidence(const Eigen::ArrayXd& squares, const Eigen::ArrayXd& shares, double rest, double n) {
+TRANSFERLIB_API Evidence max_evidence(const Eigen::ArrayXd& squares, const Eigen::ArrayXd& shares, double rest,
+                                      double n);
+
+}  // namespace detail
+
+/// The logarithm of maximum evidence (You et al., "LogME: Practical Assessment of Pre-trained Models for Transfer
+/// Learning", ICML 2021) of features for a classification: for each class the linear model y = Xw + noise, w ~
+/// N(0, 1/alpha), noise ~ N(0, 1/beta), of its 0-1 targets; the fixed point of alpha and beta; the mean of the log
+/// evidence a picture. Comparable between features of the same pictures, whatever their width. Unchanged when the
+/// features are multiplied by a constant, rotated, or get columns of zeros. O(N D min(N, D) + min(N, D)^3).
+///
+/// \throws DataError if shapes or types do not fit, a feature is no finite number, no feature varies, an index is out
+/// of range, or all pictures are of one class
+TRANSFERLIB_API LogMe logme(const Features& features);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API Evidence max_evidence(const Eigen::ArrayXd& squares, const Eigen::ArrayXd& shares, double rest,
+                                      double n) {
   // The mean weights depend on t = alpha / beta alone, so the fixed point is one of t. The bounds are where double
   // precision no longer sees it: t of 0 means data without noise, t without end features that say nothing.
   const double low = squares.maxCoeff() * 1e-12, high = squares.maxCoeff() * 1e12;
@@ -57,17 +80,11 @@ inline Evidence max_evidence(const Eigen::ArrayXd& squares, const Eigen::ArrayXd
   return {value / n, alpha, alpha / t};
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// The logarithm of maximum evidence (You et al., "LogME: Practical Assessment of Pre-trained Models for Transfer
-/// Learning", ICML 2021) of features for a classification: for each class the linear model y = Xw + noise, w ~
-/// N(0, 1/alpha), noise ~ N(0, 1/beta), of its 0-1 targets; the fixed point of alpha and beta; the mean of the log
-/// evidence a picture. Comparable between features of the same pictures, whatever their width. Unchanged when the
-/// features are multiplied by a constant, rotated, or get columns of zeros. O(N D min(N, D) + min(N, D)^3).
-///
-/// \throws DataError if shapes or types do not fit, a feature is no finite number, no feature varies, an index is out
-/// of range, or all pictures are of one class
-inline LogMe logme(const Features& features) {
+namespace transferlib {
+
+TRANSFERLIB_API LogMe logme(const Features& features) {
   const detail::ProbeTask task = detail::probe_task(features);
   const detail::Spectrum spectrum(task.x);
   const Eigen::ArrayXXd shares = spectrum.project(task.one_hot()).array().square();
@@ -88,3 +105,5 @@ inline LogMe logme(const Features& features) {
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -12,6 +12,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/probe/features.hpp>
 
@@ -46,7 +47,15 @@ struct RidgeProbe {
 /// so the accuracy is a trace optimistic. O(N D min(N, D) + min(N, D)^3), and O(N min(N, D) classes) a strength.
 ///
 /// \throws OptionError for a strength that is not above 0, or none; DataError as `logme`
-inline RidgeProbe ridge_probe(const Features& features, const RidgeOptions& options = {}) {
+TRANSFERLIB_API RidgeProbe ridge_probe(const Features& features, const RidgeOptions& options = {});
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API RidgeProbe ridge_probe(const Features& features, const RidgeOptions& options) {
   if (options.strengths.empty()) throw OptionError("ridge_probe has no strength to try: give one or more");
   for (double s : options.strengths) detail::check_strength(s);
   detail::ProbeTask task = detail::probe_task(features);
@@ -127,3 +136,5 @@ inline RidgeProbe ridge_probe(const Features& features, const RidgeOptions& opti
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

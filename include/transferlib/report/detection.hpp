@@ -13,6 +13,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/metrics/average_precision.hpp>
 #include <transferlib/metrics/box_confusion.hpp>
 #include <transferlib/report/html.hpp>
@@ -22,8 +23,34 @@ namespace transferlib {
 
 /// Precision over recall at IoU .5, a line a class, of the ten classes that have the most boxes.
 /// \param boxes how many boxes each class has
-inline std::string precision_recall_svg(const CocoResult& result, const std::vector<Index>& boxes,
-                                        const Labels& labels) {
+TRANSFERLIB_API std::string precision_recall_svg(const CocoResult& result, const std::vector<Index>& boxes,
+                                                 const Labels& labels);
+
+/// A picture with what is there and what was found, boxes in its pixels.
+struct FoundPicture {
+  std::string png{};            ///< the bytes of a PNG file of it, which may be smaller
+  Index width = 0, height = 0;  ///< in pixels
+  std::vector<TruthBox> truth{};
+  std::vector<DetectedBox> found{};
+};
+
+/// Pictures side by side with themselves: on the left the boxes that are there, on the right those that were found.
+/// \throws OptionError if a picture has no pixels, or a box no label
+TRANSFERLIB_API std::string detections_svg(std::span<const FoundPicture> pictures, const Labels& labels);
+
+/// The report of a detector, to which title, history and tables can be added: COCO's numbers, those of each class,
+/// curves of precision and recall, and the confusion with the background. \throws DataError
+TRANSFERLIB_API Report detection_report(std::span<const TruthBox> truth, std::span<const DetectedBox> detections,
+                                        const Labels& labels);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API std::string precision_recall_svg(const CocoResult& result, const std::vector<Index>& boxes,
+                                                 const Labels& labels) {
   if (result.classes.size() != labels.size() || boxes.size() != labels.size())
     throw OptionError(detail::text("curves of ", result.classes.size(), " classes and the boxes of ", boxes.size(),
                                    " were given for ", labels.size(), " labels"));
@@ -46,17 +73,7 @@ inline std::string precision_recall_svg(const CocoResult& result, const std::vec
                            .width = 540});
 }
 
-/// A picture with what is there and what was found, boxes in its pixels.
-struct FoundPicture {
-  std::string png{};            ///< the bytes of a PNG file of it, which may be smaller
-  Index width = 0, height = 0;  ///< in pixels
-  std::vector<TruthBox> truth{};
-  std::vector<DetectedBox> found{};
-};
-
-/// Pictures side by side with themselves: on the left the boxes that are there, on the right those that were found.
-/// \throws OptionError if a picture has no pixels, or a box no label
-inline std::string detections_svg(std::span<const FoundPicture> pictures, const Labels& labels) {
+TRANSFERLIB_API std::string detections_svg(std::span<const FoundPicture> pictures, const Labels& labels) {
   using namespace detail;
   constexpr double wide = 260.0, gap = 10.0, top = 44.0;
   const auto columns = static_cast<std::size_t>(pictures.size() > 1 ? 2 : 1);  // of pairs
@@ -109,10 +126,8 @@ inline std::string detections_svg(std::span<const FoundPicture> pictures, const 
   return out + "</svg>\n";
 }
 
-/// The report of a detector, to which title, history and tables can be added: COCO's numbers, those of each class,
-/// curves of precision and recall, and the confusion with the background. \throws DataError
-inline Report detection_report(std::span<const TruthBox> truth, std::span<const DetectedBox> detections,
-                               const Labels& labels) {
+TRANSFERLIB_API Report detection_report(std::span<const TruthBox> truth, std::span<const DetectedBox> detections,
+                                        const Labels& labels) {
   const auto classes = static_cast<Index>(labels.size());
   const CocoResult result = coco_average_precision(truth, detections, classes);
   std::vector<Index> boxes(labels.size(), 0);
@@ -140,3 +155,5 @@ inline Report detection_report(std::span<const TruthBox> truth, std::span<const 
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

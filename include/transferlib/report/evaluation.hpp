@@ -15,6 +15,7 @@
 
 #include <transferlib/core/concepts.hpp>
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/formats/png_writer.hpp>
 #include <transferlib/metrics/calibration.hpp>
@@ -27,19 +28,7 @@ namespace detail {
 
 /// A picture (C, H, W) of a data set as PNG, its longer side at most `side` pixels; of other than three channels the
 /// first is shown.
-inline std::string picture_png(const Tensor& picture, Index side) {
-  Tensor x = picture.detach().cpu();
-  x = x.scalar_type() == at::kByte ? x.to(at::kFloat) : x.to(at::kFloat) * 255.0;
-  if (x.size(0) != 3) x = x.narrow(0, 0, 1);
-  const Index height = x.size(1), width = x.size(2), longer = std::max(height, width);
-  if (longer > side) {
-    const auto scaled = [&](Index n) { return std::max<Index>(n * side / longer, 1); };
-    x = at::_upsample_bilinear2d_aa(x.unsqueeze(0), {scaled(height), scaled(width)}, false)[0];
-  }
-  const Tensor bytes = x.round().clamp(0.0, 255.0).to(at::kByte).permute({1, 2, 0}).contiguous();
-  return encode_png({bytes.const_data_ptr<std::uint8_t>(), static_cast<std::size_t>(bytes.numel())}, bytes.size(1),
-                    bytes.size(0), bytes.size(2));
-}
+TRANSFERLIB_API std::string picture_png(const Tensor& picture, Index side);
 
 }  // namespace detail
 
@@ -114,3 +103,25 @@ class Evaluation {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::string picture_png(const Tensor& picture, Index side) {
+  Tensor x = picture.detach().cpu();
+  x = x.scalar_type() == at::kByte ? x.to(at::kFloat) : x.to(at::kFloat) * 255.0;
+  if (x.size(0) != 3) x = x.narrow(0, 0, 1);
+  const Index height = x.size(1), width = x.size(2), longer = std::max(height, width);
+  if (longer > side) {
+    const auto scaled = [&](Index n) { return std::max<Index>(n * side / longer, 1); };
+    x = at::_upsample_bilinear2d_aa(x.unsqueeze(0), {scaled(height), scaled(width)}, false)[0];
+  }
+  const Tensor bytes = x.round().clamp(0.0, 255.0).to(at::kByte).permute({1, 2, 0}).contiguous();
+  return encode_png({bytes.const_data_ptr<std::uint8_t>(), static_cast<std::size_t>(bytes.numel())}, bytes.size(1),
+                    bytes.size(0), bytes.size(2));
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

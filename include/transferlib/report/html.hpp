@@ -17,6 +17,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/formats/json.hpp>
 #include <transferlib/metrics/scores.hpp>
 #include <transferlib/report/csv.hpp>
@@ -67,69 +68,19 @@ struct Report {
 namespace detail {
 
 /// RFC 4648.
-inline std::string base64(std::string_view bytes) {
-  constexpr std::string_view digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string out;
-  out.reserve((bytes.size() + 2) / 3 * 4);
-  for (std::size_t at = 0; at < bytes.size(); at += 3) {
-    std::uint32_t n = 0;
-    for (std::size_t i = 0; i < 3; ++i)
-      n = (n << 8) | (at + i < bytes.size() ? static_cast<unsigned char>(bytes[at + i]) : 0U);
-    for (std::size_t i = 0; i < 4; ++i) out += at + i <= bytes.size() ? digits[(n >> (18 - 6 * i)) & 63U] : '=';
-  }
-  return out;
-}
+TRANSFERLIB_API std::string base64(std::string_view bytes);
 
-inline void add_rows(ReportRows& out, const std::string& name, const Json& value) {
-  if (value.is_object()) {
-    for (const JsonMember& member : value.members())
-      add_rows(out, name.empty() ? member.name : text(name, ".", member.name), member.value);
-    return;
-  }
-  const auto plain = [](const Json& v) { return v.is_string() ? v.string() : v.dump(); };
-  if (!value.is_array()) {
-    out.emplace_back(name, plain(value));
-    return;
-  }
-  std::vector<std::string> parts;
-  for (const Json& part : value.elements()) parts.push_back(plain(part));
-  out.emplace_back(name, first_few(parts, 12));
-}
+TRANSFERLIB_API void add_rows(ReportRows& out, const std::string& name, const Json& value);
 
 /// A column's value as people read it.
-inline std::string report_value(std::string_view column, double v) {
-  if (!std::isfinite(v)) return text(v);
-  if (column == "seconds") return format_duration(v);
-  if (column.find("accuracy") != std::string_view::npos) return fixed(100.0 * v, 2) + " %";
-  char out[64];
-  return {out, std::to_chars(out, out + sizeof out, v, std::chars_format::general, 5).ptr};
-}
+TRANSFERLIB_API std::string report_value(std::string_view column, double v);
 
 /// Puts a page together, element by element.
 class Page {
  public:
   explicit Page(const Report& report) : report_(&report) {}
 
-  std::string html() {
-    numbers();
-    history();
-    for (const ReportFigure& f : report_->figures) figure(f.svg);
-    section("curves", "Curves", figures(std::exchange(figures_, {})));
-    classes();
-    mistakes();
-    epochs();
-    tables();
-    const std::string& title = report_->title;
-    return text(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-        "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; "
-        "style-src 'unsafe-inline'\">\n<title>",
-        xml(title), "</title>\n<style>\n", style, "</style>\n</head>\n<body>\n<header>\n<h1>", xml(title), "</h1>\n",
-        report_->subtitle.empty() ? "" : text("<p>", xml(report_->subtitle), "</p>\n"),
-        links_.empty() ? "" : text("<nav aria-label=\"Sections\">", links_, "</nav>\n"), "</header>\n<main>\n", body_,
-        "</main>\n</body>\n</html>\n");
-  }
+  std::string html();
 
  private:
   static constexpr const char* style =
@@ -214,157 +165,24 @@ class Page {
   }
 
   /// A plot for each name that is measured on training or validation data, and for each other column.
-  void history() {
-    std::vector<std::string> drawn;
-    for (const std::string& column : column_names(report_->history)) {
-      if (column == "seconds") continue;
-      const bool train = column.starts_with("train_"), val = column.starts_with("val_");
-      std::string name = column.substr(train ? 6 : val ? 4 : 0);
-      if (std::find(drawn.begin(), drawn.end(), name) != drawn.end()) continue;
-      drawn.push_back(name);
-      const auto series =
-          history_series(report_->history,
-                         train || val ? std::vector<std::pair<std::string, std::string>>{{"train_" + name, "training"},
-                                                                                         {"val_" + name, "validation"}}
-                                      : std::vector<std::pair<std::string, std::string>>{{name, name}});
-      const bool percent = name.find("accuracy") != std::string::npos;
-      std::replace(name.begin(), name.end(), '_', ' ');
-      if (!name.empty() && name[0] >= 'a' && name[0] <= 'z') name[0] = static_cast<char>(name[0] - 'a' + 'A');
-      figure(lines_svg(series, {.title = name, .percent = percent, .width = 540}));
-    }
-  }
+  void history();
 
-  void classes() {
-    const Labels& labels = report_->labels;
-    if (report_->confusion.empty()) {
-      if (!report_->reliability.empty()) {
-        figure(reliability_svg(report_->reliability));
-        section("calibration", "Calibration", figures(std::exchange(figures_, {})));
-      }
-      return;
-    }
-    const auto scores = classification_scores(report_->confusion, static_cast<Index>(labels.size()));
-    std::string rows;
-    const auto three = [](const Scores& s) { return part_cell(s.precision) + part_cell(s.recall) + part_cell(s.f1); };
-    for (std::size_t c = 0; c < labels.size(); ++c)
-      rows += text("<tr>", named(labels[c]), cell(format_count(scores.classes[c].support)), three(scores.classes[c]),
-                   "</tr>\n");
-    const std::string all = cell(format_count(scores.seen));
-    const std::string table = text("<table>\n<thead><tr>", head("class", false), head("pictures"), head("precision"),
-                                   head("recall"), head("F1"), "</tr></thead>\n<tbody>\n", rows,
-                                   "</tbody>\n<tfoot>\n<tr>", named("mean"), all, three(scores.macro), "</tr>\n<tr>",
-                                   named("weighted mean"), all, three(scores.weighted), "</tr>\n</tfoot>\n</table>\n");
-    section("classes", "Classes", folded(labels.size() > 40, "All classes", scroll("Scores of the classes", table)));
-
-    std::string plots = scroll("Confusion matrix", confusion_svg(report_->confusion, labels));
-    if (!report_->reliability.empty()) plots += text("<div>", reliability_svg(report_->reliability), "</div>\n");
-    section("confusion", "Mistakes and confidence", figures(plots) + confusions());
-  }
+  void classes();
 
   /// The pairs of classes that are taken for one another most often.
-  std::string confusions() const {
-    const Labels& labels = report_->labels;
-    const std::size_t n = labels.size();
-    std::vector<std::size_t> cells;
-    std::vector<Index> rows(n, 0);
-    for (std::size_t i = 0; i < n * n; ++i) {
-      rows[i / n] += report_->confusion[i];
-      if (i / n != i % n && report_->confusion[i] > 0) cells.push_back(i);
-    }
-    std::stable_sort(cells.begin(), cells.end(),
-                     [&](std::size_t a, std::size_t b) { return report_->confusion[a] > report_->confusion[b]; });
-    cells.resize(std::min<std::size_t>(cells.size(), 8));
-    std::string inside;
-    for (const std::size_t i : cells)
-      inside += text(
-          "<tr>", named(labels[i / n]), "<td>", xml(labels[i % n]), "</td>", cell(format_count(report_->confusion[i])),
-          part_cell(static_cast<double>(report_->confusion[i]) / static_cast<double>(rows[i / n])), "</tr>\n");
-    if (inside.empty()) return {};
-    return text("<h3>Most frequent mistakes</h3>\n",
-                scroll("Most frequent mistakes", text("<table>\n<thead><tr>", head("true class", false),
-                                                      head("taken for", false), head("pictures"), head("of the class"),
-                                                      "</tr></thead>\n<tbody>\n", inside, "</tbody>\n</table>\n")));
-  }
+  std::string confusions() const;
 
-  void mistakes() {
-    std::string inside;
-    for (const ReportPicture& p : report_->mistakes) {
-      const bool png = p.bytes.starts_with("\x89PNG\r\n\x1a\n") && p.bytes.size() >= 24,
-                 jpeg = p.bytes.starts_with("\xFF\xD8\xFF");
-      if (!png && !jpeg)
-        throw OptionError(
-            text("the picture \"", p.name, "\" of the report is neither PNG nor JPEG; encode_png makes one"));
-      // What is far smaller than it is shown keeps its pixels; a PNG tells its width behind its name.
-      Index width = 1 << 16;
-      if (png) {
-        width = 0;
-        for (std::size_t i = 16; i < 20; ++i) width = (width << 8) | static_cast<unsigned char>(p.bytes[i]);
-      }
-      inside += text("<li><figure><img", width <= 64 ? " class=\"small\"" : "", " alt=\"",
-                     xml(text(p.name.empty() ? "a picture" : p.name, ": ", p.truth, ", taken for ", p.predicted)),
-                     "\" src=\"data:image/", png ? "png" : "jpeg", ";base64,", base64(p.bytes), "\"><figcaption><b>",
-                     xml(p.predicted), "</b> ", percentage(p.confidence, 1.0), ", is ", xml(p.truth),
-                     p.name.empty() ? "" : text("<span>", xml(p.name), "</span>"), "</figcaption></figure></li>\n");
-    }
-    if (!inside.empty())
-      section("mistakes", "Worst mistakes",
-              text("<p>The wrong answers that the model is surest of: hard pictures, or labels to check.</p>\n"
-                   "<ul class=\"pictures\">\n",
-                   inside, "</ul>\n"));
-  }
+  void mistakes();
 
   /// A name whose parts may stand on lines of their own.
-  static std::string breakable(std::string_view escaped) {
-    std::string out;
-    for (const char c : escaped) {
-      out += c;
-      if (c == '.' || c == '_') out += "<wbr>";
-    }
-    return out;
-  }
+  static std::string breakable(std::string_view escaped);
   static std::string folded(bool fold, std::string_view what, const std::string& inside) {
     return fold ? text("<details><summary>", xml(what), "</summary>\n", inside, "</details>\n") : inside;
   }
 
-  void epochs() {
-    const History& history = report_->history;
-    if (history.epochs.empty()) return;
-    const auto columns = column_names(history);
-    std::string heads = head("epoch"), rows;
-    for (const auto& column : columns) heads += head(column);
-    double seconds = 0.0;
-    for (const Epoch& epoch : history.epochs) {
-      rows += text("<tr><th scope=\"row\" class=\"n\">", epoch.number, "</th>");
-      for (const auto& column : columns)
-        rows += cell(epoch.has(column) ? xml(report_value(column, epoch[column])) : std::string());
-      rows += "</tr>\n";
-      if (epoch.has("seconds")) seconds += epoch["seconds"];
-    }
-    const auto n = history.epochs.size();
-    const std::string time = seconds > 0.0
-                                 ? text("<p>", n, n == 1 ? " epoch in " : " epochs in ", format_duration(seconds), ", ",
-                                        format_duration(seconds / static_cast<double>(n)), " an epoch.</p>\n")
-                                 : std::string();
-    section(
-        "epochs", "Epochs",
-        time + folded(n > 12, "All epochs",
-                      scroll("Numbers of the epochs", text("<table>\n<thead><tr>", heads, "</tr></thead>\n<tbody>\n",
-                                                           rows, "</tbody>\n</table>\n"))));
-  }
+  void epochs();
 
-  void tables() {
-    std::string inside;
-    for (const ReportTable& table : report_->tables) {
-      std::string rows;
-      for (const auto& [name, value] : table.rows)
-        rows += text("<tr><th scope=\"row\">", breakable(xml(name)), "</th><td>", value.empty() ? "–" : xml(value),
-                     "</td></tr>\n");
-      if (!rows.empty())
-        inside += text("<div><table>\n<caption>", xml(table.title), "</caption>\n<tbody>\n", rows,
-                       "</tbody>\n</table></div>\n");
-    }
-    if (!inside.empty()) section("options", "Set-up", text("<div class=\"told\">\n", inside, "</div>\n"));
-  }
+  void tables();
 
   const Report* report_;
   std::string links_, body_, figures_;
@@ -389,3 +207,214 @@ inline void write_report(const Report& report, const std::filesystem::path& path
 }
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::string base64(std::string_view bytes) {
+  constexpr std::string_view digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string out;
+  out.reserve((bytes.size() + 2) / 3 * 4);
+  for (std::size_t at = 0; at < bytes.size(); at += 3) {
+    std::uint32_t n = 0;
+    for (std::size_t i = 0; i < 3; ++i)
+      n = (n << 8) | (at + i < bytes.size() ? static_cast<unsigned char>(bytes[at + i]) : 0U);
+    for (std::size_t i = 0; i < 4; ++i) out += at + i <= bytes.size() ? digits[(n >> (18 - 6 * i)) & 63U] : '=';
+  }
+  return out;
+}
+
+TRANSFERLIB_API void add_rows(ReportRows& out, const std::string& name, const Json& value) {
+  if (value.is_object()) {
+    for (const JsonMember& member : value.members())
+      add_rows(out, name.empty() ? member.name : text(name, ".", member.name), member.value);
+    return;
+  }
+  const auto plain = [](const Json& v) { return v.is_string() ? v.string() : v.dump(); };
+  if (!value.is_array()) {
+    out.emplace_back(name, plain(value));
+    return;
+  }
+  std::vector<std::string> parts;
+  for (const Json& part : value.elements()) parts.push_back(plain(part));
+  out.emplace_back(name, first_few(parts, 12));
+}
+
+TRANSFERLIB_API std::string report_value(std::string_view column, double v) {
+  if (!std::isfinite(v)) return text(v);
+  if (column == "seconds") return format_duration(v);
+  if (column.find("accuracy") != std::string_view::npos) return fixed(100.0 * v, 2) + " %";
+  char out[64];
+  return {out, std::to_chars(out, out + sizeof out, v, std::chars_format::general, 5).ptr};
+}
+
+TRANSFERLIB_API std::string Page::html() {
+  numbers();
+  history();
+  for (const ReportFigure& f : report_->figures) figure(f.svg);
+  section("curves", "Curves", figures(std::exchange(figures_, {})));
+  classes();
+  mistakes();
+  epochs();
+  tables();
+  const std::string& title = report_->title;
+  return text(
+      "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
+      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; "
+      "style-src 'unsafe-inline'\">\n<title>",
+      xml(title), "</title>\n<style>\n", style, "</style>\n</head>\n<body>\n<header>\n<h1>", xml(title), "</h1>\n",
+      report_->subtitle.empty() ? "" : text("<p>", xml(report_->subtitle), "</p>\n"),
+      links_.empty() ? "" : text("<nav aria-label=\"Sections\">", links_, "</nav>\n"), "</header>\n<main>\n", body_,
+      "</main>\n</body>\n</html>\n");
+}
+
+TRANSFERLIB_API void Page::history() {
+  std::vector<std::string> drawn;
+  for (const std::string& column : column_names(report_->history)) {
+    if (column == "seconds") continue;
+    const bool train = column.starts_with("train_"), val = column.starts_with("val_");
+    std::string name = column.substr(train ? 6 : val ? 4 : 0);
+    if (std::find(drawn.begin(), drawn.end(), name) != drawn.end()) continue;
+    drawn.push_back(name);
+    const auto series = history_series(
+        report_->history, train || val ? std::vector<std::pair<std::string, std::string>>{{"train_" + name, "training"},
+                                                                                          {"val_" + name, "validation"}}
+                                       : std::vector<std::pair<std::string, std::string>>{{name, name}});
+    const bool percent = name.find("accuracy") != std::string::npos;
+    std::replace(name.begin(), name.end(), '_', ' ');
+    if (!name.empty() && name[0] >= 'a' && name[0] <= 'z') name[0] = static_cast<char>(name[0] - 'a' + 'A');
+    figure(lines_svg(series, {.title = name, .percent = percent, .width = 540}));
+  }
+}
+
+TRANSFERLIB_API void Page::classes() {
+  const Labels& labels = report_->labels;
+  if (report_->confusion.empty()) {
+    if (!report_->reliability.empty()) {
+      figure(reliability_svg(report_->reliability));
+      section("calibration", "Calibration", figures(std::exchange(figures_, {})));
+    }
+    return;
+  }
+  const auto scores = classification_scores(report_->confusion, static_cast<Index>(labels.size()));
+  std::string rows;
+  const auto three = [](const Scores& s) { return part_cell(s.precision) + part_cell(s.recall) + part_cell(s.f1); };
+  for (std::size_t c = 0; c < labels.size(); ++c)
+    rows += text("<tr>", named(labels[c]), cell(format_count(scores.classes[c].support)), three(scores.classes[c]),
+                 "</tr>\n");
+  const std::string all = cell(format_count(scores.seen));
+  const std::string table = text("<table>\n<thead><tr>", head("class", false), head("pictures"), head("precision"),
+                                 head("recall"), head("F1"), "</tr></thead>\n<tbody>\n", rows,
+                                 "</tbody>\n<tfoot>\n<tr>", named("mean"), all, three(scores.macro), "</tr>\n<tr>",
+                                 named("weighted mean"), all, three(scores.weighted), "</tr>\n</tfoot>\n</table>\n");
+  section("classes", "Classes", folded(labels.size() > 40, "All classes", scroll("Scores of the classes", table)));
+
+  std::string plots = scroll("Confusion matrix", confusion_svg(report_->confusion, labels));
+  if (!report_->reliability.empty()) plots += text("<div>", reliability_svg(report_->reliability), "</div>\n");
+  section("confusion", "Mistakes and confidence", figures(plots) + confusions());
+}
+
+TRANSFERLIB_API std::string Page::confusions() const {
+  const Labels& labels = report_->labels;
+  const std::size_t n = labels.size();
+  std::vector<std::size_t> cells;
+  std::vector<Index> rows(n, 0);
+  for (std::size_t i = 0; i < n * n; ++i) {
+    rows[i / n] += report_->confusion[i];
+    if (i / n != i % n && report_->confusion[i] > 0) cells.push_back(i);
+  }
+  std::stable_sort(cells.begin(), cells.end(),
+                   [&](std::size_t a, std::size_t b) { return report_->confusion[a] > report_->confusion[b]; });
+  cells.resize(std::min<std::size_t>(cells.size(), 8));
+  std::string inside;
+  for (const std::size_t i : cells)
+    inside += text("<tr>", named(labels[i / n]), "<td>", xml(labels[i % n]), "</td>",
+                   cell(format_count(report_->confusion[i])),
+                   part_cell(static_cast<double>(report_->confusion[i]) / static_cast<double>(rows[i / n])), "</tr>\n");
+  if (inside.empty()) return {};
+  return text("<h3>Most frequent mistakes</h3>\n",
+              scroll("Most frequent mistakes",
+                     text("<table>\n<thead><tr>", head("true class", false), head("taken for", false), head("pictures"),
+                          head("of the class"), "</tr></thead>\n<tbody>\n", inside, "</tbody>\n</table>\n")));
+}
+
+TRANSFERLIB_API void Page::mistakes() {
+  std::string inside;
+  for (const ReportPicture& p : report_->mistakes) {
+    const bool png = p.bytes.starts_with("\x89PNG\r\n\x1a\n") && p.bytes.size() >= 24,
+               jpeg = p.bytes.starts_with("\xFF\xD8\xFF");
+    if (!png && !jpeg)
+      throw OptionError(
+          text("the picture \"", p.name, "\" of the report is neither PNG nor JPEG; encode_png makes one"));
+    // What is far smaller than it is shown keeps its pixels; a PNG tells its width behind its name.
+    Index width = 1 << 16;
+    if (png) {
+      width = 0;
+      for (std::size_t i = 16; i < 20; ++i) width = (width << 8) | static_cast<unsigned char>(p.bytes[i]);
+    }
+    inside += text("<li><figure><img", width <= 64 ? " class=\"small\"" : "", " alt=\"",
+                   xml(text(p.name.empty() ? "a picture" : p.name, ": ", p.truth, ", taken for ", p.predicted)),
+                   "\" src=\"data:image/", png ? "png" : "jpeg", ";base64,", base64(p.bytes), "\"><figcaption><b>",
+                   xml(p.predicted), "</b> ", percentage(p.confidence, 1.0), ", is ", xml(p.truth),
+                   p.name.empty() ? "" : text("<span>", xml(p.name), "</span>"), "</figcaption></figure></li>\n");
+  }
+  if (!inside.empty())
+    section("mistakes", "Worst mistakes",
+            text("<p>The wrong answers that the model is surest of: hard pictures, or labels to check.</p>\n"
+                 "<ul class=\"pictures\">\n",
+                 inside, "</ul>\n"));
+}
+
+TRANSFERLIB_API std::string Page::breakable(std::string_view escaped) {
+  std::string out;
+  for (const char c : escaped) {
+    out += c;
+    if (c == '.' || c == '_') out += "<wbr>";
+  }
+  return out;
+}
+
+TRANSFERLIB_API void Page::epochs() {
+  const History& history = report_->history;
+  if (history.epochs.empty()) return;
+  const auto columns = column_names(history);
+  std::string heads = head("epoch"), rows;
+  for (const auto& column : columns) heads += head(column);
+  double seconds = 0.0;
+  for (const Epoch& epoch : history.epochs) {
+    rows += text("<tr><th scope=\"row\" class=\"n\">", epoch.number, "</th>");
+    for (const auto& column : columns)
+      rows += cell(epoch.has(column) ? xml(report_value(column, epoch[column])) : std::string());
+    rows += "</tr>\n";
+    if (epoch.has("seconds")) seconds += epoch["seconds"];
+  }
+  const auto n = history.epochs.size();
+  const std::string time = seconds > 0.0
+                               ? text("<p>", n, n == 1 ? " epoch in " : " epochs in ", format_duration(seconds), ", ",
+                                      format_duration(seconds / static_cast<double>(n)), " an epoch.</p>\n")
+                               : std::string();
+  section("epochs", "Epochs",
+          time + folded(n > 12, "All epochs",
+                        scroll("Numbers of the epochs", text("<table>\n<thead><tr>", heads, "</tr></thead>\n<tbody>\n",
+                                                             rows, "</tbody>\n</table>\n"))));
+}
+
+TRANSFERLIB_API void Page::tables() {
+  std::string inside;
+  for (const ReportTable& table : report_->tables) {
+    std::string rows;
+    for (const auto& [name, value] : table.rows)
+      rows += text("<tr><th scope=\"row\">", breakable(xml(name)), "</th><td>", value.empty() ? "–" : xml(value),
+                   "</td></tr>\n");
+    if (!rows.empty())
+      inside += text("<div><table>\n<caption>", xml(table.title), "</caption>\n<tbody>\n", rows,
+                     "</tbody>\n</table></div>\n");
+  }
+  if (!inside.empty()) section("options", "Set-up", text("<div class=\"told\">\n", inside, "</div>\n"));
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

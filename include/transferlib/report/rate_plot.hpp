@@ -12,6 +12,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/report/svg.hpp>
 #include <transferlib/train/rate_range.hpp>
 
@@ -19,7 +20,20 @@ namespace transferlib {
 
 /// The losses over the logarithm of the rate, as they are and smoothed; the suggested rate is in the title.
 /// \throws OptionError if there is no step
-inline std::string rates_svg(const RateRange& range, PlotOptions options = {}) {
+TRANSFERLIB_API std::string rates_svg(const RateRange& range, PlotOptions options = {});
+
+/// The same as a file. \throws OptionError, FileError
+inline void plot_rates(const RateRange& range, const std::filesystem::path& path, PlotOptions options = {}) {
+  write_file(path, rates_svg(range, std::move(options)));
+}
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API std::string rates_svg(const RateRange& range, PlotOptions options) {
   if (range.losses.empty()) throw OptionError("a range test without a step can't be drawn");
   std::vector<double> exponents;
   for (double rate : range.rates) exponents.push_back(std::log10(rate));
@@ -45,9 +59,6 @@ inline std::string rates_svg(const RateRange& range, PlotOptions options = {}) {
   return lines_svg({{"each step", exponents, losses}, {"smoothed", exponents, smoothed}}, options);
 }
 
-/// The same as a file. \throws OptionError, FileError
-inline void plot_rates(const RateRange& range, const std::filesystem::path& path, PlotOptions options = {}) {
-  write_file(path, rates_svg(range, std::move(options)));
-}
-
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

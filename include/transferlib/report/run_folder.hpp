@@ -29,6 +29,7 @@
 #include <transferlib/core/environment.hpp>
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/formats/json.hpp>
 #include <transferlib/metrics/detection.hpp>
 #include <transferlib/model/save.hpp>
@@ -46,13 +47,7 @@ namespace transferlib {
 namespace detail {
 
 /// Now, as text: by `strftime`'s pattern, in local time.
-inline std::string time_text(const char* pattern) {
-  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
-  std::tm parts{};
-  ::localtime_r(&now, &parts);
-  char buffer[64];
-  return {buffer, std::strftime(buffer, sizeof buffer, pattern, &parts)};
-}
+TRANSFERLIB_API std::string time_text(const char* pattern);
 
 }  // namespace detail
 
@@ -199,3 +194,19 @@ class RunFolder {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::string time_text(const char* pattern) {
+  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+  std::tm parts{};
+  ::localtime_r(&now, &parts);
+  char buffer[64];
+  return {buffer, std::strftime(buffer, sizeof buffer, pattern, &parts)};
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

@@ -21,6 +21,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/metrics/scores.hpp>
 #include <transferlib/report/csv.hpp>
 #include <transferlib/report/shown.hpp>
@@ -81,22 +82,7 @@ struct BarOptions {
 namespace detail {
 
 /// Text as XML takes it: valid UTF-8 without control characters, markup escaped.
-inline std::string xml(std::string_view s) {
-  std::string out;
-  for (char c : one_line(s)) {
-    if (c == '&')
-      out += "&amp;";
-    else if (c == '<')
-      out += "&lt;";
-    else if (c == '>')
-      out += "&gt;";
-    else if (c == '"')
-      out += "&quot;";
-    else
-      out += c;
-  }
-  return out;
-}
+TRANSFERLIB_API std::string xml(std::string_view s);
 
 /// A coordinate: a tenth of a pixel is enough.
 inline std::string px(double v) {
@@ -124,7 +110,159 @@ struct Ticks {
 
 /// Ticks at 1, 2 or 5 times a power of ten, about `wanted` of them: `outside` the range, so that they hold it, or
 /// inside.
-inline Ticks nice_ticks(double low, double high, int wanted, bool outside, double least = 0.0) {
+TRANSFERLIB_API Ticks nice_ticks(double low, double high, int wanted, bool outside, double least = 0.0);
+
+/// A value of an axis whose ticks are `step` apart, with `more` digits than the ticks need; in powers of ten where
+/// `size`, the largest of the values shown alike, is large or the steps are tiny.
+TRANSFERLIB_API std::string value_text(double v, double step, bool percent, int more, double size);
+
+/// Moves places (in order) as little as possible, so that neighbours are `gap` apart, within [low, high] if they fit.
+TRANSFERLIB_API void spread(std::vector<double>& places, double gap, double low, double high);
+
+TRANSFERLIB_API std::string colour_rules(std::initializer_list<const char*> colours);
+inline constexpr std::size_t colours = 6;
+
+/// The beginning of a plot: what it is in words, its numbers as CSV, its colours. Every rule holds inside `.tl-plot`
+/// alone, so that several plots fit into one page.
+TRANSFERLIB_API std::string svg_begin(double width, double height, std::string_view title, std::string_view description,
+                                      std::string_view csv);
+
+inline std::string svg_text(double x, double y, std::string_view what, std::string_view style,
+                            std::string_view anchor = "start", double size = 13, std::string_view more = {}) {
+  return text("<text class=\"", style, "\" x=\"", px(x), "\" y=\"", px(y), "\" font-size=\"", px(size), "\"",
+              anchor == "start" ? std::string() : text(" text-anchor=\"", anchor, "\""), more, ">", xml(what),
+              "</text>\n");
+}
+
+inline std::string svg_line(double x0, double y0, double x1, double y1, std::string_view style) {
+  return text("<line class=\"", style, "\" x1=\"", px(x0), "\" y1=\"", px(y0), "\" x2=\"", px(x1), "\" y2=\"", px(y1),
+              "\"/>\n");
+}
+
+/// A tick: where it is, in pixels, and what it says.
+struct Tick {
+  double place;
+  std::string label;
+};
+
+/// The axes of a plot that is `width` x `height` pixels large; the ticks of y from the bottom up.
+TRANSFERLIB_API std::string svg_axes(double left, double top, double width, double height, const std::vector<Tick>& xs,
+                                     const std::vector<Tick>& ys, std::string_view x_label);
+
+/// A part as a percentage; 100.0 % is all, not a little less.
+inline std::string percentage(double part, double all) {
+  if (all == 0.0) return "–";
+  const double percent = 100.0 * part / all;
+  return fixed(part < all ? std::min(percent, 99.9) : percent, 1) + " %";
+}
+
+/// Whether a value can be drawn; beyond this size sums of coordinates would no longer be finite.
+inline bool drawable(double v) { return std::fabs(v) < 1e150; }
+
+/// A range that is not a point: widened around it, within [0, 1] for percentages.
+TRANSFERLIB_API void widen(double& low, double& high, bool percent);
+
+}  // namespace detail
+
+/// A plot of lines as SVG, their names and last values at their ends.
+/// \throws OptionError if a series has not as many x as y
+TRANSFERLIB_API std::string lines_svg(const std::vector<Series>& series, const PlotOptions& options = {});
+
+/// Writes `lines_svg`. \throws OptionError, FileError
+inline void plot_lines(const std::vector<Series>& series, const std::filesystem::path& path,
+                       const PlotOptions& options = {}) {
+  write_file(path, lines_svg(series, options));
+}
+
+/// Columns of a history as series over the epochs. An epoch that lacks a column has no point there; a column that no
+/// epoch has is left out. \param columns pairs of a column and the name to show
+/// \throws OptionError if the history has none of the columns
+TRANSFERLIB_API std::vector<Series> history_series(const History& history,
+                                                   const std::vector<std::pair<std::string, std::string>>& columns);
+
+/// Draws the accuracies on training and validation data over the epochs.
+/// \throws OptionError if the history is empty or has no accuracies; FileError
+inline void plot_accuracy(const History& history, const std::filesystem::path& path, PlotOptions options = {}) {
+  if (options.title.empty()) options.title = "Accuracy";
+  options.percent = true;
+  plot_lines(history_series(history, {{"train_accuracy", "training"}, {"val_accuracy", "validation"}}), path, options);
+}
+
+/// Draws the losses on training and validation data over the epochs.
+/// \throws OptionError if the history is empty or has no losses; FileError
+inline void plot_loss(const History& history, const std::filesystem::path& path, PlotOptions options = {}) {
+  if (options.title.empty()) options.title = "Loss";
+  plot_lines(history_series(history, {{"train_loss", "training"}, {"val_loss", "validation"}}), path, options);
+}
+
+/// The curves of several runs, a plot a column below one another, a line a run in each; columns that are accuracies are
+/// shown as percentages. A run that lacks a column has no line there.
+/// \throws OptionError if no run has an epoch, or none has a column that was asked for
+TRANSFERLIB_API std::string curves_svg(const std::vector<NamedHistory>& runs, const CurvesOptions& options = {});
+
+/// Writes `curves_svg`. \throws OptionError, FileError
+inline void plot_curves(const std::vector<NamedHistory>& runs, const std::filesystem::path& path,
+                        const CurvesOptions& options = {}) {
+  write_file(path, curves_svg(runs, options));
+}
+
+/// A reliability diagram as SVG (Guo et al., 2017): over the confidence how often the answers were right. What lacks to
+/// the confidence, which the diagonal shows, is orange; what is above it is pale. Below, how many pictures each
+/// interval has. The bins are intervals of equal width, from 0 to 1.
+TRANSFERLIB_API std::string reliability_svg(const std::vector<ReliabilityBin>& bins,
+                                            const ReliabilityOptions& options = {});
+
+/// Writes `reliability_svg`. \throws FileError
+inline void plot_reliability(const std::vector<ReliabilityBin>& bins, const std::filesystem::path& path,
+                             const ReliabilityOptions& options = {}) {
+  write_file(path, reliability_svg(bins, options));
+}
+
+/// A confusion matrix as SVG: a row a true class, a column a predicted one, shaded by the share of the row (its root,
+/// so that rare mistakes are seen), what is right in blue and mistakes in orange. Counts stand in the cells where they
+/// fit. \param counts row by row; \param labels the classes' names \throws OptionError if there are not labels² counts,
+/// or one is negative
+TRANSFERLIB_API std::string confusion_svg(const std::vector<Index>& counts, const Labels& labels,
+                                          const ConfusionOptions& options = {});
+
+/// Writes `confusion_svg`. \throws OptionError, FileError
+inline void plot_confusion(const std::vector<Index>& counts, const Labels& labels, const std::filesystem::path& path,
+                           const ConfusionOptions& options = {}) {
+  write_file(path, confusion_svg(counts, labels, options));
+}
+
+/// Bars as SVG, one below the other in the order given, their values beside them: for rankings.
+TRANSFERLIB_API std::string bars_svg(const std::vector<Bar>& bars, const BarOptions& options = {});
+
+/// Writes `bars_svg`. \throws FileError
+inline void plot_bars(const std::vector<Bar>& bars, const std::filesystem::path& path, const BarOptions& options = {}) {
+  write_file(path, bars_svg(bars, options));
+}
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::string xml(std::string_view s) {
+  std::string out;
+  for (char c : one_line(s)) {
+    if (c == '&')
+      out += "&amp;";
+    else if (c == '<')
+      out += "&lt;";
+    else if (c == '>')
+      out += "&gt;";
+    else if (c == '"')
+      out += "&quot;";
+    else
+      out += c;
+  }
+  return out;
+}
+
+TRANSFERLIB_API Ticks nice_ticks(double low, double high, int wanted, bool outside, double least) {
   const double raw = (high - low) / wanted, power = std::pow(10.0, std::floor(std::log10(raw)));
   const double ratio = raw / power;
   const double step = std::max(least, (ratio < 1.5 ? 1.0 : ratio < 3.5 ? 2.0 : ratio < 7.5 ? 5.0 : 10.0) * power);
@@ -133,9 +271,7 @@ inline Ticks nice_ticks(double low, double high, int wanted, bool outside, doubl
   return {first * step, step, static_cast<int>(last - first) + 1};
 }
 
-/// A value of an axis whose ticks are `step` apart, with `more` digits than the ticks need; in powers of ten where
-/// `size`, the largest of the values shown alike, is large or the steps are tiny.
-inline std::string value_text(double v, double step, bool percent, int more, double size) {
+TRANSFERLIB_API std::string value_text(double v, double step, bool percent, int more, double size) {
   if (!std::isfinite(v)) return "–";
   if (percent) v *= 100.0, step *= 100.0, size *= 100.0;
   if (size >= 1e6 || (size < 1e-4 && step < 1e-4)) {
@@ -159,8 +295,7 @@ inline std::string value_text(double v, double step, bool percent, int more, dou
   return fixed(v, digits + more) + (percent ? " %" : "");
 }
 
-/// Moves places (in order) as little as possible, so that neighbours are `gap` apart, within [low, high] if they fit.
-inline void spread(std::vector<double>& places, double gap, double low, double high) {
+TRANSFERLIB_API void spread(std::vector<double>& places, double gap, double low, double high) {
   struct Block {
     double sum;
     std::size_t count;
@@ -185,7 +320,7 @@ inline void spread(std::vector<double>& places, double gap, double low, double h
     places[i] = std::min(places[i], i + 1 == places.size() ? high : places[i + 1] - gap);
 }
 
-inline std::string colour_rules(std::initializer_list<const char*> colours) {
+TRANSFERLIB_API std::string colour_rules(std::initializer_list<const char*> colours) {
   std::string out;
   int n = 0;
   for (const char* c : colours) {
@@ -194,12 +329,9 @@ inline std::string colour_rules(std::initializer_list<const char*> colours) {
   }
   return out;
 }
-inline constexpr std::size_t colours = 6;
 
-/// The beginning of a plot: what it is in words, its numbers as CSV, its colours. Every rule holds inside `.tl-plot`
-/// alone, so that several plots fit into one page.
-inline std::string svg_begin(double width, double height, std::string_view title, std::string_view description,
-                             std::string_view csv) {
+TRANSFERLIB_API std::string svg_begin(double width, double height, std::string_view title, std::string_view description,
+                                      std::string_view csv) {
   std::string numbers;
   for (std::size_t at = 0; at < csv.size();) {  // line by line: `xml` makes one line of its text
     const std::size_t end = std::min(csv.find('\n', at), csv.size());
@@ -226,27 +358,8 @@ inline std::string svg_begin(double width, double height, std::string_view title
               "}\n</style>\n<rect class=\"back\" width=\"100%\" height=\"100%\" rx=\"6\"/>\n");
 }
 
-inline std::string svg_text(double x, double y, std::string_view what, std::string_view style,
-                            std::string_view anchor = "start", double size = 13, std::string_view more = {}) {
-  return text("<text class=\"", style, "\" x=\"", px(x), "\" y=\"", px(y), "\" font-size=\"", px(size), "\"",
-              anchor == "start" ? std::string() : text(" text-anchor=\"", anchor, "\""), more, ">", xml(what),
-              "</text>\n");
-}
-
-inline std::string svg_line(double x0, double y0, double x1, double y1, std::string_view style) {
-  return text("<line class=\"", style, "\" x1=\"", px(x0), "\" y1=\"", px(y0), "\" x2=\"", px(x1), "\" y2=\"", px(y1),
-              "\"/>\n");
-}
-
-/// A tick: where it is, in pixels, and what it says.
-struct Tick {
-  double place;
-  std::string label;
-};
-
-/// The axes of a plot that is `width` x `height` pixels large; the ticks of y from the bottom up.
-inline std::string svg_axes(double left, double top, double width, double height, const std::vector<Tick>& xs,
-                            const std::vector<Tick>& ys, std::string_view x_label) {
+TRANSFERLIB_API std::string svg_axes(double left, double top, double width, double height, const std::vector<Tick>& xs,
+                                     const std::vector<Tick>& ys, std::string_view x_label) {
   const double bottom = top + height;
   std::string out;
   for (const Tick& y : ys) {
@@ -262,18 +375,7 @@ inline std::string svg_axes(double left, double top, double width, double height
   return out;
 }
 
-/// A part as a percentage; 100.0 % is all, not a little less.
-inline std::string percentage(double part, double all) {
-  if (all == 0.0) return "–";
-  const double percent = 100.0 * part / all;
-  return fixed(part < all ? std::min(percent, 99.9) : percent, 1) + " %";
-}
-
-/// Whether a value can be drawn; beyond this size sums of coordinates would no longer be finite.
-inline bool drawable(double v) { return std::fabs(v) < 1e150; }
-
-/// A range that is not a point: widened around it, within [0, 1] for percentages.
-inline void widen(double& low, double& high, bool percent) {
+TRANSFERLIB_API void widen(double& low, double& high, bool percent) {
   const double size = std::max(std::fabs(low), std::fabs(high));
   if (high - low > 1e-9 * size && high - low > 1e-300) return;
   const double room = percent ? 0.05 : size > 1e-290 ? size * 0.1 : 0.5;
@@ -281,11 +383,11 @@ inline void widen(double& low, double& high, bool percent) {
   high += room;
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// A plot of lines as SVG, their names and last values at their ends.
-/// \throws OptionError if a series has not as many x as y
-inline std::string lines_svg(const std::vector<Series>& series, const PlotOptions& options = {}) {
+namespace transferlib {
+
+TRANSFERLIB_API std::string lines_svg(const std::vector<Series>& series, const PlotOptions& options) {
   using detail::em_width, detail::px, detail::svg_line, detail::svg_text, detail::text, detail::value_text;
   double x0 = INFINITY, x1 = -INFINITY, y0 = INFINITY, y1 = -INFINITY;
   std::string csv = text("series,", detail::csv_field(options.x_label), ",value\n");
@@ -433,17 +535,8 @@ inline std::string lines_svg(const std::vector<Series>& series, const PlotOption
   return out + "</svg>\n";
 }
 
-/// Writes `lines_svg`. \throws OptionError, FileError
-inline void plot_lines(const std::vector<Series>& series, const std::filesystem::path& path,
-                       const PlotOptions& options = {}) {
-  write_file(path, lines_svg(series, options));
-}
-
-/// Columns of a history as series over the epochs. An epoch that lacks a column has no point there; a column that no
-/// epoch has is left out. \param columns pairs of a column and the name to show
-/// \throws OptionError if the history has none of the columns
-inline std::vector<Series> history_series(const History& history,
-                                          const std::vector<std::pair<std::string, std::string>>& columns) {
+TRANSFERLIB_API std::vector<Series> history_series(const History& history,
+                                                   const std::vector<std::pair<std::string, std::string>>& columns) {
   std::vector<Series> out;
   std::vector<std::string> wanted;
   for (const auto& [column, name] : columns) {
@@ -463,25 +556,7 @@ inline std::vector<Series> history_series(const History& history,
   return out;
 }
 
-/// Draws the accuracies on training and validation data over the epochs.
-/// \throws OptionError if the history is empty or has no accuracies; FileError
-inline void plot_accuracy(const History& history, const std::filesystem::path& path, PlotOptions options = {}) {
-  if (options.title.empty()) options.title = "Accuracy";
-  options.percent = true;
-  plot_lines(history_series(history, {{"train_accuracy", "training"}, {"val_accuracy", "validation"}}), path, options);
-}
-
-/// Draws the losses on training and validation data over the epochs.
-/// \throws OptionError if the history is empty or has no losses; FileError
-inline void plot_loss(const History& history, const std::filesystem::path& path, PlotOptions options = {}) {
-  if (options.title.empty()) options.title = "Loss";
-  plot_lines(history_series(history, {{"train_loss", "training"}, {"val_loss", "validation"}}), path, options);
-}
-
-/// The curves of several runs, a plot a column below one another, a line a run in each; columns that are accuracies are
-/// shown as percentages. A run that lacks a column has no line there.
-/// \throws OptionError if no run has an epoch, or none has a column that was asked for
-inline std::string curves_svg(const std::vector<NamedHistory>& runs, const CurvesOptions& options = {}) {
+TRANSFERLIB_API std::string curves_svg(const std::vector<NamedHistory>& runs, const CurvesOptions& options) {
   std::vector<std::string> all, columns = options.columns;
   for (const NamedHistory& run : runs)
     for (const auto& column : detail::column_names(run.history))
@@ -524,16 +599,8 @@ inline std::string curves_svg(const std::vector<NamedHistory>& runs, const Curve
          plots + "</svg>\n";
 }
 
-/// Writes `curves_svg`. \throws OptionError, FileError
-inline void plot_curves(const std::vector<NamedHistory>& runs, const std::filesystem::path& path,
-                        const CurvesOptions& options = {}) {
-  write_file(path, curves_svg(runs, options));
-}
-
-/// A reliability diagram as SVG (Guo et al., 2017): over the confidence how often the answers were right. What lacks to
-/// the confidence, which the diagonal shows, is orange; what is above it is pale. Below, how many pictures each
-/// interval has. The bins are intervals of equal width, from 0 to 1.
-inline std::string reliability_svg(const std::vector<ReliabilityBin>& bins, const ReliabilityOptions& options = {}) {
+TRANSFERLIB_API std::string reliability_svg(const std::vector<ReliabilityBin>& bins,
+                                            const ReliabilityOptions& options) {
   using detail::px, detail::svg_text, detail::text;
   constexpr double full_width = 520, left = 62, top = 78, width = full_width - left - 26, height = 280,
                    bottom = top + height, room = 62, tall = 70, base = bottom + room + tall, full_height = base + 24;
@@ -591,18 +658,8 @@ inline std::string reliability_svg(const std::vector<ReliabilityBin>& bins, cons
   return out + "</svg>\n";
 }
 
-/// Writes `reliability_svg`. \throws FileError
-inline void plot_reliability(const std::vector<ReliabilityBin>& bins, const std::filesystem::path& path,
-                             const ReliabilityOptions& options = {}) {
-  write_file(path, reliability_svg(bins, options));
-}
-
-/// A confusion matrix as SVG: a row a true class, a column a predicted one, shaded by the share of the row (its root,
-/// so that rare mistakes are seen), what is right in blue and mistakes in orange. Counts stand in the cells where they
-/// fit. \param counts row by row; \param labels the classes' names \throws OptionError if there are not labels² counts,
-/// or one is negative
-inline std::string confusion_svg(const std::vector<Index>& counts, const Labels& labels,
-                                 const ConfusionOptions& options = {}) {
+TRANSFERLIB_API std::string confusion_svg(const std::vector<Index>& counts, const Labels& labels,
+                                          const ConfusionOptions& options) {
   using detail::em_width, detail::fitted, detail::fixed, detail::px, detail::svg_text, detail::text;
   const std::size_t n = labels.size();
   if (n == 0 || counts.size() != n * n)
@@ -695,14 +752,7 @@ inline std::string confusion_svg(const std::vector<Index>& counts, const Labels&
   return out + "</svg>\n";
 }
 
-/// Writes `confusion_svg`. \throws OptionError, FileError
-inline void plot_confusion(const std::vector<Index>& counts, const Labels& labels, const std::filesystem::path& path,
-                           const ConfusionOptions& options = {}) {
-  write_file(path, confusion_svg(counts, labels, options));
-}
-
-/// Bars as SVG, one below the other in the order given, their values beside them: for rankings.
-inline std::string bars_svg(const std::vector<Bar>& bars, const BarOptions& options = {}) {
+TRANSFERLIB_API std::string bars_svg(const std::vector<Bar>& bars, const BarOptions& options) {
   using detail::em_width, detail::fitted, detail::px, detail::svg_text, detail::text;
   double low = 0.0, high = 0.0, name_width = 0.0, value_width = 0.0;
   for (const Bar& bar : bars)
@@ -763,9 +813,6 @@ inline std::string bars_svg(const std::vector<Bar>& bars, const BarOptions& opti
   return out + "</svg>\n";
 }
 
-/// Writes `bars_svg`. \throws FileError
-inline void plot_bars(const std::vector<Bar>& bars, const std::filesystem::path& path, const BarOptions& options = {}) {
-  write_file(path, bars_svg(bars, options));
-}
-
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -8,6 +8,7 @@
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
 
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/engine/engine.hpp>
 
@@ -16,25 +17,10 @@ namespace transferlib::detail {
 /// Autocast for the calling thread as long as it lives, and as it was before afterwards.
 class Autocast {
  public:
-  Autocast(Precision precision, const torch::Device& device) {
-    if (precision != Precision::bf16 && precision != Precision::fp16) return;
-    device_ = device.type();
-    on_ = true;
-    was_on_ = at::autocast::is_autocast_enabled(device_);
-    was_ = at::autocast::get_autocast_dtype(device_);
-    at::autocast::set_autocast_enabled(device_, true);
-    at::autocast::set_autocast_dtype(device_, scalar_type(precision));
-    at::autocast::increment_nesting();
-  }
+  Autocast(Precision precision, const torch::Device& device);
   Autocast(const Autocast&) = delete;
   Autocast& operator=(const Autocast&) = delete;
-  ~Autocast() {
-    if (!on_) return;
-    // The copies of the weights are of this step; the next one changes them.
-    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
-    at::autocast::set_autocast_enabled(device_, was_on_);
-    at::autocast::set_autocast_dtype(device_, was_);
-  }
+  ~Autocast();
 
  private:
   at::DeviceType device_ = at::kCPU;
@@ -49,22 +35,7 @@ class GradientScaler {
   double scale() const { return scale_; }
 
   /// Divides the gradients by the scale. \returns false where one is not finite: the step is to be left out
-  bool unscale(std::vector<Tensor>& gradients) {
-    const torch::NoGradGuard guard;
-    bool finite = true;
-    for (Tensor& g : gradients) {
-      g.mul_(1.0 / scale_);
-      finite = finite && at::isfinite(g).all().item<bool>();
-    }
-    if (!finite) {
-      scale_ = std::max(1.0, scale_ / 2.0);
-      good_ = 0.0;
-    } else if (++good_ >= 2000.0) {
-      scale_ *= 2.0;
-      good_ = 0.0;
-    }
-    return finite;
-  }
+  bool unscale(std::vector<Tensor>& gradients);
 
   /// All that the next steps depend on.
   std::vector<double> state() const { return {scale_, good_}; }
@@ -75,3 +46,47 @@ class GradientScaler {
 };
 
 }  // namespace transferlib::detail
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API Autocast::Autocast(Precision precision, const torch::Device& device) {
+  if (precision != Precision::bf16 && precision != Precision::fp16) return;
+  device_ = device.type();
+  on_ = true;
+  was_on_ = at::autocast::is_autocast_enabled(device_);
+  was_ = at::autocast::get_autocast_dtype(device_);
+  at::autocast::set_autocast_enabled(device_, true);
+  at::autocast::set_autocast_dtype(device_, scalar_type(precision));
+  at::autocast::increment_nesting();
+}
+
+TRANSFERLIB_API Autocast::~Autocast() {
+  if (!on_) return;
+  // The copies of the weights are of this step; the next one changes them.
+  if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+  at::autocast::set_autocast_enabled(device_, was_on_);
+  at::autocast::set_autocast_dtype(device_, was_);
+}
+
+TRANSFERLIB_API bool GradientScaler::unscale(std::vector<Tensor>& gradients) {
+  const torch::NoGradGuard guard;
+  bool finite = true;
+  for (Tensor& g : gradients) {
+    g.mul_(1.0 / scale_);
+    finite = finite && at::isfinite(g).all().item<bool>();
+  }
+  if (!finite) {
+    scale_ = std::max(1.0, scale_ / 2.0);
+    good_ = 0.0;
+  } else if (++good_ >= 2000.0) {
+    scale_ *= 2.0;
+    good_ = 0.0;
+  }
+  return finite;
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/train/checkpoint.hpp>
 #include <transferlib/train/history.hpp>
 #include <transferlib/weights/state_dict.hpp>
@@ -65,16 +66,7 @@ class EarlyStopping {
     waited_ = 0;
   }
   /// \throws OptionError if there is no such column
-  bool on_epoch_end(const Epoch& epoch) {
-    const double value = detail::as_cost(epoch, options_.monitor, options_.higher);
-    if (value < best_ - options_.least || best_ == std::numeric_limits<double>::infinity()) {
-      best_ = value;
-      waited_ = 0;
-    } else {
-      ++waited_;
-    }
-    return waited_ < options_.patience;
-  }
+  bool on_epoch_end(const Epoch& epoch);
   /// What it has seen, for a run's checkpoint.
   StateDict checkpoint() const { return {{"state", detail::tensor_of_numbers({best_, static_cast<double>(waited_)})}}; }
   /// Goes on from what `checkpoint` gave.
@@ -125,14 +117,7 @@ class KeepBest {
     return out;
   }
   /// Goes on from what `checkpoint` gave.
-  void restore(const StateDict& state) {
-    const auto numbers = detail::numbers_of(state, 2);
-    best_ = numbers[0];
-    epoch_ = static_cast<Index>(numbers[1]);
-    state_.clear();
-    for (const auto& item : state)
-      if (item.first != "state") state_.push_back(item);
-  }
+  void restore(const StateDict& state);
   /// The epoch whose weights are kept; 0 before the first.
   Index epoch() const { return epoch_; }
 
@@ -144,3 +129,31 @@ class KeepBest {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API bool EarlyStopping::on_epoch_end(const Epoch& epoch) {
+  const double value = detail::as_cost(epoch, options_.monitor, options_.higher);
+  if (value < best_ - options_.least || best_ == std::numeric_limits<double>::infinity()) {
+    best_ = value;
+    waited_ = 0;
+  } else {
+    ++waited_;
+  }
+  return waited_ < options_.patience;
+}
+
+TRANSFERLIB_API void KeepBest::restore(const StateDict& state) {
+  const auto numbers = detail::numbers_of(state, 2);
+  best_ = numbers[0];
+  epoch_ = static_cast<Index>(numbers[1]);
+  state_.clear();
+  for (const auto& item : state)
+    if (item.first != "state") state_.push_back(item);
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -11,6 +11,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/separate.hpp>
 
 namespace transferlib {
 
@@ -27,15 +28,7 @@ struct Epoch {
     return false;
   }
   /// A column's value. \throws OptionError naming the columns if there is none of this name
-  double operator[](std::string_view name) const {
-    std::vector<std::string_view> names;
-    for (const auto& value : values) {
-      if (value.first == name) return value.second;
-      names.push_back(value.first);
-    }
-    throw OptionError(detail::text("epoch ", number, " has no column \"", name, "\"; its columns are ",
-                                   detail::first_few(names, 12)));
-  }
+  double operator[](std::string_view name) const;
 };
 
 /// All epochs of a run, in order.
@@ -51,15 +44,7 @@ struct History {
   /// The epoch whose column is best, the first of equals; a value that is no number is worse than any that is.
   /// \param higher true for accuracies, false for losses
   /// \throws OptionError if there is no epoch, or no such column
-  const Epoch& best(std::string_view name, bool higher) const {
-    if (epochs.empty()) throw OptionError("a history without epochs has no best one");
-    const Epoch* out = &epochs.front();
-    for (const Epoch& epoch : epochs) {
-      const double value = epoch[name], best = (*out)[name];
-      if (std::isnan(best) ? !std::isnan(value) : higher ? value > best : value < best) out = &epoch;
-    }
-    return *out;
-  }
+  const Epoch& best(std::string_view name, bool higher) const;
 };
 
 namespace detail {
@@ -73,3 +58,31 @@ inline const Epoch& best_epoch(const History& history) {
 
 }  // namespace detail
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API double Epoch::operator[](std::string_view name) const {
+  std::vector<std::string_view> names;
+  for (const auto& value : values) {
+    if (value.first == name) return value.second;
+    names.push_back(value.first);
+  }
+  throw OptionError(
+      detail::text("epoch ", number, " has no column \"", name, "\"; its columns are ", detail::first_few(names, 12)));
+}
+
+TRANSFERLIB_API const Epoch& History::best(std::string_view name, bool higher) const {
+  if (epochs.empty()) throw OptionError("a history without epochs has no best one");
+  const Epoch* out = &epochs.front();
+  for (const Epoch& epoch : epochs) {
+    const double value = epoch[name], best = (*out)[name];
+    if (std::isnan(best) ? !std::isnan(value) : higher ? value > best : value < best) out = &epoch;
+  }
+  return *out;
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -14,6 +14,7 @@
 #include <ATen/ATen.h>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/core/text.hpp>
 #include <transferlib/weights/state_dict.hpp>
@@ -74,15 +75,7 @@ inline void check(const Optimizer& recipe) {
 }
 
 /// Refuses factors that can't be meant.
-inline void check(const ParameterGroups& groups) {
-  const auto check_factor = [](double factor, std::string_view name) {
-    if (!(factor >= 0.0 && factor <= 1e6)) throw OptionError(text(name, " must be at least 0, not ", factor));
-  };
-  check_factor(groups.backbone, "the backbone's factor of the learning rate");
-  check_factor(groups.stage_decay, "stage_decay");
-  for (const RateOf& rate : groups.by_name)
-    check_factor(rate.factor, text("the factor of the learning rate of \"", rate.pattern, "\""));
-}
+TRANSFERLIB_API void check(const ParameterGroups& groups);
 
 /// A parameter in training.
 struct TrainedParameter {
@@ -94,18 +87,7 @@ struct TrainedParameter {
 };
 
 /// Sets the parameters' factors. \throws OptionError
-inline void assign_groups(std::vector<TrainedParameter>& parameters, const ParameterGroups& groups) {
-  check(groups);
-  for (TrainedParameter& p : parameters) {
-    const bool backbone = p.name.starts_with("backbone.");
-    p.factor = backbone ? groups.backbone * std::pow(groups.stage_decay, static_cast<double>(p.depth)) : 1.0;
-    p.decayed = groups.decay_norms_and_biases || (p.value.dim() > 1 && !p.name.ends_with("bias"));
-  }
-  // A pattern may fit what is still frozen, so that one that fits nothing here is no mistake yet.
-  for (const RateOf& rate : groups.by_name)
-    for (TrainedParameter& p : parameters)
-      if (glob_matches(rate.pattern, p.name)) p.factor = rate.factor;
-}
+TRANSFERLIB_API void assign_groups(std::vector<TrainedParameter>& parameters, const ParameterGroups& groups);
 
 /// An optimiser at work on some parameters.
 class OptimizerState {
@@ -116,23 +98,7 @@ class OptimizerState {
   }
 
   /// Goes on with other parameters: those that were trained already keep their state.
-  void set_parameters(std::vector<TrainedParameter> parameters) {
-    std::map<std::string, Slot> known;
-    for (Slot& slot : slots_) known.emplace(slot.parameter.name, std::move(slot));
-    slots_.clear();
-    for (TrainedParameter& p : parameters) {
-      Slot slot;
-      if (const auto found = known.find(p.name); found != known.end()) {
-        slot = std::move(found->second);
-      } else {
-        slot.first = at::zeros_like(p.value);
-        if (!std::holds_alternative<Sgd>(recipe_)) slot.second = at::zeros_like(p.value);
-        slot.steps = at::zeros({}, at::TensorOptions(at::kFloat).device(p.value.device()));
-      }
-      slot.parameter = std::move(p);
-      slots_.push_back(std::move(slot));
-    }
-  }
+  void set_parameters(std::vector<TrainedParameter> parameters);
 
   void zero_gradients() {
     for (Slot& slot : slots_) slot.parameter.value.mutable_grad() = Tensor();
@@ -148,38 +114,7 @@ class OptimizerState {
 
   /// One step along the gradients that are there. \param factor of the learning rate; \param momentum instead of the
   /// recipe's momentum, or Adam's beta1
-  void step(double factor = 1.0, std::optional<double> momentum = {}) {
-    const torch::NoGradGuard guard;
-    // LibTorch's fused operators take one rate and one decay for all parameters.
-    std::map<std::pair<double, bool>, std::vector<Slot*>> groups;
-    for (Slot& slot : slots_)
-      if (slot.parameter.value.grad().defined())
-        groups[{slot.parameter.factor, slot.parameter.decayed}].push_back(&slot);
-    for (auto& [group, slots] : groups) {
-      std::vector<Tensor> p, g, m, v, s;
-      for (Slot* slot : slots) {
-        p.push_back(slot->parameter.value);
-        g.push_back(slot->parameter.value.grad());
-        m.push_back(slot->first);
-        v.push_back(slot->second);
-        s.push_back(slot->steps.add_(1));
-      }
-      const double rate = factor * group.first;
-      const auto decay = [with = group.second](const auto& recipe) { return with ? recipe.weight_decay : 0.0; };
-      if (const auto* sgd = std::get_if<Sgd>(&recipe_)) {
-        const double mu = sgd->momentum == 0.0 ? 0.0 : momentum.value_or(sgd->momentum);
-        // The first step's momentum is the gradient itself, as it is for a buffer of zeros.
-        at::_fused_sgd_(p, g, sgd->momentum == 0.0 ? std::vector<Tensor>{} : m, decay(*sgd), mu, sgd->lr * rate, 0.0,
-                        sgd->nesterov, false, false);
-      } else if (const auto* adam = std::get_if<Adam>(&recipe_)) {
-        at::_fused_adam_(p, g, m, v, {}, s, adam->lr * rate, momentum.value_or(adam->beta1), adam->beta2, decay(*adam),
-                         adam->epsilon, false, false);
-      } else if (const auto* adamw = std::get_if<AdamW>(&recipe_)) {
-        at::_fused_adamw_(p, g, m, v, {}, s, adamw->lr * rate, momentum.value_or(adamw->beta1), adamw->beta2,
-                          decay(*adamw), adamw->epsilon, false, false);
-      }
-    }
-  }
+  void step(double factor = 1.0, std::optional<double> momentum = {});
 
   std::vector<Tensor> parameters() const {
     std::vector<Tensor> out;
@@ -188,15 +123,7 @@ class OptimizerState {
   }
 
   /// All that the next steps depend on, under the parameters' names; the tensors are the optimiser's own.
-  StateDict state() const {
-    StateDict out;
-    for (const Slot& slot : slots_) {
-      out.emplace_back(slot.parameter.name + ".first", slot.first);
-      if (slot.second.defined()) out.emplace_back(slot.parameter.name + ".second", slot.second);
-      out.emplace_back(slot.parameter.name + ".steps", slot.steps);
-    }
-    return out;
-  }
+  StateDict state() const;
 
  private:
   struct Slot {
@@ -209,3 +136,94 @@ class OptimizerState {
 
 }  // namespace detail
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API void check(const ParameterGroups& groups) {
+  const auto check_factor = [](double factor, std::string_view name) {
+    if (!(factor >= 0.0 && factor <= 1e6)) throw OptionError(text(name, " must be at least 0, not ", factor));
+  };
+  check_factor(groups.backbone, "the backbone's factor of the learning rate");
+  check_factor(groups.stage_decay, "stage_decay");
+  for (const RateOf& rate : groups.by_name)
+    check_factor(rate.factor, text("the factor of the learning rate of \"", rate.pattern, "\""));
+}
+
+TRANSFERLIB_API void assign_groups(std::vector<TrainedParameter>& parameters, const ParameterGroups& groups) {
+  check(groups);
+  for (TrainedParameter& p : parameters) {
+    const bool backbone = p.name.starts_with("backbone.");
+    p.factor = backbone ? groups.backbone * std::pow(groups.stage_decay, static_cast<double>(p.depth)) : 1.0;
+    p.decayed = groups.decay_norms_and_biases || (p.value.dim() > 1 && !p.name.ends_with("bias"));
+  }
+  // A pattern may fit what is still frozen, so that one that fits nothing here is no mistake yet.
+  for (const RateOf& rate : groups.by_name)
+    for (TrainedParameter& p : parameters)
+      if (glob_matches(rate.pattern, p.name)) p.factor = rate.factor;
+}
+
+TRANSFERLIB_API void OptimizerState::set_parameters(std::vector<TrainedParameter> parameters) {
+  std::map<std::string, Slot> known;
+  for (Slot& slot : slots_) known.emplace(slot.parameter.name, std::move(slot));
+  slots_.clear();
+  for (TrainedParameter& p : parameters) {
+    Slot slot;
+    if (const auto found = known.find(p.name); found != known.end()) {
+      slot = std::move(found->second);
+    } else {
+      slot.first = at::zeros_like(p.value);
+      if (!std::holds_alternative<Sgd>(recipe_)) slot.second = at::zeros_like(p.value);
+      slot.steps = at::zeros({}, at::TensorOptions(at::kFloat).device(p.value.device()));
+    }
+    slot.parameter = std::move(p);
+    slots_.push_back(std::move(slot));
+  }
+}
+
+TRANSFERLIB_API void OptimizerState::step(double factor, std::optional<double> momentum) {
+  const torch::NoGradGuard guard;
+  // LibTorch's fused operators take one rate and one decay for all parameters.
+  std::map<std::pair<double, bool>, std::vector<Slot*>> groups;
+  for (Slot& slot : slots_)
+    if (slot.parameter.value.grad().defined()) groups[{slot.parameter.factor, slot.parameter.decayed}].push_back(&slot);
+  for (auto& [group, slots] : groups) {
+    std::vector<Tensor> p, g, m, v, s;
+    for (Slot* slot : slots) {
+      p.push_back(slot->parameter.value);
+      g.push_back(slot->parameter.value.grad());
+      m.push_back(slot->first);
+      v.push_back(slot->second);
+      s.push_back(slot->steps.add_(1));
+    }
+    const double rate = factor * group.first;
+    const auto decay = [with = group.second](const auto& recipe) { return with ? recipe.weight_decay : 0.0; };
+    if (const auto* sgd = std::get_if<Sgd>(&recipe_)) {
+      const double mu = sgd->momentum == 0.0 ? 0.0 : momentum.value_or(sgd->momentum);
+      // The first step's momentum is the gradient itself, as it is for a buffer of zeros.
+      at::_fused_sgd_(p, g, sgd->momentum == 0.0 ? std::vector<Tensor>{} : m, decay(*sgd), mu, sgd->lr * rate, 0.0,
+                      sgd->nesterov, false, false);
+    } else if (const auto* adam = std::get_if<Adam>(&recipe_)) {
+      at::_fused_adam_(p, g, m, v, {}, s, adam->lr * rate, momentum.value_or(adam->beta1), adam->beta2, decay(*adam),
+                       adam->epsilon, false, false);
+    } else if (const auto* adamw = std::get_if<AdamW>(&recipe_)) {
+      at::_fused_adamw_(p, g, m, v, {}, s, adamw->lr * rate, momentum.value_or(adamw->beta1), adamw->beta2,
+                        decay(*adamw), adamw->epsilon, false, false);
+    }
+  }
+}
+
+TRANSFERLIB_API StateDict OptimizerState::state() const {
+  StateDict out;
+  for (const Slot& slot : slots_) {
+    out.emplace_back(slot.parameter.name + ".first", slot.first);
+    if (slot.second.defined()) out.emplace_back(slot.parameter.name + ".second", slot.second);
+    out.emplace_back(slot.parameter.name + ".steps", slot.steps);
+  }
+  return out;
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

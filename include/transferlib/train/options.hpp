@@ -13,6 +13,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/random.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/data/mix.hpp>
 #include <transferlib/engine/cache.hpp>
 #include <transferlib/engine/engine.hpp>
@@ -129,7 +130,32 @@ struct FineTune {
 namespace detail {
 
 /// Refuses numbers that can't be meant.
-inline void check(const TrainerOptions& o) {
+TRANSFERLIB_API void check(const TrainerOptions& o);
+
+/// Options as lines of a name and a value: what `config.json` shows, and what a run that goes on must not change.
+using Described = std::vector<std::pair<std::string, std::string>>;
+
+TRANSFERLIB_API std::string describe(const Optimizer& optimizer);
+
+inline std::string describe(const ParameterGroups& g) {
+  std::string out = text("backbone ", g.backbone, " stage decay ", g.stage_decay,
+                         g.decay_norms_and_biases ? "" : " norms and biases not decayed");
+  for (const RateOf& rate : g.by_name) out += text(" ", rate.pattern, " ", rate.factor);
+  return out;
+}
+
+TRANSFERLIB_API std::string describe(const Unfreezing& unfreezing);
+
+TRANSFERLIB_API Described describe(const TrainerOptions& o);
+
+}  // namespace detail
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API void check(const TrainerOptions& o) {
   if (o.epochs < 1) throw OptionError(text("epochs must be at least 1, not ", o.epochs));
   if (o.batch < 1) throw OptionError(text("a batch must have at least 1 picture, not ", o.batch));
   check(o.optimizer);
@@ -157,10 +183,7 @@ inline void check(const TrainerOptions& o) {
                            o.checkpoints.keep));
 }
 
-/// Options as lines of a name and a value: what `config.json` shows, and what a run that goes on must not change.
-using Described = std::vector<std::pair<std::string, std::string>>;
-
-inline std::string describe(const Optimizer& optimizer) {
+TRANSFERLIB_API std::string describe(const Optimizer& optimizer) {
   if (const auto* o = std::get_if<Sgd>(&optimizer))
     return text("sgd lr ", o->lr, " momentum ", o->momentum, " weight decay ", o->weight_decay,
                 o->nesterov ? " nesterov" : "");
@@ -172,14 +195,7 @@ inline std::string describe(const Optimizer& optimizer) {
   return adam(std::get<AdamW>(optimizer), "adamw");
 }
 
-inline std::string describe(const ParameterGroups& g) {
-  std::string out = text("backbone ", g.backbone, " stage decay ", g.stage_decay,
-                         g.decay_norms_and_biases ? "" : " norms and biases not decayed");
-  for (const RateOf& rate : g.by_name) out += text(" ", rate.pattern, " ", rate.factor);
-  return out;
-}
-
-inline std::string describe(const Unfreezing& unfreezing) {
+TRANSFERLIB_API std::string describe(const Unfreezing& unfreezing) {
   if (const auto* u = std::get_if<GradualUnfreezing>(&unfreezing)) return text("a stage every ", u->every, " epochs");
   if (const auto* u = std::get_if<UnfreezeOnStall>(&unfreezing))
     return text("a stage when ", u->monitor, u->higher ? " (higher is better)" : "", " stalls for ", u->patience,
@@ -192,7 +208,7 @@ inline std::string describe(const Unfreezing& unfreezing) {
   return out;
 }
 
-inline Described describe(const TrainerOptions& o) {
+TRANSFERLIB_API Described describe(const TrainerOptions& o) {
   return {{"epochs", text(o.epochs)},
           {"batch", text(o.batch)},
           {"optimizer", describe(o.optimizer)},
@@ -213,5 +229,6 @@ inline Described describe(const TrainerOptions& o) {
           {"precision", std::string(to_string(o.precision))}};
 }
 
-}  // namespace detail
-}  // namespace transferlib
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

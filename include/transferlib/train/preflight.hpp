@@ -28,6 +28,7 @@
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/parallel.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/text.hpp>
 #include <transferlib/engine/engine.hpp>
 #include <transferlib/model/backbone.hpp>
@@ -74,13 +75,7 @@ struct PreflightTask {
 };
 
 /// Whether the names of the classes are the model's, in its order.
-inline void check_names(const Labels& model, const Labels& data, std::string_view name, Findings& findings) {
-  try {
-    check_labels(model, data, name);
-  } catch (const DataError& e) {
-    findings.push_back({Severity::error, "classes", e.what()});
-  }
-}
+TRANSFERLIB_API void check_names(const Labels& model, const Labels& data, std::string_view name, Findings& findings);
 
 /// Some steps with a multiple of the optimiser's rate, on the same few batches.
 struct Tried {
@@ -90,8 +85,121 @@ struct Tried {
   bool finite = true;
 };
 
-inline Tried try_rate(const PreflightTask& t, const Shown& shown, const Shown& others, double factor, Index batch,
-                      const Deadline& deadline) {
+TRANSFERLIB_API Tried try_rate(const PreflightTask& t, const Shown& shown, const Shown& others, double factor,
+                               Index batch, const Deadline& deadline);
+
+/// Whether the loss grows under the optimiser's rate, on the same few pictures or on others: a head that has more
+/// weights than there are pictures gets these right at any rate.
+TRANSFERLIB_API void check_rate(const PreflightTask& t, const Shown& shown, const Shown& others, Findings& findings);
+
+/// What training will ask for beyond what is there already, in bytes; each a lower bound.
+struct MemoryNeed {
+  double optimizer = 0.0;    ///< gradients, the optimiser's state, the average of the weights
+  double activations = 0.0;  ///< of a batch, which the backward pass needs
+  double cache = 0.0;        ///< of what leaves the frozen part
+
+  double total() const { return optimizer + activations + cache; }
+};
+
+TRANSFERLIB_API MemoryNeed memory_need(const PreflightTask& t, Precision precision);
+
+/// The number behind a name in a text such as /proc/meminfo; nothing where there is none.
+TRANSFERLIB_API std::optional<double> number_behind(std::string_view all, std::string_view name);
+
+/// The memory that a process can still take, in bytes.
+struct MemoryRoom {
+  double free = 0.0;     ///< without swapping
+  double swap = 0.0;     ///< besides
+  bool limited = false;  ///< by a control group, not by the machine
+};
+
+/// By /proc/meminfo and the limits of the process's control groups (version 2, or 1). Nothing where neither can be
+/// read. \param root where the operating system's files are
+TRANSFERLIB_API std::optional<MemoryRoom> memory_room(const std::filesystem::path& root = "/");
+
+TRANSFERLIB_API void check_memory(const MemoryNeed& need, const MemoryRoom& room, Findings& findings);
+
+/// Whether the head gives a number a class.
+TRANSFERLIB_API void check_head(const PreflightTask& t, const Shown& shown, Findings& findings);
+
+/// All checks that make sense for a model, in the order of what they cost.
+TRANSFERLIB_API Findings look_before_training(const PreflightTask& t);
+
+}  // namespace detail
+
+/// Refuses a set-up whose findings are errors, with all their sentences; warnings are let pass.
+/// \throws DataError where pictures or labels are at fault, OptionError where it is options, the head or memory alone
+TRANSFERLIB_API void refuse_errors(const std::vector<Finding>& findings);
+
+/// Looks at a set-up before it is trained, in seconds: some pictures of both sets and their labels, the network as it
+/// is frozen, some steps of a copy of the model. Right set-ups give no finding; what can't be told from the data for
+/// sure is left alone. The model is not changed.
+///
+/// See docs/how-to/preflight.md for what is looked for, by which evidence, and what is not found.
+/// \returns what is wrong, with its evidence and the fix
+/// \throws Stopped if the stop token of the options is set
+template <class M, class D, class E>
+std::vector<Finding> preflight(const M& model, const D& train, const E& validation, const TrainerOptions& options = {},
+                               const PreflightOptions& how = {}) {
+  static_assert(Dataset<D> && Dataset<E>,
+                "transferlib: preflight: not a Dataset: it needs Target, size(), batch(ids), labels()");
+  return detail::guarded("looking at the set-up", [&] {
+    detail::PreflightTask task;
+    task.core = &model.backbone_core();
+    task.cut = model.cut();
+    task.wanted = model.wanted();
+    task.labels = model.labels();
+    task.classes = std::same_as<typename M::Target, ClassIndex>;
+    task.train = detail::source(train);
+    task.val = detail::source(validation);
+    task.options = options;
+    task.preflight = how;
+    task.state = model.state();
+    if constexpr (!std::same_as<typename M::Target, Boxes> && requires { clone(model); })
+      task.trial = [&](const Activations& crossing) {
+        const auto copy = std::make_shared<M>(clone(model));
+        auto& head = detail::inner_head(copy->head());
+        if constexpr (requires { head.standardise(Tensor(), Tensor()); })
+          if (head.wants_standardising() && !head.is_standardised() && !head.is_trained() &&
+              copy->cut().live == copy->wanted()) {
+            const auto [variance, mean] =
+                at::var_mean(crossing.at(0).to(at::kDouble), at::IntArrayRef{0}, false, false);
+            head.standardise(mean, variance.sqrt());
+          }
+        detail::set_mode(copy->backbone_core(), true);
+        return detail::Trial{detail::trained_parameters(copy->backbone_core(), copy->state(), options.groups),
+                             [copy](const Activations& a) -> std::vector<Index> {
+                               const torch::NoGradGuard guard;
+                               const auto output = copy->above_cut(a, {});
+                               if constexpr (std::same_as<std::remove_cvref_t<decltype(output)>, Tensor>)
+                                 return output.sizes().vec();
+                               else
+                                 return {};
+                             },
+                             [copy](const Activations& a, const Batch& b, const Pass& pass) {
+                               return copy->loss(copy->above_cut(a, pass), b).total();
+                             }};
+      };
+    return detail::look_before_training(task);
+  });
+}
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API void check_names(const Labels& model, const Labels& data, std::string_view name, Findings& findings) {
+  try {
+    check_labels(model, data, name);
+  } catch (const DataError& e) {
+    findings.push_back({Severity::error, "classes", e.what()});
+  }
+}
+
+TRANSFERLIB_API Tried try_rate(const PreflightTask& t, const Shown& shown, const Shown& others, double factor,
+                               Index batch, const Deadline& deadline) {
   constexpr Index most = 24;
   const Trial trial = t.trial(shown.crossing);
   OptimizerState optimizer(trial.parameters, t.options.optimizer);
@@ -137,9 +245,7 @@ inline Tried try_rate(const PreflightTask& t, const Shown& shown, const Shown& o
   return out;
 }
 
-/// Whether the loss grows under the optimiser's rate, on the same few pictures or on others: a head that has more
-/// weights than there are pictures gets these right at any rate.
-inline void check_rate(const PreflightTask& t, const Shown& shown, const Shown& others, Findings& findings) {
+TRANSFERLIB_API void check_rate(const PreflightTask& t, const Shown& shown, const Shown& others, Findings& findings) {
   // Where more than a head learns, fewer pictures a step are enough to see it, and it is given more time.
   const bool pooled = t.cut.live == std::vector<Index>{t.core->graph.pooled};
   const Index n = shown.target.size(0), batch = std::min({t.options.batch, n, pooled ? n : 16});
@@ -178,16 +284,7 @@ inline void check_rate(const PreflightTask& t, const Shown& shown, const Shown& 
                        : std::string("no lower rate that was tried did better"))});
 }
 
-/// What training will ask for beyond what is there already, in bytes; each a lower bound.
-struct MemoryNeed {
-  double optimizer = 0.0;    ///< gradients, the optimiser's state, the average of the weights
-  double activations = 0.0;  ///< of a batch, which the backward pass needs
-  double cache = 0.0;        ///< of what leaves the frozen part
-
-  double total() const { return optimizer + activations + cache; }
-};
-
-inline MemoryNeed memory_need(const PreflightTask& t, Precision precision) {
+TRANSFERLIB_API MemoryNeed memory_need(const PreflightTask& t, Precision precision) {
   const BackboneCore& core = *t.core;
   const TrainerOptions& o = t.options;
   MemoryNeed out;
@@ -230,8 +327,7 @@ inline MemoryNeed memory_need(const PreflightTask& t, Precision precision) {
   return out;
 }
 
-/// The number behind a name in a text such as /proc/meminfo; nothing where there is none.
-inline std::optional<double> number_behind(std::string_view all, std::string_view name) {
+TRANSFERLIB_API std::optional<double> number_behind(std::string_view all, std::string_view name) {
   for (const auto& [line, ignored] : lines_of(all)) {
     if (line.substr(0, name.size()) != name) continue;
     const std::string_view rest = trimmed(line.substr(name.size()));
@@ -241,16 +337,7 @@ inline std::optional<double> number_behind(std::string_view all, std::string_vie
   return std::nullopt;
 }
 
-/// The memory that a process can still take, in bytes.
-struct MemoryRoom {
-  double free = 0.0;     ///< without swapping
-  double swap = 0.0;     ///< besides
-  bool limited = false;  ///< by a control group, not by the machine
-};
-
-/// By /proc/meminfo and the limits of the process's control groups (version 2, or 1). Nothing where neither can be
-/// read. \param root where the operating system's files are
-inline std::optional<MemoryRoom> memory_room(const std::filesystem::path& root = "/") {
+TRANSFERLIB_API std::optional<MemoryRoom> memory_room(const std::filesystem::path& root) {
   const auto read = [](const std::filesystem::path& path) -> std::string {
     std::error_code ignored;
     try {
@@ -284,7 +371,7 @@ inline std::optional<MemoryRoom> memory_room(const std::filesystem::path& root =
   return out;
 }
 
-inline void check_memory(const MemoryNeed& need, const MemoryRoom& room, Findings& findings) {
+TRANSFERLIB_API void check_memory(const MemoryNeed& need, const MemoryRoom& room, Findings& findings) {
   if (need.total() <= room.free) return;
   const auto gigabytes = [](double bytes) { return text(rounded(bytes / 1e9), " GB"); };
   std::string fix;
@@ -302,8 +389,7 @@ inline void check_memory(const MemoryNeed& need, const MemoryRoom& room, Finding
             room.limited ? " under the limit of the process's control group" : "", fix)});
 }
 
-/// Whether the head gives a number a class.
-inline void check_head(const PreflightTask& t, const Shown& shown, Findings& findings) {
+TRANSFERLIB_API void check_head(const PreflightTask& t, const Shown& shown, Findings& findings) {
   Activations some;
   for (const Tensor& value : shown.crossing) some.push_back(value.narrow(0, 0, std::min<Index>(2, value.size(0))));
   const Index n = some.at(0).size(0), classes = static_cast<Index>(t.labels.size());
@@ -317,8 +403,7 @@ inline void check_head(const PreflightTask& t, const Shown& shown, Findings& fin
                            ", as a recipe does that takes `FeatureSpec::classes`")});
 }
 
-/// All checks that make sense for a model, in the order of what they cost.
-inline Findings look_before_training(const PreflightTask& t) {
+TRANSFERLIB_API Findings look_before_training(const PreflightTask& t) {
   Findings out;
   const BackboneCore& core = *t.core;
   const Preprocessing& p = core.preprocessing;
@@ -386,11 +471,11 @@ inline Findings look_before_training(const PreflightTask& t) {
   return out;
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// Refuses a set-up whose findings are errors, with all their sentences; warnings are let pass.
-/// \throws DataError where pictures or labels are at fault, OptionError where it is options, the head or memory alone
-inline void refuse_errors(const std::vector<Finding>& findings) {
+namespace transferlib {
+
+TRANSFERLIB_API void refuse_errors(const std::vector<Finding>& findings) {
   std::string sentences;
   bool data = false;
   for (const Finding& f : findings) {
@@ -403,57 +488,6 @@ inline void refuse_errors(const std::vector<Finding>& findings) {
   throw OptionError(sentences);
 }
 
-/// Looks at a set-up before it is trained, in seconds: some pictures of both sets and their labels, the network as it
-/// is frozen, some steps of a copy of the model. Right set-ups give no finding; what can't be told from the data for
-/// sure is left alone. The model is not changed.
-///
-/// See docs/how-to/preflight.md for what is looked for, by which evidence, and what is not found.
-/// \returns what is wrong, with its evidence and the fix
-/// \throws Stopped if the stop token of the options is set
-template <class M, class D, class E>
-std::vector<Finding> preflight(const M& model, const D& train, const E& validation, const TrainerOptions& options = {},
-                               const PreflightOptions& how = {}) {
-  static_assert(Dataset<D> && Dataset<E>,
-                "transferlib: preflight: not a Dataset: it needs Target, size(), batch(ids), labels()");
-  return detail::guarded("looking at the set-up", [&] {
-    detail::PreflightTask task;
-    task.core = &model.backbone_core();
-    task.cut = model.cut();
-    task.wanted = model.wanted();
-    task.labels = model.labels();
-    task.classes = std::same_as<typename M::Target, ClassIndex>;
-    task.train = detail::source(train);
-    task.val = detail::source(validation);
-    task.options = options;
-    task.preflight = how;
-    task.state = model.state();
-    if constexpr (!std::same_as<typename M::Target, Boxes> && requires { clone(model); })
-      task.trial = [&](const Activations& crossing) {
-        const auto copy = std::make_shared<M>(clone(model));
-        auto& head = detail::inner_head(copy->head());
-        if constexpr (requires { head.standardise(Tensor(), Tensor()); })
-          if (head.wants_standardising() && !head.is_standardised() && !head.is_trained() &&
-              copy->cut().live == copy->wanted()) {
-            const auto [variance, mean] =
-                at::var_mean(crossing.at(0).to(at::kDouble), at::IntArrayRef{0}, false, false);
-            head.standardise(mean, variance.sqrt());
-          }
-        detail::set_mode(copy->backbone_core(), true);
-        return detail::Trial{detail::trained_parameters(copy->backbone_core(), copy->state(), options.groups),
-                             [copy](const Activations& a) -> std::vector<Index> {
-                               const torch::NoGradGuard guard;
-                               const auto output = copy->above_cut(a, {});
-                               if constexpr (std::same_as<std::remove_cvref_t<decltype(output)>, Tensor>)
-                                 return output.sizes().vec();
-                               else
-                                 return {};
-                             },
-                             [copy](const Activations& a, const Batch& b, const Pass& pass) {
-                               return copy->loss(copy->above_cut(a, pass), b).total();
-                             }};
-      };
-    return detail::look_before_training(task);
-  });
-}
-
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -25,6 +25,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/hash.hpp>
 #include <transferlib/core/random.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/data/preprocess.hpp>
 #include <transferlib/train/source.hpp>
@@ -89,7 +90,55 @@ inline Tensor roughness(const Tensor& x) {
 
 /// Counts the colour pictures that are much smoother when their numbers are read as R, G, B a pixel, or the other way:
 /// the neighbours of a picture that is read in the wrong order are not neighbours.
-inline void look_at_layout(const Tensor& block, Looked& out) {
+TRANSFERLIB_API void look_at_layout(const Tensor& block, Looked& out);
+
+/// Hashes of pictures: pixels and shape. Pictures of one value have none (0): two black ones are no copies.
+TRANSFERLIB_API std::vector<std::uint64_t> hashes_of(const Batch& batch);
+
+/// Looks at up to `most` pictures, as many as the time allows. What can't be a picture is a finding.
+TRANSFERLIB_API Looked look(const Source& source, std::string name, const Preprocessing& p, Index channels, Index most,
+                            std::uint64_t seed, const Deadline& deadline, const std::stop_token& stop,
+                            Findings& findings);
+
+/// Whether pictures are in the range that `Batch` says, and whether they are pictures at all.
+TRANSFERLIB_API void check_range(const Looked& seen, const Preprocessing& p, Findings& findings);
+
+/// Whether rows and channels are where they should be.
+TRANSFERLIB_API void check_layout(const Looked& seen, Findings& findings);
+
+/// Whether pictures are enlarged so much that the network sees little but blur.
+TRANSFERLIB_API void check_size(const Looked& seen, const Preprocessing& p, Findings& findings);
+
+/// The classes of a data set.
+struct Classes {
+  std::vector<Index> of;      ///< of each picture that was looked at, in order
+  std::vector<Index> counts;  ///< by class; what is out of range is not in it
+  bool complete = false;      ///< whether all pictures were looked at
+};
+
+/// Reads the classes, as many as the time allows, and refuses what is out of range. \returns nothing where they can't
+/// be used
+TRANSFERLIB_API std::optional<Classes> classes_of(const Source& source, std::string_view name, Index classes,
+                                                  const Deadline& deadline, Findings& findings);
+
+/// Whether every class is in both sets, and none too rare.
+TRANSFERLIB_API void check_classes(const Classes& train, const Classes& val, const Labels& labels, bool balanced,
+                                   Findings& findings);
+
+/// Looks for pictures that are in both sets, and for equal ones with different labels, among as many as the time
+/// allows. `classes` are empty where the targets are none.
+TRANSFERLIB_API void check_copies(const Source& train, const Source& val, const std::vector<Index>& train_classes,
+                                  const std::vector<Index>& val_classes, std::uint64_t seed, double seconds,
+                                  const std::stop_token& stop, Findings& findings);
+
+}  // namespace detail
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API void look_at_layout(const Tensor& block, Looked& out) {
   const Index n = block.size(0), h = block.size(2), w = block.size(3);
   if (block.size(1) != 3 || h < 8 || w < 8) return;
   const Tensor x = block.to(at::kFloat).contiguous();
@@ -100,8 +149,7 @@ inline void look_at_layout(const Tensor& block, Looked& out) {
   out.planar += smoother(x.permute({0, 2, 3, 1}).reshape({n, 3, h, w}));
 }
 
-/// Hashes of pictures: pixels and shape. Pictures of one value have none (0): two black ones are no copies.
-inline std::vector<std::uint64_t> hashes_of(const Batch& batch) {
+TRANSFERLIB_API std::vector<std::uint64_t> hashes_of(const Batch& batch) {
   std::vector<std::uint64_t> out;
   for (const Tensor& block : batch.pictures) {
     const Tensor x = block.cpu().contiguous();
@@ -118,9 +166,9 @@ inline std::vector<std::uint64_t> hashes_of(const Batch& batch) {
   return out;
 }
 
-/// Looks at up to `most` pictures, as many as the time allows. What can't be a picture is a finding.
-inline Looked look(const Source& source, std::string name, const Preprocessing& p, Index channels, Index most,
-                   std::uint64_t seed, const Deadline& deadline, const std::stop_token& stop, Findings& findings) {
+TRANSFERLIB_API Looked look(const Source& source, std::string name, const Preprocessing& p, Index channels, Index most,
+                            std::uint64_t seed, const Deadline& deadline, const std::stop_token& stop,
+                            Findings& findings) {
   Looked out;
   out.source = &source;
   out.name = std::move(name);
@@ -184,8 +232,7 @@ inline Looked look(const Source& source, std::string name, const Preprocessing& 
   return out;
 }
 
-/// Whether pictures are in the range that `Batch` says, and whether they are pictures at all.
-inline void check_range(const Looked& seen, const Preprocessing& p, Findings& findings) {
+TRANSFERLIB_API void check_range(const Looked& seen, const Preprocessing& p, Findings& findings) {
   if (seen.input.empty()) return;
   const auto found = [&](Severity severity, const char* check, std::string sentence) {
     findings.push_back({severity, check, text("the ", seen.name, " pictures ", sentence)});
@@ -238,8 +285,7 @@ inline void check_range(const Looked& seen, const Preprocessing& p, Findings& fi
                "batch() obey the numbers that it is given?"));
 }
 
-/// Whether rows and channels are where they should be.
-inline void check_layout(const Looked& seen, Findings& findings) {
+TRANSFERLIB_API void check_layout(const Looked& seen, Findings& findings) {
   const auto found = [&](Index n, const char* sentence) {
     if (n * 10 > seen.coloured * 9)
       findings.push_back({Severity::warning, "layout",
@@ -254,8 +300,7 @@ inline void check_layout(const Looked& seen, Findings& findings) {
         "as a plane a channel; where such bytes became a tensor, give it the shape (N, 3, H, W), without permute");
 }
 
-/// Whether pictures are enlarged so much that the network sees little but blur.
-inline void check_size(const Looked& seen, const Preprocessing& p, Findings& findings) {
+TRANSFERLIB_API void check_size(const Looked& seen, const Preprocessing& p, Findings& findings) {
   if (seen.enlarged * 10 <= seen.count) return;
   findings.push_back({Severity::warning, "size",
                       text(seen.enlarged, " of ", seen.count, " ", seen.name,
@@ -264,17 +309,8 @@ inline void check_size(const Looked& seen, const Preprocessing& p, Findings& fin
                            std::max<Index>(32, 4 * seen.smallest), "}, is quicker and seldom worse")});
 }
 
-/// The classes of a data set.
-struct Classes {
-  std::vector<Index> of;      ///< of each picture that was looked at, in order
-  std::vector<Index> counts;  ///< by class; what is out of range is not in it
-  bool complete = false;      ///< whether all pictures were looked at
-};
-
-/// Reads the classes, as many as the time allows, and refuses what is out of range. \returns nothing where they can't
-/// be used
-inline std::optional<Classes> classes_of(const Source& source, std::string_view name, Index classes,
-                                         const Deadline& deadline, Findings& findings) {
+TRANSFERLIB_API std::optional<Classes> classes_of(const Source& source, std::string_view name, Index classes,
+                                                  const Deadline& deadline, Findings& findings) {
   Classes out;
   out.counts.resize(static_cast<std::size_t>(classes));
   Index outside = 0, first = -1, low = std::numeric_limits<Index>::max(), high = std::numeric_limits<Index>::min();
@@ -324,9 +360,8 @@ inline std::optional<Classes> classes_of(const Source& source, std::string_view 
   return std::nullopt;
 }
 
-/// Whether every class is in both sets, and none too rare.
-inline void check_classes(const Classes& train, const Classes& val, const Labels& labels, bool balanced,
-                          Findings& findings) {
+TRANSFERLIB_API void check_classes(const Classes& train, const Classes& val, const Labels& labels, bool balanced,
+                                   Findings& findings) {
   if (!train.complete || !val.complete) return;
   const auto lacks = [&](const Classes& c) {
     std::vector<std::string> out;
@@ -364,11 +399,9 @@ inline void check_classes(const Classes& train, const Classes& val, const Labels
                            "{.balanced = true}, or add pictures")});
 }
 
-/// Looks for pictures that are in both sets, and for equal ones with different labels, among as many as the time
-/// allows. `classes` are empty where the targets are none.
-inline void check_copies(const Source& train, const Source& val, const std::vector<Index>& train_classes,
-                         const std::vector<Index>& val_classes, std::uint64_t seed, double seconds,
-                         const std::stop_token& stop, Findings& findings) {
+TRANSFERLIB_API void check_copies(const Source& train, const Source& val, const std::vector<Index>& train_classes,
+                                  const std::vector<Index>& val_classes, std::uint64_t seed, double seconds,
+                                  const std::stop_token& stop, Findings& findings) {
   struct Seen {
     Index id, label;
     bool val;
@@ -422,5 +455,6 @@ inline void check_copies(const Source& train, const Source& val, const std::vect
               contradiction[1].first, " (label ", contradiction[1].second, "); check how the labels are read")});
 }
 
-}  // namespace detail
-}  // namespace transferlib
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

@@ -16,6 +16,7 @@
 #include <ATen/ATen.h>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/engine/engine.hpp>
 #include <transferlib/model/backbone.hpp>
@@ -24,58 +25,14 @@
 namespace transferlib::detail {
 
 /// Mean and deviation against those that the weights were trained with.
-inline void check_preprocessing(const BackboneCore& core, Findings& findings) {
-  if (core.source.empty() || core.name.empty()) return;
-  const Preprocessing is = core.preprocessing, card = core.rebuild().preprocessing;
-  double distance = 0.0;
-  for (std::size_t c = 0; c < 3; ++c)
-    distance = std::max({distance, std::abs(is.mean[c] - card.mean[c]), std::abs(is.deviation[c] - card.deviation[c])});
-  // Half a per cent is what .5 and 127 / 255 differ by.
-  if (distance < 0.02) return;
-  const auto shown = [](const std::array<double, 3>& v) {
-    return text("(", rounded(v[0]), ", ", rounded(v[1]), ", ", rounded(v[2]), ")");
-  };
-  findings.push_back(
-      {Severity::warning, "preprocessing",
-       text("the model subtracts the mean ", shown(is.mean), " and divides by the deviation ", shown(is.deviation),
-            ", and ", core.name, " was trained with ", shown(card.mean), " and ", shown(card.deviation),
-            "; frozen weights want those of their own training, not those of the new data")});
-}
+TRANSFERLIB_API void check_preprocessing(const BackboneCore& core, Findings& findings);
 
 /// The first of some pieces of pictures, as one block.
-inline Tensor first_pictures(const std::vector<Tensor>& pieces, Index most) {
-  std::vector<Tensor> out;
-  for (Index n = 0; const Tensor& piece : pieces)
-    if (n < most) {
-      out.push_back(piece);
-      n += piece.size(0);
-    }
-  return at::cat(out);
-}
+TRANSFERLIB_API Tensor first_pictures(const std::vector<Tensor>& pieces, Index most);
 
 /// How far a batch is from what the first batch norms have seen in training: for each of them the median over its
 /// channels of the Kullback-Leibler divergence between the two normal distributions.
-inline std::vector<double> norm_divergences(const BackboneCore& core, const Tensor& input, std::size_t most) {
-  std::vector<Index> before;
-  std::vector<const nn::BatchNorm2d*> norms;
-  for (const Step& step : core.graph.steps)
-    if (const auto* norm = dynamic_cast<const nn::BatchNorm2d*>(step.module.get());
-        norm != nullptr && norms.size() < most) {
-      before.push_back(step.from.at(0));
-      norms.push_back(norm);
-    }
-  if (norms.empty()) return {};
-  const Activations values = core.graph.run({input.to(core.device())}, Cut{}, before, {}, core.frozen);
-  std::vector<double> out;
-  for (std::size_t i = 0; i < norms.size(); ++i) {
-    const auto [variance, mean] = at::var_mean(values[i].to(at::kFloat), at::IntArrayRef{0, 2, 3}, false, false);
-    const Tensor expected = norms[i]->running_var.to(at::kDouble) + norms[i]->epsilon;
-    const Tensor ratio = (variance.to(at::kDouble) + norms[i]->epsilon) / expected;
-    const Tensor shift = (mean - norms[i]->running_mean).to(at::kDouble).square() / expected;
-    out.push_back((0.5 * (ratio + shift - 1.0 - ratio.log())).median().item<double>());
-  }
-  return out;
-}
+TRANSFERLIB_API std::vector<double> norm_divergences(const BackboneCore& core, const Tensor& input, std::size_t most);
 
 /// What the network makes of some pictures.
 struct Shown {
@@ -88,17 +45,7 @@ struct Shown {
 /// The network up to all that preflight asks of it.
 class Lens {
  public:
-  Lens(const BackboneCore& core, const Cut& cut, Precision precision, bool answers) : cut_(cut) {
-    wanted_ = cut.live;
-    wanted_.push_back(core.graph.pooled);
-    if (answers) wanted_.push_back(core.graph.logits);
-    std::sort(wanted_.begin(), wanted_.end());
-    wanted_.erase(std::unique(wanted_.begin(), wanted_.end()), wanted_.end());
-    const Index input[3] = {core.options.in_channels, core.size(), core.size()};
-    engine_.emplace(core.graph, wanted_, input, EngineOptions{.precision = precision});
-    pooled_ = core.graph.pooled;
-    logits_ = answers ? core.graph.logits : 0;
-  }
+  Lens(const BackboneCore& core, const Cut& cut, Precision precision, bool answers);
 
   /// As many of the pieces as the time allows. \param change is what is done to them before
   Shown operator()(const Looked& seen, const Deadline& deadline, const std::stop_token& stop,
@@ -137,7 +84,91 @@ class Lens {
 };
 
 /// The part of pictures that a ridge regression on the features of all others tells right, in closed form.
-inline double left_out_accuracy(const Tensor& features, const Tensor& target, Index classes) {
+TRANSFERLIB_API double left_out_accuracy(const Tensor& features, const Tensor& target, Index classes);
+
+/// Red for blue: an upright picture is nearer to what the network's first batch norms have seen in training, is
+/// recognised by its original classifier with a larger energy (Liu et al., 2020), and has features that tell classes
+/// apart better. Each alone can say the opposite of a right set-up (ships on blue water, stained cells); it takes all
+/// three.
+TRANSFERLIB_API void check_channels(const BackboneCore& core, const Labels& names, const Lens& lens,
+                                    const std::vector<const Looked*>& sets, const std::vector<Shown>& upright,
+                                    const Deadline& deadline, const std::stop_token& stop, Findings& findings);
+
+/// Whether the values in the network's first layers are those of its own training, by far.
+TRANSFERLIB_API void check_statistics(const BackboneCore& core, const Looked& seen, Findings& findings);
+
+/// Whether the classes of one set look like other classes of the other.
+TRANSFERLIB_API void check_label_order(const Labels& names, const Shown& train, const Shown& val, Findings& findings);
+
+}  // namespace transferlib::detail
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API void check_preprocessing(const BackboneCore& core, Findings& findings) {
+  if (core.source.empty() || core.name.empty()) return;
+  const Preprocessing is = core.preprocessing, card = core.rebuild().preprocessing;
+  double distance = 0.0;
+  for (std::size_t c = 0; c < 3; ++c)
+    distance = std::max({distance, std::abs(is.mean[c] - card.mean[c]), std::abs(is.deviation[c] - card.deviation[c])});
+  // Half a per cent is what .5 and 127 / 255 differ by.
+  if (distance < 0.02) return;
+  const auto shown = [](const std::array<double, 3>& v) {
+    return text("(", rounded(v[0]), ", ", rounded(v[1]), ", ", rounded(v[2]), ")");
+  };
+  findings.push_back(
+      {Severity::warning, "preprocessing",
+       text("the model subtracts the mean ", shown(is.mean), " and divides by the deviation ", shown(is.deviation),
+            ", and ", core.name, " was trained with ", shown(card.mean), " and ", shown(card.deviation),
+            "; frozen weights want those of their own training, not those of the new data")});
+}
+
+TRANSFERLIB_API Tensor first_pictures(const std::vector<Tensor>& pieces, Index most) {
+  std::vector<Tensor> out;
+  for (Index n = 0; const Tensor& piece : pieces)
+    if (n < most) {
+      out.push_back(piece);
+      n += piece.size(0);
+    }
+  return at::cat(out);
+}
+
+TRANSFERLIB_API std::vector<double> norm_divergences(const BackboneCore& core, const Tensor& input, std::size_t most) {
+  std::vector<Index> before;
+  std::vector<const nn::BatchNorm2d*> norms;
+  for (const Step& step : core.graph.steps)
+    if (const auto* norm = dynamic_cast<const nn::BatchNorm2d*>(step.module.get());
+        norm != nullptr && norms.size() < most) {
+      before.push_back(step.from.at(0));
+      norms.push_back(norm);
+    }
+  if (norms.empty()) return {};
+  const Activations values = core.graph.run({input.to(core.device())}, Cut{}, before, {}, core.frozen);
+  std::vector<double> out;
+  for (std::size_t i = 0; i < norms.size(); ++i) {
+    const auto [variance, mean] = at::var_mean(values[i].to(at::kFloat), at::IntArrayRef{0, 2, 3}, false, false);
+    const Tensor expected = norms[i]->running_var.to(at::kDouble) + norms[i]->epsilon;
+    const Tensor ratio = (variance.to(at::kDouble) + norms[i]->epsilon) / expected;
+    const Tensor shift = (mean - norms[i]->running_mean).to(at::kDouble).square() / expected;
+    out.push_back((0.5 * (ratio + shift - 1.0 - ratio.log())).median().item<double>());
+  }
+  return out;
+}
+
+TRANSFERLIB_API Lens::Lens(const BackboneCore& core, const Cut& cut, Precision precision, bool answers) : cut_(cut) {
+  wanted_ = cut.live;
+  wanted_.push_back(core.graph.pooled);
+  if (answers) wanted_.push_back(core.graph.logits);
+  std::sort(wanted_.begin(), wanted_.end());
+  wanted_.erase(std::unique(wanted_.begin(), wanted_.end()), wanted_.end());
+  const Index input[3] = {core.options.in_channels, core.size(), core.size()};
+  engine_.emplace(core.graph, wanted_, input, EngineOptions{.precision = precision});
+  pooled_ = core.graph.pooled;
+  logits_ = answers ? core.graph.logits : 0;
+}
+
+TRANSFERLIB_API double left_out_accuracy(const Tensor& features, const Tensor& target, Index classes) {
   const Tensor x = features.to(at::kDouble);
   const auto [variance, mean] = at::var_mean(x, at::IntArrayRef{0}, false, true);
   const Tensor z = (x - mean) / (variance.sqrt() + 1e-3);
@@ -150,13 +181,9 @@ inline double left_out_accuracy(const Tensor& features, const Tensor& target, In
   return answer.argmax(1).eq(target).to(at::kDouble).mean().item<double>();
 }
 
-/// Red for blue: an upright picture is nearer to what the network's first batch norms have seen in training, is
-/// recognised by its original classifier with a larger energy (Liu et al., 2020), and has features that tell classes
-/// apart better. Each alone can say the opposite of a right set-up (ships on blue water, stained cells); it takes all
-/// three.
-inline void check_channels(const BackboneCore& core, const Labels& names, const Lens& lens,
-                           const std::vector<const Looked*>& sets, const std::vector<Shown>& upright,
-                           const Deadline& deadline, const std::stop_token& stop, Findings& findings) {
+TRANSFERLIB_API void check_channels(const BackboneCore& core, const Labels& names, const Lens& lens,
+                                    const std::vector<const Looked*>& sets, const std::vector<Shown>& upright,
+                                    const Deadline& deadline, const std::stop_token& stop, Findings& findings) {
   const Preprocessing& p = core.preprocessing;
   const auto three = [](const std::array<double, 3>& v) {
     return at::tensor({v[0], v[1], v[2]}, at::kDouble).to(at::kFloat).view({1, 3, 1, 1});
@@ -207,8 +234,7 @@ inline void check_channels(const BackboneCore& core, const Labels& names, const 
                            " %; if they were read by OpenCV, they are B, G, R: give pictures.flip(1)")});
 }
 
-/// Whether the values in the network's first layers are those of its own training, by far.
-inline void check_statistics(const BackboneCore& core, const Looked& seen, Findings& findings) {
+TRANSFERLIB_API void check_statistics(const BackboneCore& core, const Looked& seen, Findings& findings) {
   const auto divergence = norm_divergences(core, first_pictures(seen.input, 64), 1);
   // Pictures of cells have .8, pictures that are black in most parts .3, and pictures in 0 … 255 for [0, 1] 10,000.
   if (divergence.empty() || !(divergence[0] > 10.0)) return;
@@ -223,8 +249,7 @@ inline void check_statistics(const BackboneCore& core, const Looked& seen, Findi
             "the model's mean and deviation")});
 }
 
-/// Whether the classes of one set look like other classes of the other.
-inline void check_label_order(const Labels& names, const Shown& train, const Shown& val, Findings& findings) {
+TRANSFERLIB_API void check_label_order(const Labels& names, const Shown& train, const Shown& val, Findings& findings) {
   const Index classes = static_cast<Index>(names.size());
   const Tensor y = train.target.cpu(), v = val.target.cpu();
   if (y.size(0) < 8 * classes || v.size(0) < 8 * classes) return;
@@ -272,3 +297,5 @@ inline void check_label_order(const Labels& names, const Shown& train, const Sho
 }
 
 }  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

@@ -14,6 +14,7 @@
 #include <transferlib/core/concepts.hpp>
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/random.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/train/rate_range.hpp>
 #include <transferlib/train/schedule.hpp>
@@ -56,13 +57,7 @@ class Picked {
 };
 
 /// Pictures enough for some steps: whole shuffles of the data set, one after the other.
-inline std::vector<Index> picks(Index size, Index wanted, std::uint64_t seed) {
-  std::vector<Index> out;
-  for (std::uint64_t round = 0; static_cast<Index>(out.size()) < wanted; ++round)
-    for (Index id : shuffled(size, seed, round))
-      if (static_cast<Index>(out.size()) < wanted) out.push_back(id);
-  return out;
-}
+TRANSFERLIB_API std::vector<Index> picks(Index size, Index wanted, std::uint64_t seed);
 
 /// Notes each step's loss, and asks to stop where training has diverged.
 class RateWatch {
@@ -70,19 +65,7 @@ class RateWatch {
   RateWatch(const RateFinder& finder, const TrainerOptions& options, std::stop_source stop)
       : finder_(finder), accumulate_(options.accumulate), stop_(std::move(stop)) {}
 
-  void on_progress(const Progressed& p) {
-    if (p.phase != "train" || ++batches_ % accumulate_ != 0) return;
-    // What is told is the mean so far.
-    const double total = p.values.at(0).second * static_cast<double>(p.done);
-    const double loss = (total - total_) / static_cast<double>(p.done - done_);
-    total_ = total, done_ = p.done;
-    const double part = static_cast<double>(range.losses.size()) / static_cast<double>(finder_.steps - 1);
-    range.rates.push_back(finder_.from * std::pow(finder_.to / finder_.from, part));
-    range.losses.push_back(loss);
-    running_ = range.losses.size() == 1 ? loss : 0.8 * running_ + 0.2 * loss;
-    least_ = std::min(least_, running_);
-    if (running_ > finder_.diverged * least_) stop_.request_stop();
-  }
+  void on_progress(const Progressed& p);
 
   RateRange range;
 
@@ -159,3 +142,33 @@ RateRange find_rate(const M& model, const D& data, TrainerOptions options = {}, 
 }
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::vector<Index> picks(Index size, Index wanted, std::uint64_t seed) {
+  std::vector<Index> out;
+  for (std::uint64_t round = 0; static_cast<Index>(out.size()) < wanted; ++round)
+    for (Index id : shuffled(size, seed, round))
+      if (static_cast<Index>(out.size()) < wanted) out.push_back(id);
+  return out;
+}
+
+TRANSFERLIB_API void RateWatch::on_progress(const Progressed& p) {
+  if (p.phase != "train" || ++batches_ % accumulate_ != 0) return;
+  // What is told is the mean so far.
+  const double total = p.values.at(0).second * static_cast<double>(p.done);
+  const double loss = (total - total_) / static_cast<double>(p.done - done_);
+  total_ = total, done_ = p.done;
+  const double part = static_cast<double>(range.losses.size()) / static_cast<double>(finder_.steps - 1);
+  range.rates.push_back(finder_.from * std::pow(finder_.to / finder_.from, part));
+  range.losses.push_back(loss);
+  running_ = range.losses.size() == 1 ? loss : 0.8 * running_ + 0.2 * loss;
+  least_ = std::min(least_, running_);
+  if (running_ > finder_.diverged * least_) stop_.request_stop();
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES

@@ -17,6 +17,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/layers.hpp>
+#include <transferlib/core/separate.hpp>
 
 namespace transferlib {
 
@@ -114,42 +115,15 @@ inline void check(const StepRate& s) {
   require(s.gamma > 0.0 && std::isfinite(s.gamma), "StepRate: gamma", "above 0", s.gamma);
 }
 
-inline void check(const MultiStepRate& s) {
-  require(s.gamma > 0.0 && std::isfinite(s.gamma), "MultiStepRate: gamma", "above 0", s.gamma);
-  if (s.at.empty()) throw OptionError("MultiStepRate: at is empty; name the epochs after which the rate falls");
-  Index before = 0;
-  for (Index epoch : s.at) {
-    if (epoch <= before)
-      throw OptionError(
-          text("MultiStepRate: at must hold rising numbers of epochs from 1; ", epoch, " follows ", before));
-    before = epoch;
-  }
-}
+TRANSFERLIB_API void check(const MultiStepRate& s);
 
 inline void check(const ExponentialRate& s) {
   require(s.gamma > 0.0 && std::isfinite(s.gamma), "ExponentialRate: gamma", "above 0", s.gamma);
 }
 
-inline void check(const CosineRate& s) {
-  require(s.warmup >= 0.0 && std::isfinite(s.warmup), "CosineRate: warmup",
-          "a part of all steps below 1, or a number of steps", s.warmup);
-  require(s.warmup < 1.0 || s.warmup == std::floor(s.warmup), "CosineRate: warmup",
-          "a whole number of steps where it is above 1", s.warmup);
-  require(s.least >= 0.0 && s.least <= 1.0, "CosineRate: least", "a part of the rate in [0, 1]", s.least);
-  require(s.start >= 0.0 && s.start <= 1.0, "CosineRate: start", "a part of the rate in [0, 1]", s.start);
-}
+TRANSFERLIB_API void check(const CosineRate& s);
 
-inline void check(const OneCycle& s) {
-  require(s.rise >= 0.0 && s.rise <= 1.0, "OneCycle: rise", "a part of all steps in [0, 1]", s.rise);
-  require(s.divisor >= 1.0 && std::isfinite(s.divisor), "OneCycle: divisor", "at least 1", s.divisor);
-  require(s.last_divisor >= 1.0 && std::isfinite(s.last_divisor), "OneCycle: last_divisor", "at least 1",
-          s.last_divisor);
-  for (double m : {s.least_momentum, s.greatest_momentum})
-    require(m >= 0.0 && m < 1.0, "OneCycle: momentum", "in [0, 1)", m);
-  if (s.least_momentum > s.greatest_momentum)
-    throw OptionError(
-        text("OneCycle: least_momentum is ", s.least_momentum, ", above greatest_momentum, ", s.greatest_momentum));
-}
+TRANSFERLIB_API void check(const OneCycle& s);
 
 inline void check(const PolynomialRate& s) {
   require(s.power > 0.0 && std::isfinite(s.power), "PolynomialRate: power", "above 0", s.power);
@@ -159,14 +133,7 @@ inline void check(const RisingRate& s) {
   require(s.to > 0.0 && std::isfinite(s.to), "RisingRate: to", "above 0", s.to);
 }
 
-inline void check(const ReduceOnPlateau& s) {
-  if (s.monitor.empty()) throw OptionError("ReduceOnPlateau: monitor is empty; name a column, as val_loss");
-  require(s.factor > 0.0 && s.factor < 1.0, "ReduceOnPlateau: factor", "in (0, 1)", s.factor);
-  require(s.patience >= 0, "ReduceOnPlateau: patience", "at least 0 epochs", static_cast<double>(s.patience));
-  require(s.threshold >= 0.0 && s.threshold < 1.0, "ReduceOnPlateau: threshold", "in [0, 1)", s.threshold);
-  require(s.cooldown >= 0, "ReduceOnPlateau: cooldown", "at least 0 epochs", static_cast<double>(s.cooldown));
-  require(s.least >= 0.0 && s.least <= 1.0, "ReduceOnPlateau: least", "a part of the rate in [0, 1]", s.least);
-}
+TRANSFERLIB_API void check(const ReduceOnPlateau& s);
 
 /// From `start` to `end` along half a cosine, `part` in [0, 1].
 inline double anneal(double start, double end, double part) {
@@ -202,20 +169,7 @@ inline ScheduleFactors factors(const CosineRate& s, const SchedulePoint& p) {
   return {anneal(1.0, s.least, static_cast<double>(p.step - rise) / static_cast<double>(p.steps_total - rise))};
 }
 
-inline ScheduleFactors factors(const OneCycle& s, const SchedulePoint& p) {
-  const double step = static_cast<double>(p.step), total = static_cast<double>(p.steps_total);
-  const double first = 1.0 / s.divisor, last = first / s.last_divisor;
-  const double peak = s.rise * total - 1.0, end = total - 1.0;
-  ScheduleFactors out;
-  // Up, unless the rise is too short to hold a step; then down.
-  const bool up = step <= peak && peak > 0.0;
-  const double part = up ? step / peak : end > peak ? std::min((step - peak) / (end - peak), 1.0) : 1.0;
-  out.rate = up ? anneal(first, 1.0, part) : anneal(1.0, last, part);
-  if (s.momentum)
-    out.momentum =
-        up ? anneal(s.greatest_momentum, s.least_momentum, part) : anneal(s.least_momentum, s.greatest_momentum, part);
-  return out;
-}
+TRANSFERLIB_API ScheduleFactors factors(const OneCycle& s, const SchedulePoint& p);
 
 inline ScheduleFactors factors(const PolynomialRate& s, const SchedulePoint& p) {
   return {std::pow(1.0 - static_cast<double>(p.step) / static_cast<double>(p.steps_total), s.power)};
@@ -272,13 +226,7 @@ inline bool looks_at_the_end(const Schedule& schedule) {
 /// The factors of a step: a function of the schedule and the point alone, so that nothing needs to be kept. A point
 /// past the end is the end. For `ReduceOnPlateau` the rate's factor is 1 here; it is what `Plateau` says.
 /// \throws OptionError if the point has no steps
-inline ScheduleFactors factors_at(const Schedule& schedule, SchedulePoint point) {
-  if (point.steps_total < 1 || point.steps_per_epoch < 1 || point.step < 0)
-    throw OptionError(detail::text("a schedule needs at least one step: it was asked about step ", point.step, " of ",
-                                   point.steps_total, ", ", point.steps_per_epoch, " an epoch"));
-  point.step = std::min(point.step, point.steps_total);
-  return std::visit([&](const auto& s) { return detail::factors(s, point); }, schedule);
-}
+TRANSFERLIB_API ScheduleFactors factors_at(const Schedule& schedule, SchedulePoint point);
 
 /// What `ReduceOnPlateau` has seen, and the factor that follows.
 class Plateau {
@@ -288,26 +236,7 @@ class Plateau {
 
   /// Takes an epoch's value of the monitored column; NaN counts as no improvement.
   /// \returns the factor of the rate from now on
-  double update(double monitored) {
-    const double bar = options_.higher ? best_ * (1.0 + options_.threshold) : best_ * (1.0 - options_.threshold);
-    if (!std::isnan(monitored) && (!any_ || (options_.higher ? monitored > bar : monitored < bar))) {
-      best_ = monitored;
-      any_ = true;
-      waited_ = 0;
-    } else {
-      ++waited_;
-    }
-    if (cooling_ > 0) {
-      --cooling_;
-      waited_ = 0;
-    }
-    if (waited_ > options_.patience) {
-      factor_ = std::max(factor_ * options_.factor, options_.least);
-      cooling_ = options_.cooldown;
-      waited_ = 0;
-    }
-    return factor_;
-  }
+  double update(double monitored);
   /// The factor of the rate now; 1 before the first reduction.
   double factor() const { return factor_; }
   const ReduceOnPlateau& options() const { return options_; }
@@ -317,17 +246,7 @@ class Plateau {
     return {factor_, best_, any_ ? 1.0 : 0.0, static_cast<double>(waited_), static_cast<double>(cooling_)};
   }
   /// Goes on from what `state` gave. \throws OptionError if it can't have given that
-  void set_state(const std::array<double, 5>& state) {
-    const auto is_count = [](double x) { return x >= 0.0 && x <= 1e15 && x == std::floor(x); };
-    if (!(state[0] >= 0.0 && state[0] <= 1.0 && std::isfinite(state[1]) && (state[2] == 0.0 || state[2] == 1.0) &&
-          is_count(state[3]) && is_count(state[4])))
-      throw OptionError(
-          detail::text("a plateau's state is a factor in [0, 1], the best value, 0 or 1, and two counts, "
-                       "not ",
-                       state[0], ", ", state[1], ", ", state[2], ", ", state[3], ", ", state[4]));
-    factor_ = state[0], best_ = state[1], any_ = state[2] != 0.0;
-    waited_ = static_cast<Index>(state[3]), cooling_ = static_cast<Index>(state[4]);
-  }
+  void set_state(const std::array<double, 5>& state);
 
  private:
   ReduceOnPlateau options_;
@@ -337,3 +256,113 @@ class Plateau {
 };
 
 }  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API void check(const MultiStepRate& s) {
+  require(s.gamma > 0.0 && std::isfinite(s.gamma), "MultiStepRate: gamma", "above 0", s.gamma);
+  if (s.at.empty()) throw OptionError("MultiStepRate: at is empty; name the epochs after which the rate falls");
+  Index before = 0;
+  for (Index epoch : s.at) {
+    if (epoch <= before)
+      throw OptionError(
+          text("MultiStepRate: at must hold rising numbers of epochs from 1; ", epoch, " follows ", before));
+    before = epoch;
+  }
+}
+
+TRANSFERLIB_API void check(const CosineRate& s) {
+  require(s.warmup >= 0.0 && std::isfinite(s.warmup), "CosineRate: warmup",
+          "a part of all steps below 1, or a number of steps", s.warmup);
+  require(s.warmup < 1.0 || s.warmup == std::floor(s.warmup), "CosineRate: warmup",
+          "a whole number of steps where it is above 1", s.warmup);
+  require(s.least >= 0.0 && s.least <= 1.0, "CosineRate: least", "a part of the rate in [0, 1]", s.least);
+  require(s.start >= 0.0 && s.start <= 1.0, "CosineRate: start", "a part of the rate in [0, 1]", s.start);
+}
+
+TRANSFERLIB_API void check(const OneCycle& s) {
+  require(s.rise >= 0.0 && s.rise <= 1.0, "OneCycle: rise", "a part of all steps in [0, 1]", s.rise);
+  require(s.divisor >= 1.0 && std::isfinite(s.divisor), "OneCycle: divisor", "at least 1", s.divisor);
+  require(s.last_divisor >= 1.0 && std::isfinite(s.last_divisor), "OneCycle: last_divisor", "at least 1",
+          s.last_divisor);
+  for (double m : {s.least_momentum, s.greatest_momentum})
+    require(m >= 0.0 && m < 1.0, "OneCycle: momentum", "in [0, 1)", m);
+  if (s.least_momentum > s.greatest_momentum)
+    throw OptionError(
+        text("OneCycle: least_momentum is ", s.least_momentum, ", above greatest_momentum, ", s.greatest_momentum));
+}
+
+TRANSFERLIB_API void check(const ReduceOnPlateau& s) {
+  if (s.monitor.empty()) throw OptionError("ReduceOnPlateau: monitor is empty; name a column, as val_loss");
+  require(s.factor > 0.0 && s.factor < 1.0, "ReduceOnPlateau: factor", "in (0, 1)", s.factor);
+  require(s.patience >= 0, "ReduceOnPlateau: patience", "at least 0 epochs", static_cast<double>(s.patience));
+  require(s.threshold >= 0.0 && s.threshold < 1.0, "ReduceOnPlateau: threshold", "in [0, 1)", s.threshold);
+  require(s.cooldown >= 0, "ReduceOnPlateau: cooldown", "at least 0 epochs", static_cast<double>(s.cooldown));
+  require(s.least >= 0.0 && s.least <= 1.0, "ReduceOnPlateau: least", "a part of the rate in [0, 1]", s.least);
+}
+
+TRANSFERLIB_API ScheduleFactors factors(const OneCycle& s, const SchedulePoint& p) {
+  const double step = static_cast<double>(p.step), total = static_cast<double>(p.steps_total);
+  const double first = 1.0 / s.divisor, last = first / s.last_divisor;
+  const double peak = s.rise * total - 1.0, end = total - 1.0;
+  ScheduleFactors out;
+  // Up, unless the rise is too short to hold a step; then down.
+  const bool up = step <= peak && peak > 0.0;
+  const double part = up ? step / peak : end > peak ? std::min((step - peak) / (end - peak), 1.0) : 1.0;
+  out.rate = up ? anneal(first, 1.0, part) : anneal(1.0, last, part);
+  if (s.momentum)
+    out.momentum =
+        up ? anneal(s.greatest_momentum, s.least_momentum, part) : anneal(s.least_momentum, s.greatest_momentum, part);
+  return out;
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API ScheduleFactors factors_at(const Schedule& schedule, SchedulePoint point) {
+  if (point.steps_total < 1 || point.steps_per_epoch < 1 || point.step < 0)
+    throw OptionError(detail::text("a schedule needs at least one step: it was asked about step ", point.step, " of ",
+                                   point.steps_total, ", ", point.steps_per_epoch, " an epoch"));
+  point.step = std::min(point.step, point.steps_total);
+  return std::visit([&](const auto& s) { return detail::factors(s, point); }, schedule);
+}
+
+TRANSFERLIB_API double Plateau::update(double monitored) {
+  const double bar = options_.higher ? best_ * (1.0 + options_.threshold) : best_ * (1.0 - options_.threshold);
+  if (!std::isnan(monitored) && (!any_ || (options_.higher ? monitored > bar : monitored < bar))) {
+    best_ = monitored;
+    any_ = true;
+    waited_ = 0;
+  } else {
+    ++waited_;
+  }
+  if (cooling_ > 0) {
+    --cooling_;
+    waited_ = 0;
+  }
+  if (waited_ > options_.patience) {
+    factor_ = std::max(factor_ * options_.factor, options_.least);
+    cooling_ = options_.cooldown;
+    waited_ = 0;
+  }
+  return factor_;
+}
+
+TRANSFERLIB_API void Plateau::set_state(const std::array<double, 5>& state) {
+  const auto is_count = [](double x) { return x >= 0.0 && x <= 1e15 && x == std::floor(x); };
+  if (!(state[0] >= 0.0 && state[0] <= 1.0 && std::isfinite(state[1]) && (state[2] == 0.0 || state[2] == 1.0) &&
+        is_count(state[3]) && is_count(state[4])))
+    throw OptionError(
+        detail::text("a plateau's state is a factor in [0, 1], the best value, 0 or 1, and two counts, "
+                     "not ",
+                     state[0], ", ", state[1], ", ", state[2], ", ", state[3], ", ", state[4]));
+  factor_ = state[0], best_ = state[1], any_ = state[2] != 0.0;
+  waited_ = static_cast<Index>(state[3]), cooling_ = static_cast<Index>(state[4]);
+}
+
+}  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/formats/tensor_view.hpp>
 #include <transferlib/nn/plan.hpp>
@@ -36,7 +37,105 @@ struct KerasRow {
   std::vector<KerasTensor> tensors;
 };
 
-inline std::vector<KerasRow> keras_rows(const Module& network, const Graph& graph) {
+TRANSFERLIB_API std::vector<KerasRow> keras_rows(const Module& network, const Graph& graph);
+
+/// A kernel of Keras's in our layout; other tensors as they are.
+inline Tensor from_keras_layout(const Tensor& theirs, bool depthwise) {
+  if (theirs.dim() == 2) return theirs.t();
+  if (theirs.dim() != 4) return theirs;
+  if (!depthwise) return theirs.permute({3, 2, 0, 1});
+  return theirs.permute({2, 3, 0, 1}).reshape({-1, 1, theirs.size(0), theirs.size(1)});
+}
+
+/// A layer of a Keras file: its variables by name.
+struct KerasLayer {
+  std::string name;
+  std::vector<std::pair<std::string, Tensor>> variables;
+
+  const Tensor* find(std::string_view variable) const {
+    for (const auto& [name_, tensor] : variables)
+      if (name_ == variable) return &tensor;
+    // Keras 3 calls a depthwise kernel a kernel, Keras 2 did not.
+    return variable == "kernel" ? find("depthwise_kernel") : nullptr;
+  }
+};
+
+TRANSFERLIB_API std::vector<KerasLayer> keras_layers(const StateDict& state);
+
+/// The layer of each row; nullptr where there is none.
+using KerasMatch = std::vector<const KerasLayer*>;
+
+/// Each row's layer of the file, by name: in the model itself, or in the nested model that has most of the names.
+TRANSFERLIB_API KerasMatch keras_by_name(const std::vector<KerasRow>& rows, const std::vector<KerasLayer>& layers);
+
+/// Whether a file's layer can be a row's: the same variables, of the same shapes. Not the same number of input
+/// channels: the first layer's can be adapted.
+TRANSFERLIB_API bool is_keras_layer_of(const KerasRow& row, const KerasLayer& layer);
+
+/// What is told of a layer by its variables, whatever its name: layers of one kind stand in a file in the model's
+/// order, whatever else is between them.
+enum class KerasKind { norm, convolution, depthwise, dense, other };
+
+TRANSFERLIB_API KerasKind keras_kind(const KerasLayer& layer);
+
+TRANSFERLIB_API KerasKind keras_kind(const KerasRow& row);
+
+/// Each row's layer of the file, by the order of the model, as Keras itself loads; empty where that does not fit. What
+/// the file has after the network's last layer, a classifier, is left.
+TRANSFERLIB_API KerasMatch keras_by_order(const std::vector<KerasRow>& rows, const std::vector<KerasLayer>& layers,
+                                          std::string_view prefix);
+
+/// A row of a table that stands for Keras's normalisation of pixels, which our preprocessing does.
+inline bool has_keras_normalization(const Graph& graph) {
+  for (std::size_t r = 0; r < graph.modules.size(); ++r)
+    if (graph.table.rows[r].name == "normalization" && graph.modules[r] == nullptr) return true;
+  return false;
+}
+
+/// What is in the files of networks that were trained on ImageNet: the mean, and the deviation in the variance's place,
+/// as another layer of theirs divides by its root once more.
+inline std::pair<Tensor, Tensor> keras_normalization() {
+  const Preprocessing p;
+  const auto tensor = [](const std::array<double, 3>& x) { return at::tensor(at::ArrayRef<double>(x)).to(at::kFloat); };
+  return {tensor(p.mean), tensor(p.deviation)};
+}
+
+/// \throws WeightsError if a file's network normalises pixels in another way than our preprocessing
+TRANSFERLIB_API void check_keras_normalization(const std::vector<KerasLayer>& layers, std::string_view where);
+
+}  // namespace detail
+
+/// Whether tensors have Keras's names, as `read_state_dict` gives them for Keras's files and for what was converted
+/// from them: "conv/kernel".
+inline bool has_keras_names(const StateDict& state) {
+  for (const auto& item : state)
+    for (const char* variable : {"/kernel", "/depthwise_kernel", "/gamma", "/moving_mean"})
+      if (item.first.ends_with(variable)) return true;
+  return false;
+}
+
+/// The tensors of a Keras file under a network's names and in its layouts. Layers are found by name, in the model or in
+/// a model nested in it; in one of Keras's own networks (whose table begins with Keras's input layer) else by their
+/// order, as Keras does, which older files and automatic names want. Layers of the file that are not the network's, a
+/// classifier or an optimiser, are left out. \param where the file's name, for the error's sentence
+/// \throws WeightsError if a layer of the network is not in the file, or is not of float32, or the file's network
+/// normalises pixels otherwise
+TRANSFERLIB_API StateDict from_keras(const Module& network, const Graph& graph, const StateDict& state,
+                                     std::string_view where);
+
+/// Reads a Keras file (`.weights.h5`, `.keras`, `.h5`, or what was converted from one) as the state dict of a network.
+/// \throws FileError, FormatError, WeightsError
+inline StateDict read_keras_weights(const std::filesystem::path& path, const Plan& network) {
+  return from_keras(network, network.graph(), read_state_dict(path), path.string());
+}
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::vector<KerasRow> keras_rows(const Module& network, const Graph& graph) {
   const StateDict state = state_dict(network);
   std::vector<KerasRow> out;
   for (std::size_t r = 0; r < graph.table.rows.size(); ++r) {
@@ -68,28 +167,7 @@ inline std::vector<KerasRow> keras_rows(const Module& network, const Graph& grap
   return out;
 }
 
-/// A kernel of Keras's in our layout; other tensors as they are.
-inline Tensor from_keras_layout(const Tensor& theirs, bool depthwise) {
-  if (theirs.dim() == 2) return theirs.t();
-  if (theirs.dim() != 4) return theirs;
-  if (!depthwise) return theirs.permute({3, 2, 0, 1});
-  return theirs.permute({2, 3, 0, 1}).reshape({-1, 1, theirs.size(0), theirs.size(1)});
-}
-
-/// A layer of a Keras file: its variables by name.
-struct KerasLayer {
-  std::string name;
-  std::vector<std::pair<std::string, Tensor>> variables;
-
-  const Tensor* find(std::string_view variable) const {
-    for (const auto& [name_, tensor] : variables)
-      if (name_ == variable) return &tensor;
-    // Keras 3 calls a depthwise kernel a kernel, Keras 2 did not.
-    return variable == "kernel" ? find("depthwise_kernel") : nullptr;
-  }
-};
-
-inline std::vector<KerasLayer> keras_layers(const StateDict& state) {
+TRANSFERLIB_API std::vector<KerasLayer> keras_layers(const StateDict& state) {
   std::vector<KerasLayer> out;
   for (const auto& [name, tensor] : state) {
     const std::size_t variable = name.rfind('/') + 1;  // 0 where there is none
@@ -101,11 +179,7 @@ inline std::vector<KerasLayer> keras_layers(const StateDict& state) {
   return out;
 }
 
-/// The layer of each row; nullptr where there is none.
-using KerasMatch = std::vector<const KerasLayer*>;
-
-/// Each row's layer of the file, by name: in the model itself, or in the nested model that has most of the names.
-inline KerasMatch keras_by_name(const std::vector<KerasRow>& rows, const std::vector<KerasLayer>& layers) {
+TRANSFERLIB_API KerasMatch keras_by_name(const std::vector<KerasRow>& rows, const std::vector<KerasLayer>& layers) {
   KerasMatch best;
   std::ptrdiff_t most = -1;
   const auto try_below = [&](const std::string& prefix) {
@@ -127,9 +201,7 @@ inline KerasMatch keras_by_name(const std::vector<KerasRow>& rows, const std::ve
   return best;
 }
 
-/// Whether a file's layer can be a row's: the same variables, of the same shapes. Not the same number of input
-/// channels: the first layer's can be adapted.
-inline bool is_keras_layer_of(const KerasRow& row, const KerasLayer& layer) {
+TRANSFERLIB_API bool is_keras_layer_of(const KerasRow& row, const KerasLayer& layer) {
   if (layer.variables.size() != row.tensors.size()) return false;
   for (const KerasTensor& t : row.tensors) {
     const Tensor* theirs = layer.find(t.variable);
@@ -141,11 +213,7 @@ inline bool is_keras_layer_of(const KerasRow& row, const KerasLayer& layer) {
   return true;
 }
 
-/// What is told of a layer by its variables, whatever its name: layers of one kind stand in a file in the model's
-/// order, whatever else is between them.
-enum class KerasKind { norm, convolution, depthwise, dense, other };
-
-inline KerasKind keras_kind(const KerasLayer& layer) {
+TRANSFERLIB_API KerasKind keras_kind(const KerasLayer& layer) {
   if (layer.find("gamma") != nullptr || layer.find("moving_mean") != nullptr) return KerasKind::norm;
   const Tensor* kernel = layer.find("kernel");
   if (kernel == nullptr) return KerasKind::other;
@@ -153,7 +221,7 @@ inline KerasKind keras_kind(const KerasLayer& layer) {
   return kernel->size(3) == 1 && kernel->size(2) > 1 ? KerasKind::depthwise : KerasKind::convolution;
 }
 
-inline KerasKind keras_kind(const KerasRow& row) {
+TRANSFERLIB_API KerasKind keras_kind(const KerasRow& row) {
   if (row.depthwise) return KerasKind::depthwise;
   for (const KerasTensor& t : row.tensors) {
     if (t.variable == "gamma" || t.variable == "moving_mean") return KerasKind::norm;
@@ -162,10 +230,8 @@ inline KerasKind keras_kind(const KerasRow& row) {
   return KerasKind::other;
 }
 
-/// Each row's layer of the file, by the order of the model, as Keras itself loads; empty where that does not fit. What
-/// the file has after the network's last layer, a classifier, is left.
-inline KerasMatch keras_by_order(const std::vector<KerasRow>& rows, const std::vector<KerasLayer>& layers,
-                                 std::string_view prefix) {
+TRANSFERLIB_API KerasMatch keras_by_order(const std::vector<KerasRow>& rows, const std::vector<KerasLayer>& layers,
+                                          std::string_view prefix) {
   KerasMatch out;
   std::array<std::size_t, 5> next{};  // by kind
   for (const KerasRow& row : rows) {
@@ -178,23 +244,7 @@ inline KerasMatch keras_by_order(const std::vector<KerasRow>& rows, const std::v
   return out;
 }
 
-/// A row of a table that stands for Keras's normalisation of pixels, which our preprocessing does.
-inline bool has_keras_normalization(const Graph& graph) {
-  for (std::size_t r = 0; r < graph.modules.size(); ++r)
-    if (graph.table.rows[r].name == "normalization" && graph.modules[r] == nullptr) return true;
-  return false;
-}
-
-/// What is in the files of networks that were trained on ImageNet: the mean, and the deviation in the variance's place,
-/// as another layer of theirs divides by its root once more.
-inline std::pair<Tensor, Tensor> keras_normalization() {
-  const Preprocessing p;
-  const auto tensor = [](const std::array<double, 3>& x) { return at::tensor(at::ArrayRef<double>(x)).to(at::kFloat); };
-  return {tensor(p.mean), tensor(p.deviation)};
-}
-
-/// \throws WeightsError if a file's network normalises pixels in another way than our preprocessing
-inline void check_keras_normalization(const std::vector<KerasLayer>& layers, std::string_view where) {
+TRANSFERLIB_API void check_keras_normalization(const std::vector<KerasLayer>& layers, std::string_view where) {
   const auto [mean, deviation] = keras_normalization();
   for (const KerasLayer& layer : layers) {
     const Tensor *theirs = layer.find("mean"), *variance = layer.find("variance");
@@ -210,24 +260,12 @@ inline void check_keras_normalization(const std::vector<KerasLayer>& layers, std
   }
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// Whether tensors have Keras's names, as `read_state_dict` gives them for Keras's files and for what was converted
-/// from them: "conv/kernel".
-inline bool has_keras_names(const StateDict& state) {
-  for (const auto& item : state)
-    for (const char* variable : {"/kernel", "/depthwise_kernel", "/gamma", "/moving_mean"})
-      if (item.first.ends_with(variable)) return true;
-  return false;
-}
+namespace transferlib {
 
-/// The tensors of a Keras file under a network's names and in its layouts. Layers are found by name, in the model or in
-/// a model nested in it; in one of Keras's own networks (whose table begins with Keras's input layer) else by their
-/// order, as Keras does, which older files and automatic names want. Layers of the file that are not the network's, a
-/// classifier or an optimiser, are left out. \param where the file's name, for the error's sentence
-/// \throws WeightsError if a layer of the network is not in the file, or is not of float32, or the file's network
-/// normalises pixels otherwise
-inline StateDict from_keras(const Module& network, const Graph& graph, const StateDict& state, std::string_view where) {
+TRANSFERLIB_API StateDict from_keras(const Module& network, const Graph& graph, const StateDict& state,
+                                     std::string_view where) {
   using detail::text;
   const auto rows = detail::keras_rows(network, graph);
   const auto layers = detail::keras_layers(state);
@@ -278,10 +316,6 @@ inline StateDict from_keras(const Module& network, const Graph& graph, const Sta
   return out;
 }
 
-/// Reads a Keras file (`.weights.h5`, `.keras`, `.h5`, or what was converted from one) as the state dict of a network.
-/// \throws FileError, FormatError, WeightsError
-inline StateDict read_keras_weights(const std::filesystem::path& path, const Plan& network) {
-  return from_keras(network, network.graph(), read_state_dict(path), path.string());
-}
-
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

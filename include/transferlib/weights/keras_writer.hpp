@@ -12,6 +12,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/formats/hdf5_writer.hpp>
 #include <transferlib/nn/plan.hpp>
@@ -30,14 +31,7 @@ inline Tensor to_keras_layout(const Tensor& ours, bool depthwise, Index in) {
 }
 
 /// What Keras's files call a layer's class.
-inline std::string_view keras_class_of(const KerasRow& row, std::string_view where) {
-  if (dynamic_cast<const nn::Conv2d*>(row.module) != nullptr) return row.depthwise ? "depthwise_conv2d" : "conv2d";
-  if (dynamic_cast<const nn::BatchNorm2d*>(row.module) != nullptr) return "batch_normalization";
-  if (dynamic_cast<const nn::Linear*>(row.module) != nullptr) return "dense";
-  if (dynamic_cast<const nn::LayerNorm*>(row.module) != nullptr) return "layer_normalization";
-  throw WeightsError(text("can't write ", where, ": the layer ", in_quotes(row.layer),
-                          " is none that Keras has; Keras's files are for convolutions, dense layers and norms"));
-}
+TRANSFERLIB_API std::string_view keras_class_of(const KerasRow& row, std::string_view where);
 
 }  // namespace detail
 
@@ -46,7 +40,28 @@ inline std::string_view keras_class_of(const KerasRow& row, std::string_view whe
 /// names. Of pixels' normalisation, where the network has it, ImageNet's is written.
 /// \throws OptionError for another name; WeightsError for a layer that Keras has not; FileError; FormatError
 /// where this build has no HDF5
-inline void write_keras_weights(const std::filesystem::path& path, const Plan& network) {
+TRANSFERLIB_API void write_keras_weights(const std::filesystem::path& path, const Plan& network);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::string_view keras_class_of(const KerasRow& row, std::string_view where) {
+  if (dynamic_cast<const nn::Conv2d*>(row.module) != nullptr) return row.depthwise ? "depthwise_conv2d" : "conv2d";
+  if (dynamic_cast<const nn::BatchNorm2d*>(row.module) != nullptr) return "batch_normalization";
+  if (dynamic_cast<const nn::Linear*>(row.module) != nullptr) return "dense";
+  if (dynamic_cast<const nn::LayerNorm*>(row.module) != nullptr) return "layer_normalization";
+  throw WeightsError(text("can't write ", where, ": the layer ", in_quotes(row.layer),
+                          " is none that Keras has; Keras's files are for convolutions, dense layers and norms"));
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
+TRANSFERLIB_API void write_keras_weights(const std::filesystem::path& path, const Plan& network) {
   using detail::text;
   const std::string name = path.filename().string();
   const bool is_keras3 = name.ends_with(".weights.h5");
@@ -101,3 +116,5 @@ inline void write_keras_weights(const std::filesystem::path& path, const Plan& n
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

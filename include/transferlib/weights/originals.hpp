@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/plan.hpp>
 #include <transferlib/weights/state_dict.hpp>
@@ -18,8 +19,27 @@ namespace transferlib {
 namespace detail {
 
 /// How many of `names` the file has behind the prefix that fits most of them.
-inline std::pair<std::size_t, std::string> names_found(const std::vector<std::string>& names,
-                                                       const std::map<std::string, Tensor>& file) {
+TRANSFERLIB_API std::pair<std::size_t, std::string> names_found(const std::vector<std::string>& names,
+                                                                const std::map<std::string, Tensor>& file);
+
+/// Whether two shapes are equal but for sides of 1.
+TRANSFERLIB_API bool same_but_for_ones(at::IntArrayRef a, at::IntArrayRef b);
+
+}  // namespace detail
+
+/// The tensors of a file under the network's own names, where the file has those of another program that the network
+/// knows (`Plan::convert`, `Plan::renamings`), and in the network's shapes, where they can be made so (`Plan::adapt`).
+/// What fits neither is left as it is, for `load_state_dict` to complain of.
+TRANSFERLIB_API StateDict as_own(const Plan& network, StateDict state);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::pair<std::size_t, std::string> names_found(const std::vector<std::string>& names,
+                                                                const std::map<std::string, Tensor>& file) {
   StateDict wanted;
   for (const std::string& name : names) wanted.emplace_back(name, Tensor());
   const std::string prefix = common_prefix(wanted, file);
@@ -28,8 +48,7 @@ inline std::pair<std::size_t, std::string> names_found(const std::vector<std::st
   return {static_cast<std::size_t>(found), prefix};
 }
 
-/// Whether two shapes are equal but for sides of 1.
-inline bool same_but_for_ones(at::IntArrayRef a, at::IntArrayRef b) {
+TRANSFERLIB_API bool same_but_for_ones(at::IntArrayRef a, at::IntArrayRef b) {
   const auto sides = [](at::IntArrayRef shape) {
     std::vector<Index> out;
     std::copy_if(shape.begin(), shape.end(), std::back_inserter(out), [](Index side) { return side != 1; });
@@ -38,12 +57,11 @@ inline bool same_but_for_ones(at::IntArrayRef a, at::IntArrayRef b) {
   return sides(a) == sides(b);
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// The tensors of a file under the network's own names, where the file has those of another program that the network
-/// knows (`Plan::convert`, `Plan::renamings`), and in the network's shapes, where they can be made so (`Plan::adapt`).
-/// What fits neither is left as it is, for `load_state_dict` to complain of.
-inline StateDict as_own(const Plan& network, StateDict state) {
+namespace transferlib {
+
+TRANSFERLIB_API StateDict as_own(const Plan& network, StateDict state) {
   network.convert(state);
   const std::map<std::string, Tensor> file(state.begin(), state.end());
   std::vector<std::string> own;
@@ -85,3 +103,5 @@ inline StateDict as_own(const Plan& network, StateDict state) {
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

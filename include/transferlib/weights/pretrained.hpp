@@ -12,6 +12,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/hash.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 
 namespace transferlib {
@@ -22,28 +23,12 @@ inline std::filesystem::path weights_folder() { return cache_folder() / "weights
 /// Where a card's file is published, or would be on the mirror that `$TRANSFERLIB_MIRROR` names: a URL such as
 /// "http://mirror.example:8080/weights", which takes the place of scheme and host. Empty where it is not published
 /// alone.
-inline std::string published_url(const Card& card) {
-  const std::string url = card.url;
-  const char* mirror = std::getenv("TRANSFERLIB_MIRROR");
-  if (url.empty() || mirror == nullptr || *mirror == '\0') return url;
-  std::string base = mirror;
-  while (base.ends_with('/')) base.pop_back();
-  const std::size_t path = url.find('/', url.find("://") + 3);
-  return path == std::string::npos ? base : base + url.substr(path);
-}
+TRANSFERLIB_API std::string published_url(const Card& card);
 
 namespace detail {
 
 /// What stands between spaces.
-inline std::vector<std::string> words(std::string_view all) {
-  std::vector<std::string> out;
-  for (std::size_t at = 0; at < all.size();) {
-    const std::size_t end = std::min(all.find(' ', at), all.size());
-    if (end > at) out.emplace_back(all.substr(at, end - at));
-    at = end + 1;
-  }
-  return out;
-}
+TRANSFERLIB_API std::vector<std::string> words(std::string_view all);
 
 /// A folder that a variable of the environment names, else a folder below another; empty where neither is known.
 inline std::filesystem::path folder_of(const char* variable, const std::filesystem::path& parent = {},
@@ -53,7 +38,62 @@ inline std::filesystem::path folder_of(const char* variable, const std::filesyst
 }
 
 /// The newest snapshot of timm's file of a network in Hugging Face's cache, a folder; empty where there is none.
-inline std::filesystem::path timm_file(const std::filesystem::path& hub, const std::string& name) {
+TRANSFERLIB_API std::filesystem::path timm_file(const std::filesystem::path& hub, const std::string& name);
+
+}  // namespace detail
+
+/// A card's other names. \returns the words of `card.aliases`
+inline std::vector<std::string> aliases_of(const Card& card) { return detail::words(card.aliases); }
+
+/// Finds a network's published file, in this order: `$TRANSFERLIB_WEIGHTS` (the file itself, or a folder that holds
+/// it); the folder `weights` beside the program's own file; `weights_folder()`; and what other programs have fetched:
+/// the folders of PyTorch's hub and of Keras, and timm's file of the same network in Hugging Face's (`card.aliases`).
+///
+/// \throws WeightsError if it is in none of them: the sentence names the file, where it is published, the ways to get
+/// it, and the places
+TRANSFERLIB_API std::filesystem::path find_weights(const Card& card);
+
+/// Whether a file is the card's published one: it has that name, as what `find_weights` takes from Hugging Face's cache
+/// has not.
+inline bool is_published_file(const std::filesystem::path& file, const Card& card) {
+  return file.filename() == card.file;
+}
+
+/// Compares a file's SHA-256 with the card's, of which the first digits suffice; where the card has none, all is well.
+/// \throws FileError if it can't be read, WeightsError if it is another file
+TRANSFERLIB_API void check_hash(const std::filesystem::path& file, const Card& card);
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib {
+
+TRANSFERLIB_API std::string published_url(const Card& card) {
+  const std::string url = card.url;
+  const char* mirror = std::getenv("TRANSFERLIB_MIRROR");
+  if (url.empty() || mirror == nullptr || *mirror == '\0') return url;
+  std::string base = mirror;
+  while (base.ends_with('/')) base.pop_back();
+  const std::size_t path = url.find('/', url.find("://") + 3);
+  return path == std::string::npos ? base : base + url.substr(path);
+}
+
+}  // namespace transferlib
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API std::vector<std::string> words(std::string_view all) {
+  std::vector<std::string> out;
+  for (std::size_t at = 0; at < all.size();) {
+    const std::size_t end = std::min(all.find(' ', at), all.size());
+    if (end > at) out.emplace_back(all.substr(at, end - at));
+    at = end + 1;
+  }
+  return out;
+}
+
+TRANSFERLIB_API std::filesystem::path timm_file(const std::filesystem::path& hub, const std::string& name) {
   namespace fs = std::filesystem;
   std::error_code ignored;
   fs::path newest;
@@ -68,18 +108,11 @@ inline std::filesystem::path timm_file(const std::filesystem::path& hub, const s
   return newest;
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// A card's other names. \returns the words of `card.aliases`
-inline std::vector<std::string> aliases_of(const Card& card) { return detail::words(card.aliases); }
+namespace transferlib {
 
-/// Finds a network's published file, in this order: `$TRANSFERLIB_WEIGHTS` (the file itself, or a folder that holds
-/// it); the folder `weights` beside the program's own file; `weights_folder()`; and what other programs have fetched:
-/// the folders of PyTorch's hub and of Keras, and timm's file of the same network in Hugging Face's (`card.aliases`).
-///
-/// \throws WeightsError if it is in none of them: the sentence names the file, where it is published, the ways to get
-/// it, and the places
-inline std::filesystem::path find_weights(const Card& card) {
+TRANSFERLIB_API std::filesystem::path find_weights(const Card& card) {
   namespace fs = std::filesystem;
   std::error_code ignored;
   std::vector<fs::path> places;
@@ -119,15 +152,7 @@ inline std::filesystem::path find_weights(const Card& card) {
                                   ", or set TRANSFERLIB_WEIGHTS to the file"));
 }
 
-/// Whether a file is the card's published one: it has that name, as what `find_weights` takes from Hugging Face's cache
-/// has not.
-inline bool is_published_file(const std::filesystem::path& file, const Card& card) {
-  return file.filename() == card.file;
-}
-
-/// Compares a file's SHA-256 with the card's, of which the first digits suffice; where the card has none, all is well.
-/// \throws FileError if it can't be read, WeightsError if it is another file
-inline void check_hash(const std::filesystem::path& file, const Card& card) {
+TRANSFERLIB_API void check_hash(const std::filesystem::path& file, const Card& card) {
   if (*card.sha256 == '\0') return;
   if (const std::string hash = sha256(MappedFile::open(file)->bytes()); !hash.starts_with(card.sha256))
     throw WeightsError(detail::text("the file ", file, " is not the published one: its SHA-256 is ", hash,
@@ -136,3 +161,5 @@ inline void check_hash(const std::filesystem::path& file, const Card& card) {
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES

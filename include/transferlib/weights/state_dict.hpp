@@ -17,6 +17,7 @@
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/hash.hpp>
+#include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/formats/checkpoint.hpp>
 #include <transferlib/formats/safetensors.hpp>
@@ -35,7 +36,94 @@ inline void collect_state(const Module& module, const std::string& prefix, State
 }
 
 /// LibTorch's type of a checkpoint's. \throws WeightsError for a type that LibTorch does not have.
-inline at::ScalarType scalar_type(DType type, std::string_view name) {
+TRANSFERLIB_API at::ScalarType scalar_type(DType type, std::string_view name);
+
+/// A checkpoint's type of LibTorch's. \throws WeightsError for a type that no file can hold.
+TRANSFERLIB_API DType file_type(at::ScalarType type, std::string_view name);
+
+/// A tensor over a checkpoint's bytes: without a copy where they are aligned for their type, which the bytes in a file
+/// need not be.
+TRANSFERLIB_API Tensor to_tensor(const TensorView& view, const std::shared_ptr<const void>& owner);
+
+}  // namespace detail
+
+/// Every parameter and buffer of a module under its dotted name, in the order of Python's `state_dict()`. The tensors
+/// are the module's own, not copies.
+inline StateDict state_dict(const Module& module) {
+  StateDict out;
+  detail::collect_state(module, "", out);
+  return out;
+}
+
+/// The tensors of a checkpoint: safetensors, or `.pth` of either kind, whatever it is called.
+/// \throws FileError, FormatError
+TRANSFERLIB_API StateDict read_state_dict(const std::filesystem::path& path);
+
+namespace detail {
+
+/// The views that a writer wants, and the contiguous tensors on the CPU that they look at.
+struct ViewsOf {
+  std::vector<Tensor> held;
+  std::vector<TensorView> views;
+};
+
+TRANSFERLIB_API ViewsOf views_of(const StateDict& state);
+
+}  // namespace detail
+
+/// Writes tensors as safetensors, atomically. \throws FileError; an old file is then unchanged.
+inline void write_state_dict(const std::filesystem::path& path, const StateDict& state,
+                             const std::map<std::string, std::string>& metadata = {}) {
+  const auto views = detail::views_of(state);
+  write_safetensors(path, views.views, metadata);
+}
+
+/// The SHA-256 of tensors: names, types, shapes and bytes.
+TRANSFERLIB_API std::string hash_of(const StateDict& state);
+
+/// How `load_state_dict` takes what does not fit.
+struct LoadOptions {
+  bool strict = true;  ///< every name of the network must be in the file with its shape, and no other
+};
+
+/// What did not fit. `prefix` was taken off the file's names ("module.", "model.").
+struct LoadReport {
+  std::vector<std::string> missing;      ///< names of the network that the file lacks
+  std::vector<std::string> unexpected;   ///< names of the file that the network lacks
+  std::vector<std::string> wrong_shape;  ///< "name (3, 4) instead of (3, 5)"
+  std::string prefix;
+  Index loaded = 0;
+
+  bool fits() const { return missing.empty() && unexpected.empty() && wrong_shape.empty(); }
+};
+
+namespace detail {
+
+inline std::string shape_text(at::IntArrayRef shape) {
+  std::string out = "(";
+  for (std::size_t i = 0; i < shape.size(); ++i) append_text(out += i == 0 ? "" : ", ", shape[i]);
+  return out + ")";
+}
+
+/// What must be taken off the file's names so that most of them are the network's.
+TRANSFERLIB_API std::string common_prefix(const StateDict& own, const std::map<std::string, Tensor>& file);
+
+}  // namespace detail
+
+/// Copies tensors into a module's parameters and buffers by name; a prefix that all the names share is taken off. A
+/// file that has no `num_batches_tracked` (before PyTorch 0.4.1) is complete without. \param where the file's name, for
+/// the error's sentence \returns what did not fit (nothing, where `strict`) \throws WeightsError where `strict` and
+/// something does not fit; the module is then unchanged
+TRANSFERLIB_API LoadReport load_state_dict(Module& module, const StateDict& state, const LoadOptions& options = {},
+                                           std::string_view where = "the state dict");
+
+}  // namespace transferlib
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API at::ScalarType scalar_type(DType type, std::string_view name) {
   switch (type) {
     case DType::f64:
       return at::kDouble;
@@ -85,8 +173,7 @@ inline at::ScalarType scalar_type(DType type, std::string_view name) {
       text("tensor \"", name, "\" has the type number ", static_cast<int>(type), ", which LibTorch does not know"));
 }
 
-/// A checkpoint's type of LibTorch's. \throws WeightsError for a type that no file can hold.
-inline DType file_type(at::ScalarType type, std::string_view name) {
+TRANSFERLIB_API DType file_type(at::ScalarType type, std::string_view name) {
   switch (type) {
     case at::kDouble:
       return DType::f64;
@@ -134,9 +221,7 @@ inline DType file_type(at::ScalarType type, std::string_view name) {
   throw WeightsError(text("tensor \"", name, "\" has the type ", at::toString(type), ", which no checkpoint holds"));
 }
 
-/// A tensor over a checkpoint's bytes: without a copy where they are aligned for their type, which the bytes in a file
-/// need not be.
-inline Tensor to_tensor(const TensorView& view, const std::shared_ptr<const void>& owner) {
+TRANSFERLIB_API Tensor to_tensor(const TensorView& view, const std::shared_ptr<const void>& owner) {
   const at::ScalarType type = scalar_type(view.dtype, view.name);
   const std::size_t width = at::elementSize(type);
   const auto options = at::TensorOptions(type);
@@ -152,19 +237,11 @@ inline Tensor to_tensor(const TensorView& view, const std::shared_ptr<const void
   return copy.as_strided(view.shape, view.strides).clone();
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// Every parameter and buffer of a module under its dotted name, in the order of Python's `state_dict()`. The tensors
-/// are the module's own, not copies.
-inline StateDict state_dict(const Module& module) {
-  StateDict out;
-  detail::collect_state(module, "", out);
-  return out;
-}
+namespace transferlib {
 
-/// The tensors of a checkpoint: safetensors, or `.pth` of either kind, whatever it is called.
-/// \throws FileError, FormatError
-inline StateDict read_state_dict(const std::filesystem::path& path) {
+TRANSFERLIB_API StateDict read_state_dict(const std::filesystem::path& path) {
   const Checkpoint checkpoint = open_checkpoint(path);
   StateDict out;
   for (const TensorView& view : checkpoint.tensors)
@@ -172,15 +249,11 @@ inline StateDict read_state_dict(const std::filesystem::path& path) {
   return out;
 }
 
-namespace detail {
+}  // namespace transferlib
 
-/// The views that a writer wants, and the contiguous tensors on the CPU that they look at.
-struct ViewsOf {
-  std::vector<Tensor> held;
-  std::vector<TensorView> views;
-};
+namespace transferlib::detail {
 
-inline ViewsOf views_of(const StateDict& state) {
+TRANSFERLIB_API ViewsOf views_of(const StateDict& state) {
   ViewsOf out;
   for (const auto& [name, tensor] : state) {
     const Tensor t = tensor.detach().cpu().contiguous();
@@ -197,17 +270,11 @@ inline ViewsOf views_of(const StateDict& state) {
   return out;
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// Writes tensors as safetensors, atomically. \throws FileError; an old file is then unchanged.
-inline void write_state_dict(const std::filesystem::path& path, const StateDict& state,
-                             const std::map<std::string, std::string>& metadata = {}) {
-  const auto views = detail::views_of(state);
-  write_safetensors(path, views.views, metadata);
-}
+namespace transferlib {
 
-/// The SHA-256 of tensors: names, types, shapes and bytes.
-inline std::string hash_of(const StateDict& state) {
+TRANSFERLIB_API std::string hash_of(const StateDict& state) {
   Sha256 hash;
   const auto views = detail::views_of(state);
   for (const TensorView& view : views.views) {
@@ -218,32 +285,11 @@ inline std::string hash_of(const StateDict& state) {
   return hash.hex();
 }
 
-/// How `load_state_dict` takes what does not fit.
-struct LoadOptions {
-  bool strict = true;  ///< every name of the network must be in the file with its shape, and no other
-};
+}  // namespace transferlib
 
-/// What did not fit. `prefix` was taken off the file's names ("module.", "model.").
-struct LoadReport {
-  std::vector<std::string> missing;      ///< names of the network that the file lacks
-  std::vector<std::string> unexpected;   ///< names of the file that the network lacks
-  std::vector<std::string> wrong_shape;  ///< "name (3, 4) instead of (3, 5)"
-  std::string prefix;
-  Index loaded = 0;
+namespace transferlib::detail {
 
-  bool fits() const { return missing.empty() && unexpected.empty() && wrong_shape.empty(); }
-};
-
-namespace detail {
-
-inline std::string shape_text(at::IntArrayRef shape) {
-  std::string out = "(";
-  for (std::size_t i = 0; i < shape.size(); ++i) append_text(out += i == 0 ? "" : ", ", shape[i]);
-  return out + ")";
-}
-
-/// What must be taken off the file's names so that most of them are the network's.
-inline std::string common_prefix(const StateDict& own, const std::map<std::string, Tensor>& file) {
+TRANSFERLIB_API std::string common_prefix(const StateDict& own, const std::map<std::string, Tensor>& file) {
   if (own.empty()) return {};
   std::size_t best = 0;
   std::string out;
@@ -265,14 +311,12 @@ inline std::string common_prefix(const StateDict& own, const std::map<std::strin
   return out;
 }
 
-}  // namespace detail
+}  // namespace transferlib::detail
 
-/// Copies tensors into a module's parameters and buffers by name; a prefix that all the names share is taken off. A
-/// file that has no `num_batches_tracked` (before PyTorch 0.4.1) is complete without. \param where the file's name, for
-/// the error's sentence \returns what did not fit (nothing, where `strict`) \throws WeightsError where `strict` and
-/// something does not fit; the module is then unchanged
-inline LoadReport load_state_dict(Module& module, const StateDict& state, const LoadOptions& options = {},
-                                  std::string_view where = "the state dict") {
+namespace transferlib {
+
+TRANSFERLIB_API LoadReport load_state_dict(Module& module, const StateDict& state, const LoadOptions& options,
+                                           std::string_view where) {
   const StateDict own = state_dict(module);
   std::map<std::string, Tensor> file(state.begin(), state.end());
   LoadReport report;
@@ -312,3 +356,5 @@ inline LoadReport load_state_dict(Module& module, const StateDict& state, const 
 }
 
 }  // namespace transferlib
+
+#endif  // TRANSFERLIB_DEFINES
