@@ -223,9 +223,9 @@ void unknown(const Task& task, bool quick) {
   // What to take is chosen by the known classes alone, each left out in turn; the tested pictures tell what it is
   // worth.
   std::vector<tl::UnknownOptions> candidates{{.score = tl::UnknownScore::neighbours}};
+  const std::vector<double> shrinkages = quick ? std::vector<double>{1e-2} : std::vector<double>{1e-3, 1e-2, 1e-1, 1.0};
   for (const auto score : {tl::UnknownScore::relative_mahalanobis, tl::UnknownScore::mahalanobis})
-    for (const double shrinkage : {1e-3, 1e-2, 1e-1, 1.0})
-      candidates.push_back({.score = score, .shrinkage = shrinkage});
+    for (const double shrinkage : shrinkages) candidates.push_back({.score = score, .shrinkage = shrinkage});
   const auto words = [](const tl::UnknownOptions& o) {
     if (o.score == tl::UnknownScore::neighbours) return std::string("neighbours");
     char out[64];
