@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <transferlib/core/files.hpp>
+#include <transferlib/detector_zoo.hpp>
 #include <transferlib/formats/json.hpp>
 #include <transferlib/metrics/detection.hpp>
 #include <transferlib/report/detection.hpp>
