@@ -23,6 +23,7 @@
 #include "detectors.hpp"
 #include "recipe.hpp"
 #include "shared.hpp"
+#include "sliding.hpp"
 
 namespace tl = transferlib;
 using tools::say;
@@ -32,19 +33,22 @@ namespace {
 
 struct Told : tools::Recipe {
   std::string family = "yolo", data, format = "voc", train, val, cfg, weights, backbone, neck = "c3_path_aggregation",
-              head = "yolo_v5", fit, augment = "light", licence;
+              head = "yolo_v5", fit, augment, licence;
   tl::Index anchors = 3, levels = 3;
   double width = 0.25, minutes = 0.0;
-  bool random = false;
+  bool random = false, dropout = false, up_down = false;
 
   Told() {
     freeze = "none";
     optimizer = "adamw";
     schedule = "cosine";
     lr = 2e-3, weight_decay = 5e-4, warmup = 0.05, least = 0.02, ema = 0.998, clip_norm = 10.0;
-    size = 320, batch = 16;
+    size = 320, batch = 8;
   }
+  tools::Sliding sliding{};  ///< what only a sliding window is told
+
   bool two_stage() const { return family == "two-stage"; }
+  bool slides() const { return family == "sliding"; }
 };
 
 void check(const Told& told, const tools::Arguments& arguments) {
@@ -54,19 +58,25 @@ void check(const Told& told, const tools::Arguments& arguments) {
   };
   if (!arguments.has("--data")) throw tools::Usage("--data DIR is wanted: pictures with boxes");
   tools::check(told, arguments);
-  tools::check_word("--family", told.family, {"yolo", "two-stage"});
+  tools::check_word("--family", told.family, {"yolo", "two-stage", "sliding"});
   tools::check_word("--format", told.format, {"voc", "yolo", "coco"});
-  if (told.two_stage())
+  if (told.family != "yolo")
     for (const char* name : {"--cfg", "--neck", "--head", "--anchors", "--levels"})
       if (arguments.has(name)) throw tools::Usage(text(name, " goes with --family yolo"));
+  for (const char* name : {"--classes", "--mode", "--stride", "--smallest", "--rounds"})
+    if (arguments.has(name) && !told.slides()) throw tools::Usage(text(name, " goes with --family sliding"));
+  if (told.slides())
+    for (const char* name : {"--freeze", "--fit", "--augment", "--minutes", "--optimizer", "--width", "--resume"})
+      if (arguments.has(name)) throw tools::Usage(text(name, " does not go with --family sliding"));
   if (told.cfg.empty() == told.backbone.empty()) throw tools::Usage("either --cfg FILE or --backbone NAME");
   if (!told.cfg.empty() && (arguments.has("--neck") || arguments.has("--levels")))
     throw tools::Usage("a .cfg has its own neck; --neck and --levels go with --backbone");
   if (told.random && !told.weights.empty()) throw tools::Usage("--random and --weights contradict each other");
   if (!told.cfg.empty() && told.weights.empty() && !told.random)
     throw tools::Usage("--weights FILE goes with --cfg, or --random");
+  if (told.dropout && told.cfg.empty()) throw tools::Usage("--dropout goes with --cfg");
   if (told.train.empty() != told.val.empty()) throw tools::Usage("--train and --val go together");
-  tools::check_word("--augment", told.augment, {"none", "flip", "light", "mosaic"});
+  if (!told.augment.empty()) tools::check_word("--augment", told.augment, {"none", "flip", "light", "mosaic"});
   if (!told.fit.empty()) tools::check_word("--fit", told.fit, {"stretch", "letterbox", "darknet"});
   tools::check_word("--head", told.head, {"yolo_v1", "yolo_v2", "yolo_v3", "yolo_v4", "yolo_v5", "yolo_v7", "yolox"});
   from("--size", static_cast<double>(told.size), 32, 4096);
@@ -102,7 +112,7 @@ tl::AnyBackbone backbone_of(const Told& told) {
   const bool is_cfg = !told.cfg.empty();
   tl::AnyBackbone backbone = [&]() -> tl::AnyBackbone {
     if (is_cfg) {
-      const tl::DarknetOptions options{.size = told.size, .seed = told.seed};
+      const tl::DarknetOptions options{.size = told.size, .dropout = told.dropout, .seed = told.seed};
       return told.random ? tl::darknet_pyramid(told.cfg, options)
                          : tl::darknet_pyramid(told.cfg, told.weights, options);
     }
@@ -123,14 +133,42 @@ tl::AnyBackbone backbone_of(const Told& told) {
   return backbone;
 }
 
+/// Two stages are trained otherwise: what was not told becomes what is good for them.
+void choose_for_two_stages(Told& told, const tools::Arguments& arguments) {
+  const auto choose = [&](const char* name, auto& value, auto good) {
+    if (!arguments.has(name)) value = good;
+  };
+  choose("--lr", told.lr, 4e-4), choose("--batch", told.batch, 4), choose("--size", told.size, 448);
+  choose("--weight-decay", told.weight_decay, 1e-2), choose("--ema", told.ema, 0.99);
+  choose("--augment", told.augment, "flip"), choose("--autocast", told.autocast, "auto");
+  told.least = 0.0;
+}
+
 tl::AnyTwoStage two_stage_of(const Told& told, const tl::BoxData& data) {
   const auto channels = std::max<tl::Index>(8, static_cast<tl::Index>(512.0 * told.width));
   tl::AnyBackbone backbone = backbone_of(told);
+  // The finest map's anchors are as large as the small ones of the objects, each further map's twice as large.
+  const tl::Tensor sizes = tl::box_sizes(data, backbone.core.preprocessing);
+  const double small = sizes.size(0) == 0 ? 32.0 : sizes.prod(1).sqrt().quantile(0.05).item<double>();
+  const tl::Neck<tl::FeaturePyramid> neck{{.channels = channels, .finest = 8, .seed = told.seed}};
+  std::vector<std::vector<double>> anchors;
+  std::string words;
+  for (std::size_t map = 0; map <= tl::FeaturePyramid::takes(backbone.features(), neck.options).size(); ++map) {
+    anchors.push_back({std::clamp(std::round(small), 16.0, 64.0) * std::pow(2.0, static_cast<double>(map))});
+    words += text(words.empty() ? "" : ", ", anchors.back()[0]);
+  }
   say("neck", text("feature pyramid of ", channels, " channels"), "--width");
+  say("anchors", words, "from the data");
+  // A step has few pictures, too few for statistics of its own.
+  const tl::AnyRule rule = tools::rule_of(told.freeze) || tl::FreezeBatchNorm{};
+  say("norms", "frozen");
   return {std::move(backbone),
-          tl::FreezePolicy{tools::rule_of(told.freeze)},
-          tl::Neck<tl::FeaturePyramid>{{.channels = channels, .seed = told.seed}},
-          tl::Head<tl::RegionProposal>{{.seed = told.seed}},
+          tl::FreezePolicy{rule},
+          neck,
+          tl::Head<tl::RegionProposal>{{.sizes = anchors,
+                                        .training = {.before_nms = 1000, .after_nms = 1000},
+                                        .predicting = {.before_nms = 500, .after_nms = 300},
+                                        .seed = told.seed}},
           tl::Head<tl::RoI>{{.samples = 256, .seed = told.seed}},
           data.labels()};
 }
@@ -168,14 +206,18 @@ tl::AnyDetector yolo_of(const Told& told, const tl::BoxData& data) {
           data.labels()};
 }
 
-tl::AnyTransform<tl::Boxes> transform_of(const Told& told, const tl::BoxData& data) {
-  if (told.augment == "flip") return tl::BoxFlip{};
+tl::AnyTransform<tl::Boxes> transform_of(const Told& told, const tl::BoxData& data, tl::Fit fit) {
+  // What is to be stretched is stretched by the same step that moves it: sampled once, as pictures to be found in are.
+  const bool stretch = fit == tl::Fit::stretch;
+  const tl::BoxFlip flip{.up_down = told.up_down};
+  if (told.augment == "flip") return flip;
   if (told.augment == "light")
-    return tl::compose(tl::BoxFlip{}, tl::BoxAffine{.translate = 0.1, .scale = 0.25},
-                       tl::HsvJitter{.hue = 0.01, .saturation = 0.4, .value = 0.3});
+    return tl::compose(
+        flip, tl::BoxAffine{.translate = 0.1, .scale = 0.25, .size = stretch ? told.size : 0, .stretch = stretch},
+        tl::HsvJitter{.hue = 0.01, .saturation = 0.4, .value = 0.3});
   if (told.augment == "mosaic")
     return tl::compose(tl::Mosaic(data, {.size = 2 * told.size, .probability = 0.7}),
-                       tl::BoxAffine{.translate = 0.1, .scale = 0.4, .size = told.size}, tl::BoxFlip{},
+                       tl::BoxAffine{.translate = 0.1, .scale = 0.4, .size = told.size}, flip,
                        tl::HsvJitter{.hue = 0.01, .saturation = 0.5, .value = 0.3});
   return tl::NoTransform{};
 }
@@ -202,29 +244,38 @@ int train(Told& told, std::chrono::steady_clock::time_point start, M model, cons
   const bool chosen = told.epochs == 0;
   told.epochs = std::max<tl::Index>(told.epochs, 1);
   tl::TrainerOptions options = tools::training_of(told, out);
-  const auto augmented = tl::augment(training, transform_of(told, training));
+  if (told.augment.empty()) {
+    // What is frozen is computed once for a few views, and would be computed each time for any number.
+    told.augment = told.freeze != "none" && told.unfreeze == "none" ? "flip" : "light";
+    say("augment", told.augment, "chosen; --augment");
+  }
+  const auto transform = transform_of(told, training, model.preprocessing().fit);
+  const auto augmented = tl::augment(training, transform);
   if (chosen) {
     if (told.minutes > 0.0) {
       // How long an epoch takes is measured on a copy, so that the rate has fallen when the time is over.
+      const auto since = [](std::chrono::steady_clock::time_point then) {
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - then).count();
+      };
       auto trial = tl::clone(model);
       auto few = options;
       few.epochs = 2;
       few.checkpoints = {};
-      few.batch = std::min<tl::Index>(told.batch, 16);
-      const tl::Index n = std::min<tl::Index>(3 * few.batch, training.size()),
+      const tl::Index n = std::min(std::max<tl::Index>(48, 3 * few.batch), training.size()),
                       m = std::min<tl::Index>(8, validation.size());
       const tl::BoxData part = training.subset(n), part_val = validation.subset(m);
-      const auto seconds = [&](const auto& data) {
-        return tl::Trainer(trial, few).fit(data, part_val).epochs.back()["seconds"];
-      };
-      const double both = seconds(tl::augment(part, transform_of(told, training)));
+      const double times = static_cast<double>(training.size()) / static_cast<double>(n);
       const auto before = std::chrono::steady_clock::now();
+      const tl::History history = tl::Trainer(trial, few).fit(tl::augment(part, transform), part_val);
+      const double both = history["seconds"].back();
+      // What is frozen is computed before the first epoch.
+      const double first = std::max(0.0, since(before) - both - history["seconds"].front());
+      const auto measured = std::chrono::steady_clock::now();
       tl::evaluate(trial, part_val, few);
-      const double val = std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count();
-      const double epoch = std::max(0.0, both - val) * static_cast<double>(training.size()) / static_cast<double>(n) +
-                           val * static_cast<double>(validation.size()) / static_cast<double>(m);
-      const double left =
-          60.0 * told.minutes - std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      const double val = since(measured);
+      const double epoch =
+          std::max(0.0, both - val) * times + val * static_cast<double>(validation.size()) / static_cast<double>(m);
+      const double left = 60.0 * told.minutes - since(start) - first * times;
       told.epochs = std::max<tl::Index>(1, static_cast<tl::Index>(0.95 * left / std::max(epoch, 1e-3)));
       say("epochs", text(told.epochs), text("an epoch takes about ", tl::detail::fixed(epoch, 1), " s; --minutes"));
     } else {
@@ -249,9 +300,10 @@ int train(Told& told, std::chrono::steady_clock::time_point start, M model, cons
 int train(Told& told, std::chrono::steady_clock::time_point start) {
   tl::BoxDataOptions data_options{.seed = told.seed, .cache_bytes = std::size_t{1} << 30};
   const auto [fine, validation] = tools::split_boxes(told.data, told.format, told.train, told.val, data_options);
-  // To learn from they need no more pixels than the network sees.
+  // To learn from they need few more pixels than the network sees; as many would be too few for the shorter side of
+  // what is stretched, and blurred beside those that are measured with.
   data_options.labels = fine.labels();
-  data_options.most_side = told.size;
+  data_options.most_side = 2 * told.size;
   const tl::BoxData training = tools::split_boxes(told.data, told.format, told.train, told.val, data_options).train;
   say("data", text(told.data, ", ", training.size(), " pictures to train and ", validation.size(), " to validate, ",
                    training.labels().size(), " classes: ", tl::detail::first_few(training.labels())));
@@ -259,6 +311,20 @@ int train(Told& told, std::chrono::steady_clock::time_point start) {
   if (told.train.empty()) say("sets", "the data's own, or by chance", "--train SET --val SET");
   return told.two_stage() ? train(told, start, two_stage_of(told, training), training, validation)
                           : train(told, start, yolo_of(told, training), training, validation);
+}
+
+/// What the options say that all families have; the others have defaults of their own here.
+tools::Sliding sliding_of(const Told& told, const tools::Arguments& arguments) {
+  tools::Sliding out = told.sliding;
+  out.data = told.data, out.format = told.format, out.train = told.train, out.val = told.val;
+  out.backbone = told.backbone, out.weights = told.weights, out.random = told.random;
+  out.threads = told.threads, out.seed = told.seed, out.out = told.out;
+  if (arguments.has("--size")) out.window = told.size;
+  if (arguments.has("--epochs")) out.epochs = told.epochs;
+  if (arguments.has("--batch")) out.batch = told.batch;
+  if (arguments.has("--lr")) out.lr = told.lr;
+  tools::check(out);
+  return out;
 }
 
 }  // namespace
@@ -272,7 +338,8 @@ int main(int argc, char** argv) {
       "a\n"
       "neck and a head. What is not told is chosen, and said.");
   arguments.option("--data", "DIR", "pictures and boxes", told.data)
-      .option("--family", "F", "yolo, or two-stage: a feature pyramid, regions proposed and looked at (yolo)",
+      .option("--family", "F",
+              "yolo; two-stage: a feature pyramid, regions proposed and looked at; or sliding: a window (yolo)",
               told.family)
       .option("--format", "F", "voc, yolo or coco (voc)", told.format)
       .option("--train", "SET", "to learn from (the data's own set, or by chance)", told.train)
@@ -289,15 +356,26 @@ int main(int argc, char** argv) {
       .option("--levels", "N", "maps that the head looks at, the coarsest (3)", told.levels)
       .option("--head", "NAME", "yolo_v2, yolo_v3, yolo_v4, yolo_v5, yolo_v7, yolo_v1 or yolox (yolo_v5)", told.head)
       .option("--anchors", "N", "of each map (3)", told.anchors)
+      .option("--classes", "A,B", "of a sliding window: the objects; all others are background (all)",
+              told.sliding.classes)
+      .option("--mode", "M", "of a sliding window: exact, or dense, where the network can do it (exact)",
+              told.sliding.mode)
+      .option("--stride", "N", "of a sliding window: pixels from one to the next (16)", told.sliding.stride)
+      .option("--smallest", "N", "of a sliding window: side of the smallest in the pictures' pixels (the window's, 96)",
+              told.sliding.smallest)
+      .option("--rounds", "N", "of a sliding window: of looking for hard negatives (1)", told.sliding.rounds)
       .option("--freeze", "WHAT", "all, none or until:NAME of a layer (none)", told.freeze)
       .flag("--random", "random weights to begin with", told.random)
+      .flag("--dropout", "the dropout layers of a .cfg, made for long trainings, do drop values", told.dropout)
       .option("--licence", "NAME", "of the weights, for the model's file (the zoo's own)", told.licence)
-      .option("--size", "N", "side of the network's input in pixels (320)", told.size)
+      .option("--size", "N", "side of the network's input in pixels (320; of a sliding window 96)", told.size)
       .option("--fit", "HOW", "stretch, letterbox or darknet (the network's own)", told.fit)
-      .option("--augment", "A", "none, flip, light or mosaic (light)", told.augment)
+      .option("--augment", "A", "none, flip, light or mosaic (light; flip where layers are frozen)", told.augment)
+      .flag("--up-down", "flips up and down too: for pictures that know no above, as of cells or from the air",
+            told.up_down)
       .option("--epochs", "N", "times that all pictures are seen (50, or what --minutes allow)", told.epochs)
       .option("--minutes", "M", "training ends by then", told.minutes)
-      .option("--batch", "N", "pictures a step (16)", told.batch)
+      .option("--batch", "N", "pictures a step (8)", told.batch)
       .option("--optimizer", "NAME", "sgd, adam or adamw (adamw)", told.optimizer)
       .option("--lr", "X", "its learning rate at its peak (0.002)", told.lr)
       .option("--precision", "P", "of what is frozen: auto, fp32 or bf16 (auto)", told.precision)
@@ -312,8 +390,9 @@ int main(int argc, char** argv) {
   return tools::run(argc, argv, arguments, [&](const std::vector<std::string>& given) {
     if (!given.empty()) throw tools::Usage(text("\"", given[0], "\" is no option"));
     tools::take_files(arguments, told);
+    if (told.two_stage()) choose_for_two_stages(told, arguments);
     check(told, arguments);
     tools::settle_threads(told.threads);
-    return train(told, start);
+    return told.slides() ? tools::train_sliding(sliding_of(told, arguments)) : train(told, start);
   });
 }

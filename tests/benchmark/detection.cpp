@@ -1,0 +1,122 @@
+// A detector of darknet's trained for an epoch after a first one, and one picture found in at a time: the peer of
+// detection.py, with the same options and the same work timed. --cfg and --weights are darknet's; without them it is a
+// network like v5n with random weights. Pictures are noise, with a dozen boxes each.
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <cstdio>
+#include <map>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <transferlib/backbones/csp_darknet.hpp>
+#include <transferlib/detection.hpp>
+
+namespace tl = transferlib;
+
+namespace {
+
+/// Noise with a dozen boxes of three classes on each picture.
+class Noise {
+ public:
+  using Target = tl::Boxes;
+
+  Noise(tl::Index count, tl::Index size) {
+    at::manual_seed(1);
+    pictures_ = at::randint(0, 256, {count, 3, size, size}, at::kByte);
+    const at::Tensor sides = (at::rand({count, kBoxes, 2}) * 0.2 + 0.05) * size;
+    boxes_ = at::cat(
+        {at::randint(3, {count, kBoxes, 1}).to(at::kFloat), at::rand({count, kBoxes, 2}) * (size - sides), sides}, 2);
+  }
+  tl::Index size() const { return pictures_.size(0); }
+  const tl::Labels& labels() const { return labels_; }
+  tl::Batch batch(std::span<const tl::Index> ids) const {
+    const auto n = static_cast<tl::Index>(ids.size()), side = pictures_.size(2);
+    const at::Tensor which = at::tensor(at::IntArrayRef(ids.data(), ids.size()), at::kLong);
+    return {{pictures_.index_select(0, which)},
+            boxes_.index_select(0, which).flatten(0, 1),
+            at::arange(n + 1) * kBoxes,
+            at::full({n, 2}, side, at::kLong)};
+  }
+
+ private:
+  static constexpr tl::Index kBoxes = 12;
+  at::Tensor pictures_, boxes_;
+  tl::Labels labels_{"a", "b", "c"};
+};
+
+tl::Detector<tl::AnyNetwork, tl::AnyNeck, tl::Yolo> detector(const std::string& cfg, const std::string& weights,
+                                                             tl::Index size, const tl::Labels& labels) {
+  tl::YoloOptions yolo = tl::yolo_v5();
+  if (cfg.empty())
+    return {tl::AnyBackbone(tl::Backbone<tl::CspDarkNetN>::random({.size = size}).core),
+            tl::FreezePolicy<tl::FreezeNone>{},
+            tl::any_neck(tl::Neck<tl::C3PathAggregation>{{.width = 0.25, .depth = 0.33, .sppf = false}}),
+            tl::Head<tl::Yolo>{yolo}, labels};
+  yolo.anchors = tl::darknet_head(cfg).options.anchors;
+  yolo.balance = {1.0};
+  return {
+      weights.empty() ? tl::darknet_pyramid(cfg, {.size = size}) : tl::darknet_pyramid(cfg, weights, {.size = size}),
+      tl::FreezePolicy<tl::FreezeNone>{}, tl::any_neck("none"), tl::Head<tl::Yolo>{yolo}, labels};
+}
+
+void measure(int argc, char** argv) {
+  std::string cfg, weights;
+  tl::Index count = 160, size = 0, batch = 16, threads = 1;
+  const std::map<std::string_view, tl::Index*> numbers{
+      {"--pictures", &count}, {"--size", &size}, {"--batch", &batch}, {"--threads", &threads}};
+  for (int i = 1; i < argc; i += 2) {
+    const std::string_view name = argv[i];
+    if (i + 1 == argc) throw std::runtime_error(std::string(name) + " needs a value");
+    const std::string_view value = argv[i + 1];
+    if (name == "--cfg" || name == "--weights") {
+      (name == "--cfg" ? cfg : weights) = value;
+    } else if (const auto number = numbers.find(name); number != numbers.end()) {
+      const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *number->second);
+      if (error != std::errc() || end != value.data() + value.size() || *number->second < 1)
+        throw std::runtime_error(std::string(name) + " needs a number of at least 1");
+    } else {
+      throw std::runtime_error("unknown: " + std::string(name) + " " + std::string(value));
+    }
+  }
+  if (size == 0) size = cfg.empty() ? 64 : 320;
+  tl::keep_freed_memory();  // as every program of the library does
+  at::set_num_threads(static_cast<int>(threads));
+  const Noise data(count, size), one(1, size);
+  auto model = detector(cfg, weights, size, data.labels());
+  tl::Trainer trainer{model, {.epochs = 2, .batch = batch, .optimizer = tl::AdamW{.lr = 1e-3}}};
+  const double seconds = trainer.fit(data, one)["seconds"].back();
+
+  model.head().options().selection.score_threshold = 0.25;
+  const std::vector<tl::Index> first{0};
+  std::vector<double> times;
+  for (int i = 0; i < 60; ++i) {
+    const tl::Batch picture = one.batch(first);
+    const auto start = std::chrono::steady_clock::now();
+    model.predict(picture, tl::Precision::fp32);
+    times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::sort(times.begin(), times.end());
+  std::printf("images_per_second=%.2f milliseconds=%.2f pictures=%lld batch=%lld size=%lld threads=%d\n",
+              static_cast<double>(count) / seconds, times[times.size() / 2], static_cast<long long>(count),
+              static_cast<long long>(batch), static_cast<long long>(size), at::get_num_threads());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    measure(argc, argv);
+    return 0;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "benchmark_detection: %s\n", e.what());
+    return 1;
+  }
+}
