@@ -247,7 +247,8 @@ jobs_that_fit() {
 set_up() {
   local kind=$1 stamp
   shift
-  mkdir -p "$setup_logs"
+  mkdir -p "$setup_logs" 2> /dev/null && [ -w "$setup_build" ] ||
+    stop "can't write into $setup_build, where everything is built; make it writable, or set TRANSFERLIB_BUILD to another folder"
   exec {setup_lock}> "$setup_build/.lock"
   flock --nonblock "$setup_lock" || {
     say "Waiting for another run in $setup_build"
