@@ -19,6 +19,7 @@
 #include <transferlib/detect/windows.hpp>
 #include <transferlib/metrics/detection.hpp>
 #include <transferlib/model/sliding_window.hpp>
+#include <transferlib/probe/fit_dense.hpp>
 #include <transferlib/train/trainer.hpp>
 
 #include "toys.hpp"
@@ -435,6 +436,56 @@ TEST_CASE("What a classifier can't do is told in a sentence") {
   // Without a background every window is an object of some class.
   const Toy open{classifier({"blue", "red", "none"}), slide_options()};
   CHECK(open.labels().size() == 3);
+}
+
+TEST_CASE("A head learns from the windows where the network slides, in one call") {
+  const Squares data{40}, unseen{12, 77};
+  const FitDense options{.positive = 0.5, .views = 8, .background = 20};
+  for (const WindowMode mode : {WindowMode::dense, WindowMode::exact}) {
+    Toy model{classifier({"background", "blue", "red"}), slide_options(mode)};
+    const auto before = snapshot(*model.backbone_core().network);
+    const DenseFit fit = fit_dense(model, data, options);
+    INFO("dense " << (mode == WindowMode::dense) << ", hard " << fit.hard << ", loss " << fit.probe.loss);
+    CHECK(same_bytes(before, snapshot(*model.backbone_core().network)));
+    REQUIRE(fit.windows.size() == 3);
+    // Each object has a window at least, and no more than was said.
+    for (const std::size_t c : {1, 2}) {
+      CHECK(fit.windows[c] >= 40);
+      CHECK(fit.windows[c] <= 8 * 40);
+    }
+    CHECK(std::abs(static_cast<double>(fit.windows[0] - fit.hard) - 20.0 * 40.0) < 4.0 * std::sqrt(20.0 * 40.0));
+    CHECK(fit.hard <= 20 * 40);
+    CHECK(ap50(model, unseen) > 0.75);
+    CHECK(model.offsets().first.defined());
+    // The same again; and without padding what was learnt one way holds the other way.
+    Toy again{classifier({"background", "blue", "red"}), slide_options(mode)};
+    fit_dense(again, data, options);
+    CHECK(again.classifier().head().first().weight.equal(model.classifier().head().first().weight));
+    model.set_options(slide_options(mode == WindowMode::dense ? WindowMode::exact : WindowMode::dense));
+    CHECK(ap50(model, unseen) > 0.75);
+  }
+  // Twice as many windows of the mirrored pictures, where the squares lie at the other places.
+  Toy mirrored{classifier(), slide_options(WindowMode::dense)};
+  auto both = options;
+  both.mirrored = true, both.rounds = 0, both.boxes = false;
+  const auto fit = fit_dense(mirrored, data, both);
+  CHECK(fit.hard == 0);
+  CHECK(fit.windows[0] >= 80);
+  CHECK_FALSE(mirrored.offsets().first.defined());
+  CHECK(ap50(mirrored, unseen) > 0.5);
+
+  const auto sentence = [&](const Labels& labels, const WindowOptions& slide, const FitDense& wrong) {
+    Toy model{classifier(labels), slide};
+    return sentence_of<Error>([&] { fit_dense(model, data, wrong); });
+  };
+  const Labels good{"blue", "red", "background"};
+  CHECK_THAT(sentence({"blue", "red"}, slide_options(), options), ContainsSubstring("has no \"background\""));
+  CHECK_THAT(sentence({"green", "background"}, slide_options(), options), ContainsSubstring("no class \"green\""));
+  CHECK_THAT(sentence(good, slide_options(), {.positive = 0.2}), ContainsSubstring("background below 0.3"));
+  CHECK_THAT(sentence(good, slide_options(), {.views = 0}), ContainsSubstring("views"));
+  auto large = slide_options();
+  large.smallest = 38;
+  CHECK_THAT(sentence(good, large, {.positive = 0.9}), ContainsSubstring("no window shows blue"));
 }
 
 }  // namespace
