@@ -94,7 +94,7 @@ expect 2 '--weights FILE goes with --cfg, or --random' "$train" --data voc --cfg
 expect 2 'a .cfg has its own neck' "$train" --data voc --cfg tiny.cfg --random --neck none
 expect 2 '--random and --weights contradict each other' "$train" --data voc --cfg tiny.cfg --random --weights x
 expect 2 '--format is voc, yolo or coco, not "xml"' "$train" --data voc --cfg tiny.cfg --random --format xml
-expect 2 '--family is yolo or two-stage, not "three"' "$train" --data voc --backbone resnet18 --family three
+expect 2 '--family is yolo, two-stage or sliding, not "three"' "$train" --data voc --backbone resnet18 --family three
 expect 2 '--cfg goes with --family yolo' "$train" --data voc --cfg tiny.cfg --random --family two-stage
 expect 2 '--head is yolo_v1, ' "$train" --data voc --backbone resnet18 --head linear
 expect 2 '--train and --val go together' "$train" --data voc --cfg tiny.cfg --random --train train

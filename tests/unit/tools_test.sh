@@ -540,8 +540,8 @@ assert {k: told[k] for k in ("loss", "class-weights", "depths", "erase")} == {
     "loss": "focal:1.5", "class-weights": "weights.json", "depths": "stages", "erase": "0.5"}
 rates = [float(r["rate"]) for r in csv.DictReader(open("all/rates.csv"))]
 assert len(rates) > 10 and rates == sorted(rates) and min(rates) < float(told["lr"]) < max(rates)'
-expect 0 'warning: random weights' "$train" --config all/config.json --out again
-check 'the same bytes by the rate that was found' cmp all/model.safetensors again/model.safetensors
+expect 0 'warning: random weights' "$train" --config all/config.json --out found
+check 'the same bytes by the rate that was found' cmp all/model.safetensors found/model.safetensors
 # Twice as many of one class: each of its pictures weighs half as much.
 mkdir -p uneven/train uneven/val
 cp -r data/* uneven/train && cp -r data/* uneven/val

@@ -14,6 +14,7 @@
 #include <transferlib/core/layers.hpp>
 #include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
+#include <transferlib/formats/tensor_view.hpp>
 
 namespace transferlib {
 
