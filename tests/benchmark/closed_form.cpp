@@ -9,13 +9,10 @@
 // no meaning. With --cache the features are kept for the next run.
 #include <algorithm>
 #include <atomic>
-#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
-#include <map>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -35,6 +32,8 @@
 #include <transferlib/probe/online_ridge.hpp>
 #include <transferlib/probe/unknown.hpp>
 
+#include "arguments.hpp"
+
 namespace tl = transferlib;
 using tl::Index;
 
@@ -50,26 +49,23 @@ struct Options {
 
 Options parse(int argc, char** argv) {
   Options out;
-  const std::map<std::string_view, Index*> numbers{
+  const benchmark::Numbers numbers{
       {"--pictures", &out.pictures}, {"--size", &out.size}, {"--threads", &out.threads}, {"--logistic", &out.logistic}};
-  for (int i = 1; i < argc; i += 2) {
-    const std::string_view name = argv[i];
-    if (i + 1 == argc) throw std::runtime_error(std::string(name) + " needs a value");
-    const std::string_view value = argv[i + 1];
+  benchmark::read_options(argc, argv, numbers, 0, [&](std::string_view name, std::string_view value) {
     if (name == "--data") {
       out.data = value;
-    } else if (name == "--cache") {
-      out.cache = value;
-    } else if (name == "--only" && (value == "online" || value == "ridge" || value == "unknown")) {
-      out.only = value;
-    } else if (const auto number = numbers.find(name); number != numbers.end()) {
-      const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *number->second);
-      if (error != std::errc() || end != value.data() + value.size() || *number->second < 0)
-        throw std::runtime_error(std::string(name) + " needs a number");
-    } else {
-      throw std::runtime_error("unknown: " + std::string(name) + " " + std::string(value));
+      return true;
     }
-  }
+    if (name == "--cache") {
+      out.cache = value;
+      return true;
+    }
+    if (name == "--only" && (value == "online" || value == "ridge" || value == "unknown")) {
+      out.only = value;
+      return true;
+    }
+    return false;
+  });
   return out;
 }
 
@@ -273,7 +269,7 @@ void unknown(const Task& task, bool quick) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
+  return benchmark::run("benchmark_closed_form", [&] {
     const Options options = parse(argc, argv);
     tl::keep_freed_memory();
     at::set_num_threads(static_cast<int>(std::max<Index>(options.threads, 1)));
@@ -284,9 +280,5 @@ int main(int argc, char** argv) {
     if (wanted("online")) online(options, task, quick);
     if (wanted("ridge")) ridge(task, quick, options.logistic != 0);
     if (wanted("unknown")) unknown(task, quick);
-    return 0;
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "benchmark_closed_form: %s\n", e.what());
-    return 1;
-  }
+  });
 }

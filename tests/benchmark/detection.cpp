@@ -2,12 +2,9 @@
 // detection.py, with the same options and the same work timed. --cfg and --weights are darknet's; without them it is a
 // network like v5n with random weights. Pictures are noise, with a dozen boxes each.
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cstdio>
-#include <map>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -18,6 +15,8 @@
 
 #include <transferlib/backbones/csp_darknet.hpp>
 #include <transferlib/detection.hpp>
+
+#include "arguments.hpp"
 
 namespace tl = transferlib;
 
@@ -70,22 +69,19 @@ tl::Detector<tl::AnyNetwork, tl::AnyNeck, tl::Yolo> detector(const std::string& 
 void measure(int argc, char** argv) {
   std::string cfg, weights;
   tl::Index count = 160, size = 0, batch = 16, threads = 1;
-  const std::map<std::string_view, tl::Index*> numbers{
+  const benchmark::Numbers numbers{
       {"--pictures", &count}, {"--size", &size}, {"--batch", &batch}, {"--threads", &threads}};
-  for (int i = 1; i < argc; i += 2) {
-    const std::string_view name = argv[i];
-    if (i + 1 == argc) throw std::runtime_error(std::string(name) + " needs a value");
-    const std::string_view value = argv[i + 1];
-    if (name == "--cfg" || name == "--weights") {
-      (name == "--cfg" ? cfg : weights) = value;
-    } else if (const auto number = numbers.find(name); number != numbers.end()) {
-      const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *number->second);
-      if (error != std::errc() || end != value.data() + value.size() || *number->second < 1)
-        throw std::runtime_error(std::string(name) + " needs a number of at least 1");
-    } else {
-      throw std::runtime_error("unknown: " + std::string(name) + " " + std::string(value));
+  benchmark::read_options(argc, argv, numbers, 1, [&](std::string_view name, std::string_view value) {
+    if (name == "--cfg") {
+      cfg = value;
+      return true;
     }
-  }
+    if (name == "--weights") {
+      weights = value;
+      return true;
+    }
+    return false;
+  });
   if (size == 0) size = cfg.empty() ? 64 : 320;
   tl::keep_freed_memory();  // as every program of the library does
   at::set_num_threads(static_cast<int>(threads));
@@ -112,11 +108,5 @@ void measure(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
-    measure(argc, argv);
-    return 0;
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "benchmark_detection: %s\n", e.what());
-    return 1;
-  }
+  return benchmark::run("benchmark_detection", [&] { measure(argc, argv); });
 }

@@ -2,13 +2,10 @@
 // peer of features.py, with the same options and the same work timed. --data FOLDER holds cifar-10-batches-bin/;
 // without it the pictures are of a formula.
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
-#include <map>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,6 +20,8 @@
 #include <transferlib/engine/engine.hpp>
 #include <transferlib/model/backbone.hpp>
 
+#include "arguments.hpp"
+
 namespace tl = transferlib;
 
 namespace {
@@ -36,24 +35,19 @@ struct Options {
 
 Options parse(int argc, char** argv) {
   Options out;
-  const std::map<std::string_view, tl::Index*> numbers{
+  const benchmark::Numbers numbers{
       {"--pictures", &out.pictures}, {"--size", &out.size}, {"--threads", &out.threads}, {"--batch", &out.batch}};
-  for (int i = 1; i < argc; i += 2) {
-    const std::string_view name = argv[i];
-    if (i + 1 == argc) throw std::runtime_error(std::string(name) + " needs a value");
-    const std::string_view value = argv[i + 1];
+  benchmark::read_options(argc, argv, numbers, 1, [&](std::string_view name, std::string_view value) {
     if (name == "--data") {
       out.data = value;
-    } else if (name == "--precision" && (value == "bf16" || value == "fp32")) {
-      out.precision = value == "bf16" ? tl::Precision::bf16 : tl::Precision::fp32;
-    } else if (const auto number = numbers.find(name); number != numbers.end()) {
-      const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *number->second);
-      if (error != std::errc() || end != value.data() + value.size() || *number->second < 1)
-        throw std::runtime_error(std::string(name) + " needs a number of at least 1");
-    } else {
-      throw std::runtime_error("unknown: " + std::string(name) + " " + std::string(value));
+      return true;
     }
-  }
+    if (name == "--precision" && (value == "bf16" || value == "fp32")) {
+      out.precision = value == "bf16" ? tl::Precision::bf16 : tl::Precision::fp32;
+      return true;
+    }
+    return false;
+  });
   return out;
 }
 
@@ -112,11 +106,5 @@ void measure(const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
-    measure(parse(argc, argv));
-    return 0;
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "benchmark_features: %s\n", e.what());
-    return 1;
-  }
+  return benchmark::run("benchmark_features", [&] { measure(parse(argc, argv)); });
 }

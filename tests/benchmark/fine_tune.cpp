@@ -2,11 +2,8 @@
 // the same options and the same work timed. --data FOLDER holds cifar-10-batches-bin/; without it the pictures are
 // noise of ten classes. --test N measures on so many test pictures after each epoch, and tells the last accuracy.
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <filesystem>
-#include <map>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -16,6 +13,8 @@
 #include <ATen/Parallel.h>
 
 #include <transferlib/transfer.hpp>
+
+#include "arguments.hpp"
 
 namespace tl = transferlib;
 
@@ -50,25 +49,19 @@ void measure(int argc, char** argv) {
   std::filesystem::path data;
   tl::Index count = 2000, size = 96, batch = 100, threads = 2, epochs = 1, tested = 0;
   auto precision = tl::Precision::bf16;
-  const std::map<std::string_view, tl::Index*> numbers{{"--pictures", &count}, {"--size", &size},
-                                                       {"--batch", &batch},    {"--threads", &threads},
-                                                       {"--epochs", &epochs},  {"--test", &tested}};
-  for (int i = 1; i < argc; i += 2) {
-    const std::string_view name = argv[i];
-    if (i + 1 == argc) throw std::runtime_error(std::string(name) + " needs a value");
-    const std::string_view value = argv[i + 1];
+  const benchmark::Numbers numbers{{"--pictures", &count},  {"--size", &size},     {"--batch", &batch},
+                                   {"--threads", &threads}, {"--epochs", &epochs}, {"--test", &tested}};
+  benchmark::read_options(argc, argv, numbers, 1, [&](std::string_view name, std::string_view value) {
     if (name == "--data") {
       data = value;
-    } else if (name == "--precision" && (value == "bf16" || value == "fp32")) {
-      precision = value == "bf16" ? tl::Precision::bf16 : tl::Precision::fp32;
-    } else if (const auto number = numbers.find(name); number != numbers.end()) {
-      const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *number->second);
-      if (error != std::errc() || end != value.data() + value.size() || *number->second < 1)
-        throw std::runtime_error(std::string(name) + " needs a number of at least 1");
-    } else {
-      throw std::runtime_error("unknown: " + std::string(name) + " " + std::string(value));
+      return true;
     }
-  }
+    if (name == "--precision" && (value == "bf16" || value == "fp32")) {
+      precision = value == "bf16" ? tl::Precision::bf16 : tl::Precision::fp32;
+      return true;
+    }
+    return false;
+  });
   tl::keep_freed_memory();  // as every program of the library does
   at::set_num_threads(static_cast<int>(threads));
   const auto [train, test] = pictures(data, count, std::max<tl::Index>(tested, 1));
@@ -96,11 +89,5 @@ void measure(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
-    measure(argc, argv);
-    return 0;
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "benchmark_fine_tune: %s\n", e.what());
-    return 1;
-  }
+  return benchmark::run("benchmark_fine_tune", [&] { measure(argc, argv); });
 }

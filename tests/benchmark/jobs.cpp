@@ -22,6 +22,8 @@
 #include <transferlib/transfer.hpp>
 #include <transferlib/zoo.hpp>
 
+#include "arguments.hpp"
+
 namespace tl = transferlib;
 
 namespace {
@@ -112,13 +114,9 @@ void measure(std::map<std::string, std::string> given) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
+  return benchmark::run("benchmark_jobs", [&] {
     std::map<std::string, std::string> given;
     for (int i = 1; i + 1 < argc; i += 2) given[argv[i]] = argv[i + 1];
     measure(std::move(given));
-    return 0;
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "benchmark_jobs: %s\n", e.what());
-    return 1;
-  }
+  });
 }

@@ -2,13 +2,10 @@
 // same work timed. --data FOLDER is a data set as Pascal VOC's with the sets trainval and test; without it the pictures
 // are noise with boxes by chance. --test N measures on so many pictures of the test set, --save FILE keeps the model.
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
-#include <map>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,6 +25,8 @@
 #include <transferlib/necks/feature_pyramid.hpp>
 #include <transferlib/train/trainer.hpp>
 #include <transferlib/two_stage_parts.hpp>
+
+#include "arguments.hpp"
 
 namespace tl = transferlib;
 
@@ -144,32 +143,28 @@ void measure(const Told& told, const Train& train, const Test& few, const Test& 
 
 void run(int argc, char** argv) {
   Told told;
-  const std::map<std::string_view, tl::Index*> numbers{
+  const benchmark::Numbers numbers{
       {"--pictures", &told.pictures}, {"--epochs", &told.epochs},   {"--size", &told.size}, {"--batch", &told.batch},
       {"--threads", &told.threads},   {"--latency", &told.latency}, {"--test", &told.test}, {"--seed", &told.seed}};
-  for (int i = 1; i < argc; i += 2) {
-    const std::string_view name = argv[i];
-    if (i + 1 == argc) throw std::runtime_error(std::string(name) + " needs a value");
-    const std::string_view value = argv[i + 1];
-    const auto read = [&](auto& into) {
-      const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), into);
-      if (error != std::errc() || end != value.data() + value.size() || into < 0)
-        throw std::runtime_error(std::string(name) + " needs a number of at least 0");
-    };
+  benchmark::read_options(argc, argv, numbers, 0, [&](std::string_view name, std::string_view value) {
     if (name == "--data") {
       told.data = value;
-    } else if (name == "--save") {
-      told.save = value;
-    } else if (name == "--lr") {
-      read(told.lr);
-    } else if (name == "--precision" && (value == "bf16" || value == "fp32")) {
-      told.precision = value == "bf16" ? tl::Precision::bf16 : tl::Precision::fp32;
-    } else if (const auto number = numbers.find(name); number != numbers.end()) {
-      read(*number->second);
-    } else {
-      throw std::runtime_error("unknown: " + std::string(name) + " " + std::string(value));
+      return true;
     }
-  }
+    if (name == "--save") {
+      told.save = value;
+      return true;
+    }
+    if (name == "--lr") {
+      benchmark::read(name, value, told.lr, 0);
+      return true;
+    }
+    if (name == "--precision" && (value == "bf16" || value == "fp32")) {
+      told.precision = value == "bf16" ? tl::Precision::bf16 : tl::Precision::fp32;
+      return true;
+    }
+    return false;
+  });
   tl::keep_freed_memory();  // as every program of the library does
   at::set_num_threads(static_cast<int>(told.threads));
   if (told.data.empty()) return measure(told, Noise{told.pictures}, Noise{1}, Noise{told.latency});
@@ -182,10 +177,6 @@ void run(int argc, char** argv) {
 
 }  // namespace
 
-int main(int argc, char** argv) try {
-  run(argc, argv);
-  return 0;
-} catch (const std::exception& e) {
-  std::fprintf(stderr, "%s: %s\n", argv[0], e.what());
-  return 1;
+int main(int argc, char** argv) {
+  return benchmark::run("benchmark_two_stage", [&] { run(argc, argv); });
 }

@@ -481,15 +481,17 @@ TEST_CASE("whole modules, as YOLO v5 and v7 are published, are read without thei
   }
 }
 
+/// The names of the tensors of a checkpoint whose pickle is this.
+static std::vector<std::string> names(const std::string& pickle) {
+  const std::string bytes = pth(pickle);
+  std::vector<std::string> out;
+  for (const auto& t : parse_checkpoint(as_bytes(bytes), "f").tensors) out.push_back(t.name);
+  return out;
+}
+
 TEST_CASE("objects of unknown classes are records") {
   const std::string w = str("w") + tensor(storage("0", 2));
   const auto object = [](const std::string& state) { return global("some", "Thing") + ")\x81" + state + "b"; };
-  const auto names = [](const std::string& pickle) {
-    const std::string bytes = pth(pickle);
-    std::vector<std::string> out;
-    for (const auto& t : parse_checkpoint(as_bytes(bytes), "f").tensors) out.push_back(t.name);
-    return out;
-  };
   using Names = std::vector<std::string>;
   // Attributes of what is no module, dictionaries in them, and an object among others.
   CHECK(names("\x80\2" + object("}(" + w + "u") + ".") == Names{"w"});
@@ -1036,12 +1038,6 @@ TEST_CASE("a .pth whose tree is not tensors on storages is refused") {
 
 TEST_CASE("dictionaries of dictionaries") {
   const std::string w = str("w") + tensor(storage("0", 2));
-  const auto names = [](const std::string& pickle) {
-    const std::string bytes = pth(pickle);
-    std::vector<std::string> out;
-    for (const auto& t : parse_checkpoint(as_bytes(bytes), "f").tensors) out.push_back(t.name);
-    return out;
-  };
   using Names = std::vector<std::string>;
   CHECK(names(dictionary(str("x") + "}(" + str("y") + "}(" + w + "uu")) == Names{"x.y.w"});
   CHECK(names(dictionary(str("model") + "}(" + str("state_dict") + "}(" + w + "uu")) == Names{"w"});
