@@ -6,12 +6,16 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include <transferlib/backbones/darknet.hpp>
+#include <transferlib/core/error.hpp>
 #include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/formats/darknet.hpp>
+#include <transferlib/formats/json.hpp>
 #include <transferlib/model/backbone.hpp>
 
 namespace transferlib {
@@ -30,6 +34,18 @@ namespace detail {
 
 /// The network of a `.cfg`; its pictures are in [0, 1], or as its `[crop]` shifts them.
 TRANSFERLIB_API BackboneCore darknet_core(const DarknetConfig& config, const DarknetOptions& options);
+
+/// `darknet_core` with the values of these steps as its pyramid.
+TRANSFERLIB_API BackboneCore darknet_core_with(const DarknetConfig& config, const DarknetOptions& options,
+                                               const std::vector<Index>& stages, const std::vector<Index>& strides);
+
+/// What a saved model keeps of such a network, and the network of that.
+/// \{
+TRANSFERLIB_API std::string cfg_in_file(const BackboneCore& core);
+/// \param where how errors call the file \throws FormatError, OptionError, WeightsError
+TRANSFERLIB_API BackboneCore darknet_core_of(const std::string& in_file, const NetworkOptions& options,
+                                             const std::string& where);
+/// \}
 
 }  // namespace detail
 
@@ -78,7 +94,44 @@ TRANSFERLIB_API BackboneCore darknet_core(const DarknetConfig& config, const Dar
   core.graph = network->graph();
   finish(core, card, own);
   core.rebuild = [config, options] { return darknet_core(config, options); };
+  core.cfg = cfg_in_file;
   return core;
+}
+
+TRANSFERLIB_API BackboneCore darknet_core_with(const DarknetConfig& config, const DarknetOptions& options,
+                                               const std::vector<Index>& stages, const std::vector<Index>& strides) {
+  BackboneCore core = darknet_core(config, options);
+  core.graph.stages = stages;
+  core.graph.strides = strides;
+  measure(core);
+  core.rebuild = [config, options, stages, strides] { return darknet_core_with(config, options, stages, strides); };
+  return core;
+}
+
+TRANSFERLIB_API std::string cfg_in_file(const BackboneCore& core) {
+  const DarknetConfig& config = dynamic_cast<const Darknet&>(*core.network).config();
+  const Json out{{"name", std::filesystem::path(config.where).filename().string()},
+                 {"text", darknet_text(config)},
+                 {"layers", config.used},
+                 {"stages", core.graph.stages},
+                 {"strides", core.graph.strides}};
+  return out.dump();
+}
+
+TRANSFERLIB_API BackboneCore darknet_core_of(const std::string& in_file, const NetworkOptions& options,
+                                             const std::string& where) {
+  const Json cfg = parse_json(in_file, text(where, ": cfg"));
+  const DarknetConfig config = parse_darknet_cfg(cfg["text"].string(), text(where, ": ", cfg["name"].string()));
+  const DarknetOptions own{
+      .layers = cfg["layers"].get<Index>(), .size = options.size, .in_channels = options.in_channels};
+  const auto stages = cfg["stages"].get<std::vector<Index>>(), strides = cfg["strides"].get<std::vector<Index>>();
+  const Index steps = darknet_core(config, own).graph.size();
+  bool good = stages.size() == strides.size() && !stages.empty();
+  for (const Index s : stages) good = good && s > 0 && s < steps;
+  if (!good)
+    throw WeightsError(text("the metadata of ", where, " names maps that its network has not; the file was changed ",
+                            "by another program"));
+  return darknet_core_with(config, own, stages, strides);
 }
 
 }  // namespace transferlib::detail

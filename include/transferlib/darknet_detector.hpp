@@ -51,10 +51,6 @@ TRANSFERLIB_API YoloV1::Options darknet_v1_head_options(const DarknetConfig& con
 /// The options of the head that a `.cfg` describes.
 TRANSFERLIB_API YoloOptions darknet_head_options(const DarknetConfig& config);
 
-/// `darknet_core` with the values of these steps as its pyramid.
-TRANSFERLIB_API BackboneCore darknet_core_with(const DarknetConfig& config, const DarknetOptions& options,
-                                               const std::vector<Index>& stages, const std::vector<Index>& strides);
-
 /// The backbone: `darknet_core`, and its pyramid is what the layers that find objects look at.
 TRANSFERLIB_API BackboneCore darknet_pyramid_core(const DarknetConfig& config, const DarknetOptions& options);
 
@@ -266,16 +262,6 @@ TRANSFERLIB_API YoloOptions darknet_head_options(const DarknetConfig& config) {
     out.selection.beta = nms == "diounms" ? read.real("beta_nms", 0.6, 1e-6, 1e6) : 0.6;
   }
   return out;
-}
-
-TRANSFERLIB_API BackboneCore darknet_core_with(const DarknetConfig& config, const DarknetOptions& options,
-                                               const std::vector<Index>& stages, const std::vector<Index>& strides) {
-  BackboneCore core = darknet_core(config, options);
-  core.graph.stages = stages;
-  core.graph.strides = strides;
-  measure(core);
-  core.rebuild = [config, options, stages, strides] { return darknet_core_with(config, options, stages, strides); };
-  return core;
 }
 
 TRANSFERLIB_API BackboneCore darknet_pyramid_core(const DarknetConfig& config, const DarknetOptions& options) {

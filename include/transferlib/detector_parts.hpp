@@ -373,13 +373,6 @@ std::pair<std::string, Json> part_in_file(const Recipe<Part>& recipe) {
   }
 }
 
-/// What a file has to say of a backbone that has no name of the zoo's: the `.cfg` that it was built from.
-TRANSFERLIB_API Json cfg_in_file(const BackboneCore& core);
-
-}  // namespace detail
-
-namespace detail {
-
 /// Puts a head's tensor for some classes into that for more: its rows, which in each head lie otherwise.
 /// \throws OptionError for a head of a program's own
 TRANSFERLIB_API void put_classes(const std::string& head, const Json& options, const Tensor& old, Index before,
@@ -412,15 +405,11 @@ void save(const Detector<N, K, H>& model, const std::filesystem::path& path) {
     const auto& core = model.backbone_core();
     const auto [neck, neck_options] = detail::part_in_file(model.neck_recipe());
     const auto [head, head_options] = detail::part_in_file(model.head_recipe());
-    const Json cfg = detail::cfg_in_file(core);
     const Json options{{"in_channels", core.options.in_channels}, {"output_stride", core.options.output_stride}};
     std::map<std::string, std::string> metadata{{"format", "pt"},
                                                 {"transferlib.format", "1"},
                                                 {"transferlib.version", TRANSFERLIB_VERSION},
                                                 {"family", "detector"},
-                                                {"backbone", !core.name.empty() ? core.name
-                                                             : cfg.is_null()    ? "custom"
-                                                                                : "darknet"},
                                                 {"neck", neck},
                                                 {"neck_options", neck_options.dump()},
                                                 {"head", head},
@@ -431,7 +420,7 @@ void save(const Detector<N, K, H>& model, const std::filesystem::path& path) {
                                                 {"network_options", options.dump()},
                                                 {"licence", core.licence},
                                                 {"weights", core.source}};
-    if (!cfg.is_null()) metadata["cfg"] = cfg.dump();
+    detail::put_network(metadata, core);
     write_state_dict(path, model.state(), metadata);
     return 0;
   });
@@ -459,17 +448,6 @@ TRANSFERLIB_API Head<AnyHead<Boxes>> any_box_head(std::string_view name, const J
 }  // namespace transferlib
 
 namespace transferlib::detail {
-
-TRANSFERLIB_API Json cfg_in_file(const BackboneCore& core) {
-  const auto* network = core.name.empty() ? dynamic_cast<const Darknet*>(core.network.get()) : nullptr;
-  if (network == nullptr) return {};
-  const DarknetConfig& config = network->config();
-  return {{"name", std::filesystem::path(config.where).filename().string()},
-          {"text", darknet_text(config)},
-          {"layers", config.used},
-          {"stages", core.graph.stages},
-          {"strides", core.graph.strides}};
-}
 
 TRANSFERLIB_API void put_classes(const std::string& head, const Json& options, const Tensor& old, Index before,
                                  const Tensor& grown, Index after) {

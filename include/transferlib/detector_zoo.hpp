@@ -21,9 +21,6 @@
 namespace transferlib {
 namespace detail {
 
-/// The backbone that a file's metadata describes, with weights of no meaning. \throws FormatError, OptionError
-TRANSFERLIB_API AnyBackbone backbone_of_file(const SavedModel& saved);
-
 TRANSFERLIB_API Json json_of(const SavedModel& saved, const char* key);
 
 /// What kind of detector a file holds.
@@ -85,23 +82,6 @@ auto with_detector(const std::filesystem::path& path, const Use& use) {
 
 namespace transferlib::detail {
 
-TRANSFERLIB_API AnyBackbone backbone_of_file(const SavedModel& saved) {
-  const auto found = saved.metadata.find("cfg");
-  if (found == saved.metadata.end()) return zoo_entry(saved.backbone).random(saved.options, 0);
-  const Json cfg = parse_json(found->second, text(saved.path, ": cfg"));
-  const DarknetConfig config = parse_darknet_cfg(cfg["text"].string(), text(saved.path, ": ", cfg["name"].string()));
-  const DarknetOptions options{
-      .layers = cfg["layers"].get<Index>(), .size = saved.options.size, .in_channels = saved.options.in_channels};
-  const auto stages = cfg["stages"].get<std::vector<Index>>(), strides = cfg["strides"].get<std::vector<Index>>();
-  const Index steps = darknet_core(config, options).graph.size();
-  bool good = stages.size() == strides.size() && !stages.empty();
-  for (const Index s : stages) good = good && s > 0 && s < steps;
-  if (!good)
-    throw WeightsError(text("the metadata of ", saved.path,
-                            " names maps that its network has not; the file was changed ", "by another program"));
-  return AnyBackbone(darknet_core_with(config, options, stages, strides));
-}
-
 TRANSFERLIB_API Json json_of(const SavedModel& saved, const char* key) {
   const auto found = saved.metadata.find(key);
   if (found == saved.metadata.end())
@@ -149,7 +129,7 @@ TRANSFERLIB_API AnyTwoStage load_two_stage(const std::filesystem::path& path) {
     const auto saved = detail::SavedModel::read(path);
     return saved.backbone.starts_with("fasterrcnn_")
                ? load_faster_rcnn(path)
-               : detail::two_stage_of<FeaturePyramid>(saved, zoo_entry(saved.backbone).random(saved.options, 0));
+               : detail::two_stage_of<FeaturePyramid>(saved, detail::backbone_of_file(saved));
   });
 }
 

@@ -107,7 +107,6 @@ void save(const TwoStage<N, K, RegionProposal, RoI>& model, const std::filesyste
                                                 {"transferlib.format", "1"},
                                                 {"transferlib.version", TRANSFERLIB_VERSION},
                                                 {"family", "two_stage"},
-                                                {"backbone", core.name.empty() ? "custom" : core.name},
                                                 {"neck_options", detail::value_to_json(neck).dump()},
                                                 {"rpn_options", detail::value_to_json(rpn).dump()},
                                                 {"head", "roi"},
@@ -118,6 +117,7 @@ void save(const TwoStage<N, K, RegionProposal, RoI>& model, const std::filesyste
                                                 {"network_options", options.dump()},
                                                 {"licence", core.licence},
                                                 {"weights", core.source}};
+    detail::put_network(metadata, core);
     if (auto sides = model.input()) metadata["input"] = detail::value_to_json(*sides).dump();
     write_state_dict(path, model.state(), metadata);
     return 0;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <transferlib/backbones/convnext.hpp>
+#include <transferlib/backbones/csp_darknet.hpp>
 #include <transferlib/backbones/darknet.hpp>
 #include <transferlib/backbones/efficientnet.hpp>
 #include <transferlib/backbones/mobilenet_v2.hpp>
@@ -22,6 +23,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/separate.hpp>
 #include <transferlib/core/text.hpp>
+#include <transferlib/darknet.hpp>
 #include <transferlib/heads/vector_head.hpp>
 #include <transferlib/model/classifier.hpp>
 #include <transferlib/model/save.hpp>
@@ -102,6 +104,13 @@ Head<AnyHead<T>> any_head(std::string_view description, double dropout = 0.0, st
 template <class T = ClassIndex>
 using AnyClassifier = Classifier<AnyNetwork, AnyHead<T>>;
 
+namespace detail {
+
+/// The network that a file's metadata describes, with weights of no meaning. \throws FormatError, OptionError
+TRANSFERLIB_API AnyBackbone backbone_of_file(const SavedModel& saved);
+
+}  // namespace detail
+
 /// Reads any model that `save` wrote. Nothing is frozen, and the head minimises what it was trained by.
 /// \throws FileError, FormatError, WeightsError
 template <class T = ClassIndex>
@@ -111,7 +120,7 @@ AnyClassifier<T> load_any(const std::filesystem::path& path) {
     if (saved.target != detail::target_name<T>())
       throw WeightsError(
           detail::text("the model in ", path, " predicts ", saved.target, ", not ", detail::target_name<T>()));
-    auto backbone = zoo_entry(saved.backbone).random(saved.options, 0);
+    auto backbone = detail::backbone_of_file(saved);
     saved.fill(backbone.core, detail::wanted_steps(backbone.core, Pooled{}));
     AnyClassifier<T> model(std::move(backbone), FreezePolicy<FreezeNone>{},
                            any_head<T>(saved.head, 0.0, 0, saved.template loss<LossOf<T>>()), saved.labels);
@@ -155,5 +164,23 @@ TRANSFERLIB_API const ZooEntry& zoo_entry(std::string_view name) {
 }
 
 }  // namespace transferlib
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API AnyBackbone backbone_of_file(const SavedModel& saved) {
+  if (const auto cfg = saved.metadata.find("cfg"); cfg != saved.metadata.end())
+    return AnyBackbone(darknet_core_of(cfg->second, saved.options, saved.path));
+  // These have no published classifier, and are therefore not in the list.
+  if (saved.backbone == CspDarkNetN::network_name)
+    return AnyBackbone(Backbone<CspDarkNetN>::random(saved.options).core);
+  if (saved.backbone == CspDarkNetS::network_name)
+    return AnyBackbone(Backbone<CspDarkNetS>::random(saved.options).core);
+  if (saved.backbone == "custom")
+    throw WeightsError(text("the model in ", saved.path, " stands on a network of its program's own, which only that ",
+                            "program can build: load<Network, Head>(path)"));
+  return zoo_entry(saved.backbone).random(saved.options, 0);
+}
+
+}  // namespace transferlib::detail
 
 #endif  // TRANSFERLIB_DEFINES

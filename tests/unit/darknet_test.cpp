@@ -27,6 +27,7 @@
 #include <transferlib/freeze/policy.hpp>
 #include <transferlib/heads/vector_head.hpp>
 #include <transferlib/model/classifier.hpp>
+#include <transferlib/zoo.hpp>
 
 #include "as_darknet.hpp"
 #include "folder.hpp"
@@ -440,6 +441,17 @@ TEST_CASE("a .cfg is a backbone: cut, at another size, for other channels, with 
   CHECK(std::filesystem::file_size(cut) < std::filesystem::file_size(whole));
   CHECK(read_file(whole).substr(0, std::filesystem::file_size(cut)) == read_file(cut));
   CHECK(at::equal(pooled(darknet_backbone(cfg, cut, {.layers = 4}), x), want));
+  // A classifier on it is saved with its .cfg, from which it is built again.
+  {
+    const AnyClassifier<> model(darknet_backbone(cfg, whole, {.layers = 4}), FreezePolicy<FreezeAll>{},
+                                any_head("linear", 0.0, 1), {"a", "b"});
+    save(model, folder.path / "model.safetensors");
+    const auto back = load_any(folder.path / "model.safetensors");
+    CHECK(back.backbone_core().kind() == "darknet");
+    const Batch batch{{pictures(2, 32)}, {}, {}, {}};
+    CHECK(at::equal(back.predict(batch, Precision::fp32), model.predict(batch, Precision::fp32)));
+    CHECK(clone(back).backbone_core().cfg(back.backbone_core()) == model.backbone_core().cfg(model.backbone_core()));
+  }
   // A file without the classifier is enough for the features; there are no logits then.
   const auto headless = darknet_backbone(cfg, cut);
   CHECK(at::equal(pooled(headless, x), want));

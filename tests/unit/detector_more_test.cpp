@@ -168,6 +168,13 @@ TEST_CASE("a YOLO v5n's file is our v5n") {
       sentence_of<tl::OptionError>([&] { tl::yolo_v5_detector<tl::CspDarkNetN>(folder / "v5n.pt", {"one"}, 64); }),
       ContainsSubstring("finds 3 classes, and there are 1 labels"));
   CHECK_THROWS_AS(tl::yolo_v5_detector<tl::CspDarkNetS>(folder / "v5n.pt", toys::colours, 64), tl::WeightsError);
+  // Its file says all that it is built from.
+  tl::save(model, folder / "v5n.safetensors");
+  const auto again = tl::load_detector(folder / "v5n.safetensors");
+  CHECK(again.backbone_core().name == "csp_darknet_n");
+  CHECK(again.preprocessing().fit == tl::Fit::letterbox);
+  const auto back = again.forward(tl::pictures(2, 64).to(at::kFloat) / 255.0);
+  for (std::size_t l = 0; l < 3; ++l) CHECK(tl::difference(maps[l], back.at(l)) < 1e-6);
   state.erase(state.begin());
   tl::write_pth(folder / "less.pt", tl::detail::views_of(state).views);
   CHECK_THAT(sentence_of<tl::WeightsError>(

@@ -49,11 +49,13 @@ class CspDarkNet : public Plan {
 
 /// v5n's.
 struct CspDarkNetN : CspDarkNet {
+  static constexpr const char* network_name = "csp_darknet_n";  ///< in a saved model
   explicit CspDarkNetN(const NetworkOptions& o = {}) : CspDarkNet({.width = 0.25, .depth = 0.33}, o) {}
 };
 
 /// v5s's.
 struct CspDarkNetS : CspDarkNet {
+  static constexpr const char* network_name = "csp_darknet_s";  ///< in a saved model
   explicit CspDarkNetS(const NetworkOptions& o = {}) : CspDarkNet({.width = 0.5, .depth = 0.33}, o) {}
 };
 

@@ -41,7 +41,7 @@ namespace detail {
 struct BackboneCore {
   std::shared_ptr<Module> network;
   Graph graph;
-  std::string name;     ///< in the zoo; empty for a user's own network
+  std::string name;     ///< in the zoo; empty for a user's own network, which may have a `network_name`
   std::string aliases;  ///< other names of the same network, as timm's, with spaces between
   std::string licence;  ///< of the weights that were loaded; empty where unknown
   std::string source;   ///< where the weights come from: the file's name; empty for random ones
@@ -51,8 +51,13 @@ struct BackboneCore {
   Graph::Measure measure;
   std::vector<bool> frozen;               ///< by row of the layer table
   std::function<BackboneCore()> rebuild;  ///< the same network anew, with weights of no meaning
+  /// Of a network that a `.cfg` describes: what a saved model keeps of it; none for others.
+  std::function<std::string(const BackboneCore&)> cfg;
 
   Index size() const { return preprocessing.size; }
+
+  /// How files and logs call it: in the zoo's name, "darknet" for a `.cfg`'s, "custom" where it has no name.
+  std::string kind() const { return !name.empty() ? name : cfg ? "darknet" : "custom"; }
 
   /// The device of the weights; the CPU for a network without any.
   torch::Device device() const {
@@ -132,6 +137,10 @@ template <class N>
 Card card_of() {
   if constexpr (PublishedNetwork<N>)
     return N::card;
+  else if constexpr (requires {
+                       { N::network_name } -> std::convertible_to<const char*>;
+                     })
+    return {.name = N::network_name, .minimum_size = 1};
   else
     return {.minimum_size = 1};
 }

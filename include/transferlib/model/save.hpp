@@ -86,6 +86,12 @@ inline void read_loss(const Json&, const std::string& name, ValueLoss&) {
 }
 /// \}
 
+/// What a file says of the network: its name, and what its `.cfg` says where it has one.
+inline void put_network(std::map<std::string, std::string>& metadata, const BackboneCore& core) {
+  metadata["backbone"] = core.kind();
+  if (core.name.empty() && core.cfg) metadata["cfg"] = core.cfg(core);
+}
+
 /// What `save` wrote, read back and checked.
 struct SavedModel {
   std::string path, backbone, head, target, licence, source;
@@ -137,13 +143,13 @@ void save(const Classifier<N, H>& model, const std::filesystem::path& path) {
     std::map<std::string, std::string> metadata{{"format", "pt"},
                                                 {"transferlib.format", "1"},
                                                 {"transferlib.version", TRANSFERLIB_VERSION},
-                                                {"backbone", core.name.empty() ? "custom" : core.name},
                                                 {"head", head},
                                                 {"target", detail::target_name<typename H::Target>()},
                                                 {"labels", Json(copy.labels()).dump()},
                                                 {"preprocessing", detail::to_json(core.preprocessing).dump()},
                                                 {"licence", core.licence},
                                                 {"weights", core.source}};
+    detail::put_network(metadata, core);
     if constexpr (requires { detail::inner_head(copy.head()).criterion(); })
       metadata["loss"] = detail::to_json(detail::inner_head(copy.head()).criterion()).dump();
     Json options{{"in_channels", core.options.in_channels}, {"output_stride", core.options.output_stride}};

@@ -272,8 +272,8 @@ class OnlineRidge {
   /// What a picture's features depend on, in a few words.
   std::string identity() const {
     const Preprocessing& p = core_->preprocessing;
-    return detail::text(core_->name.empty() ? "custom" : core_->name, " ", core_->features.width, " wide, ",
-                        to_string(engine_->precision()), ", ", p.size, " pixels, weights ",
+    return detail::text(core_->kind(), " ", core_->features.width, " wide, ", to_string(engine_->precision()), ", ",
+                        p.size, " pixels, weights ",
                         hash_of(detail::needed_state(*core_, {core_->graph.pooled})).substr(0, 16));
   }
 

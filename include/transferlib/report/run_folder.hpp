@@ -121,7 +121,7 @@ class RunFolder {
     const auto environment = Environment::here(core.device());
     Index frozen = 0;
     for (bool f : model.frozen()) frozen += f ? 1 : 0;
-    config_["network"] = {{"backbone", core.name.empty() ? "custom" : core.name},
+    config_["network"] = {{"backbone", core.kind()},
                           {"weights", core.source},
                           {"weights_sha256", hash_of(detail::needed_state(core, model.wanted()))},
                           {"licence", core.licence},

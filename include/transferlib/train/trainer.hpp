@@ -236,9 +236,9 @@ class Trainer {
   std::string description() const {
     const auto& core = model_->backbone_core();
     const Preprocessing& p = core.preprocessing;
-    std::string out = detail::text(core.name.empty() ? "custom" : core.name, " ", p.size, " mean ", p.mean[0], " ",
-                                   p.mean[1], " ", p.mean[2], " deviation ", p.deviation[0], " ", p.deviation[1], " ",
-                                   p.deviation[2], " ", core.options.in_channels, " channels, head ");
+    std::string out = detail::text(core.kind(), " ", p.size, " mean ", p.mean[0], " ", p.mean[1], " ", p.mean[2],
+                                   " deviation ", p.deviation[0], " ", p.deviation[1], " ", p.deviation[2], " ",
+                                   core.options.in_channels, " channels, head ");
     if constexpr (requires { detail::inner_head(model_->head()).description(); })
       out += detail::inner_head(model_->head()).description();
     if constexpr (requires { detail::inner_head(model_->head()).recipe(); })
