@@ -79,6 +79,21 @@ int main(int argc, char** argv) {
                         ", \"confidence\": ", guess.confidence, "}");
         }
         entry += "]";
+        if (about.target == "boxes") {
+          entry += ", \"objects\": [";
+          for (std::size_t k = 0; k < answer.objects.size(); ++k) {
+            const auto& o = answer.objects[k];
+            const std::string box =
+                text("[", tl::detail::fixed(o.box.left, 1), ", ", tl::detail::fixed(o.box.top, 1), ", ",
+                     tl::detail::fixed(o.box.width, 1), ", ", tl::detail::fixed(o.box.height, 1), "]");
+            if (k < static_cast<std::size_t>(best))
+              line += text(k == 0 ? "  " : ", ", o.label, " ", tl::detail::fixed(o.confidence, 4), " at ", box);
+            entry += text(k == 0 ? "" : ", ", "{\"label\": ", json(o.label), ", \"index\": ", o.index,
+                          ", \"confidence\": ", o.confidence, ", \"box\": ", box, "}");
+          }
+          if (answer.objects.empty()) line += "  nothing";
+          entry += "]";
+        }
         std::printf("%s\n", tools::one_line(line).c_str());
       } catch (const tl::Error& e) {
         std::fflush(stdout);

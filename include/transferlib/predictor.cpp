@@ -146,6 +146,15 @@ Predictor::Answer answer_of(const Detections& found, const Labels& labels) {
   return out;
 }
 
+/// All tensors of a detector; a window's are those of its classifier.
+template <class M>
+StateDict state_of(const M& model) {
+  if constexpr (requires { model.classifier(); })
+    return model.classifier().state();
+  else
+    return model.state();
+}
+
 /// How a model that was loaded is asked.
 struct Asking {
   torch::Device device;
@@ -166,7 +175,7 @@ struct Asking {
   template <class M>
   Ask operator()(M model) const {
     // They would only be found in no picture.
-    for (const auto& [name, tensor] : model.state())
+    for (const auto& [name, tensor] : state_of(model))
       if (tensor.is_floating_point() && !tensor.isfinite().all().template item<bool>())
         throw WeightsError(detail::text("the tensor ", name, " of the model in ", path,
                                         " holds numbers that are none; train it again"));
@@ -211,16 +220,21 @@ Predictor Predictor::open(const std::filesystem::path& path, const Options& opti
                     saved.source,  saved.licence,  saved.options.size, saved.options.in_channels};
     model->labels = saved.labels;
     const Asking asking{device, precision, options, model->about.path};
-    const auto family = saved.metadata.find("family");
-    if (saved.target == detail::target_name<ClassIndex>())
+    const auto family = detail::family_of(saved);
+    if (family == detail::DetectorFamily::sliding) {
+      auto window = load_window(path);
+      model->labels = window.labels();  // without the background, which the classifier has for a class
+      model->about.target = detail::target_name<Boxes>();
+      model->ask = asking(std::move(window));
+    } else if (saved.target == detail::target_name<ClassIndex>())
       model->ask = asking(load_any<ClassIndex>(path));
     else if (saved.target == detail::target_name<MultiLabel>())
       model->ask = asking(load_any<MultiLabel>(path));
     else if (saved.target == detail::target_name<Values>())
       model->ask = asking(load_any<Values>(path));
     else if (saved.target == detail::target_name<Boxes>())
-      model->ask = family != saved.metadata.end() && family->second == "two_stage" ? asking(load_two_stage(path))
-                                                                                   : asking(load_detector(path));
+      model->ask =
+          family == detail::DetectorFamily::two_stage ? asking(load_two_stage(path)) : asking(load_detector(path));
     else
       throw WeightsError(detail::text("the model in ", path, " predicts ", saved.target,
                                       ", which this version of transferlib does not know; use a newer one"));

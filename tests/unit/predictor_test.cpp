@@ -389,6 +389,17 @@ TEST_CASE("detectors of two stages do too", "[predictor]") {
   same_objects(model, path, 0.06);
 }
 
+TEST_CASE("a sliding window answers with objects, and without its background", "[predictor]") {
+  const fs::path path = Models::get().folder / "window.safetensors";
+  const tl::AnySlidingWindow model(
+      tl::AnyClassifier<>(tl::zoo_entry("squeezenet1_1").random({.size = 64}, 3), tl::FreezePolicy<tl::FreezeNone>{},
+                          tl::any_head("linear", 0.0, 1), {"cup", "mug", "background"}),
+      {.window = 16, .stride = 8, .threshold = 0.0});
+  REQUIRE(model.labels() == tl::Labels{"cup", "mug"});
+  tl::save(model, path);
+  same_objects(model, path, 0.3);
+}
+
 TEST_CASE("views that can't be pictures are refused", "[predictor]") {
   const auto predictor = tl::Predictor::open(Models::get().classes);
   const std::vector<std::uint8_t> bytes(1000);
