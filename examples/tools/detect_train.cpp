@@ -2,12 +2,14 @@
 /// Trains a detector on pictures with boxes: `detect_train --data DIR --format voc --cfg C --weights W`. What it isn't
 /// told it chooses, and says so.
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -33,7 +35,7 @@ namespace {
 
 struct Told : tools::Recipe {
   std::string family = "yolo", data, format = "voc", train, val, cfg, weights, backbone, neck = "c3_path_aggregation",
-              head = "yolo_v5", fit, augment, licence;
+              head = "yolo_v5", fit, augment, licence, multi_scale;
   tl::Index anchors = 3, levels = 3;
   double width = 0.25, minutes = 0.0;
   bool random = false, dropout = false, up_down = false;
@@ -51,6 +53,21 @@ struct Told : tools::Recipe {
   bool slides() const { return family == "sliding"; }
 };
 
+/// "256:384": the sides of the pictures, every ten batches another one. \throws Usage
+tl::MultiScale multi_scale_of(const Told& told) {
+  if (told.multi_scale.empty()) return {};
+  const auto [word, most] = tools::word_and_number("--multi-scale", told.multi_scale, 0.0);
+  tl::Index least = 0;
+  const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), least);
+  const bool number = error == std::errc() && end == word.data() + word.size();
+  if (!number || least < 32 || least % 32 != 0 || !(most >= static_cast<double>(least) && most <= 4096.0) ||
+      std::fmod(most, 32.0) != 0.0)
+    throw tools::Usage(
+        text("--multi-scale is the least and the greatest side in pixels, multiples of 32 up to 4096, as ",
+             "in 256:384, not \"", told.multi_scale, "\""));
+  return {.least = least, .most = static_cast<tl::Index>(most)};
+}
+
 void check(const Told& told, const tools::Arguments& arguments) {
   const auto from = [&](std::string_view name, double value, double least, double most) {
     if (!(value >= least && value <= most))
@@ -61,9 +78,9 @@ void check(const Told& told, const tools::Arguments& arguments) {
   tools::check_word("--family", told.family, {"yolo", "two-stage", "sliding"});
   tools::check_word("--format", told.format, {"voc", "yolo", "coco"});
   if (told.family != "yolo")
-    for (const char* name : {"--cfg", "--neck", "--head", "--anchors", "--levels"})
+    for (const char* name : {"--cfg", "--neck", "--head", "--anchors", "--levels", "--multi-scale"})
       if (arguments.has(name)) throw tools::Usage(text(name, " goes with --family yolo"));
-  for (const char* name : {"--classes", "--mode", "--stride", "--smallest", "--rounds"})
+  for (const char* name : {"--classes", "--mode", "--learn", "--stride", "--smallest", "--rounds"})
     if (arguments.has(name) && !told.slides()) throw tools::Usage(text(name, " goes with --family sliding"));
   if (told.slides())
     for (const char* name : {"--freeze", "--fit", "--augment", "--minutes", "--optimizer", "--width", "--resume"})
@@ -76,6 +93,7 @@ void check(const Told& told, const tools::Arguments& arguments) {
     throw tools::Usage("--weights FILE goes with --cfg, or --random");
   if (told.dropout && told.cfg.empty()) throw tools::Usage("--dropout goes with --cfg");
   if (told.train.empty() != told.val.empty()) throw tools::Usage("--train and --val go together");
+  multi_scale_of(told);
   if (!told.augment.empty()) tools::check_word("--augment", told.augment, {"none", "flip", "light", "mosaic"});
   if (!told.fit.empty()) tools::check_word("--fit", told.fit, {"stretch", "letterbox", "darknet"});
   tools::check_word("--head", told.head, {"yolo_v1", "yolo_v2", "yolo_v3", "yolo_v4", "yolo_v5", "yolo_v7", "yolox"});
@@ -244,6 +262,7 @@ int train(Told& told, std::chrono::steady_clock::time_point start, M model, cons
   const bool chosen = told.epochs == 0;
   told.epochs = std::max<tl::Index>(told.epochs, 1);
   tl::TrainerOptions options = tools::training_of(told, out);
+  options.multi_scale = multi_scale_of(told);
   if (told.augment.empty()) {
     // What is frozen is computed once for a few views, and would be computed each time for any number.
     told.augment = told.freeze != "none" && told.unfreeze == "none" ? "flip" : "light";
@@ -360,6 +379,9 @@ int main(int argc, char** argv) {
               told.sliding.classes)
       .option("--mode", "M", "of a sliding window: exact, or dense, where the network can do it (exact)",
               told.sliding.mode)
+      .option("--learn", "FROM",
+              "of a sliding window: cut, around objects, or places, all where it looks (cut; of dense: places)",
+              told.sliding.learn)
       .option("--stride", "N", "of a sliding window: pixels from one to the next (16)", told.sliding.stride)
       .option("--smallest", "N", "of a sliding window: side of the smallest in the pictures' pixels (the window's, 96)",
               told.sliding.smallest)
@@ -370,6 +392,9 @@ int main(int argc, char** argv) {
       .option("--licence", "NAME", "of the weights, for the model's file (the zoo's own)", told.licence)
       .option("--size", "N", "side of the network's input in pixels (320; of a sliding window 96)", told.size)
       .option("--fit", "HOW", "stretch, letterbox or darknet (the network's own)", told.fit)
+      .option("--multi-scale", "A:B",
+              "every ten batches another side between these, multiples of 32; where nothing is frozen (--size alone)",
+              told.multi_scale)
       .option("--augment", "A", "none, flip, light or mosaic (light; flip where layers are frozen)", told.augment)
       .flag("--up-down", "flips up and down too: for pictures that know no above, as of cells or from the air",
             told.up_down)

@@ -4,11 +4,13 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <transferlib/core/files.hpp>
 #include <transferlib/data/window_data.hpp>
@@ -33,12 +35,15 @@ namespace tools {
 /// What a sliding window is trained by.
 struct Sliding {
   std::string data, format = "voc", train, val, classes, backbone = "efficientnet_lite0", weights, mode = "exact",
-                    merge = "greedy", out;
+                    learn, merge = "greedy", out;
   tl::Index window = 96, stride = 16, smallest = 0, rounds = 1, views = 8, background = 24, epochs = 10, batch = 100;
   double scale = 1.25, lr = 1e-3;
   int threads = 0;
   std::uint64_t seed = 0;
   bool random = false;
+
+  /// From windows at the places where it looks, not from such as are cut around objects.
+  bool learns_at_places() const { return learn.empty() ? mode == "dense" : learn == "places"; }
 };
 
 inline tl::Labels words(const std::string& list) {
@@ -56,6 +61,9 @@ inline void check(const Sliding& told) {
   check_word("--format", told.format, {"voc", "yolo", "coco"});
   check_word("--mode", told.mode, {"exact", "dense"});
   check_word("--merge", told.merge, {"greedy", "soft", "fusion"});
+  if (!told.learn.empty()) check_word("--learn", told.learn, {"cut", "places"});
+  if (told.mode == "dense" && told.learn == "cut")
+    throw Usage("--learn cut goes with --mode exact: what a dense window sees is not what is cut out");
   if (told.train.empty() != told.val.empty()) throw Usage("--train and --val go together");
   if (told.random && !told.weights.empty()) throw Usage("--random and --weights contradict each other");
   if (told.threads < 0 || told.threads > 1024)
@@ -93,7 +101,7 @@ inline int train_sliding(const Sliding& told) {
   if (told.merge == "fusion") slide.merge = tl::FusionOptions{.score = tl::FusionOptions::Score::highest};
   tl::SlidingWindow model{std::move(classifier), slide};
   const std::filesystem::path out = told.out.empty() ? tl::default_run_folder() : std::filesystem::path(told.out);
-  if (told.mode == "dense") {
+  if (told.learns_at_places()) {
     tl::make_folders(out);
     const auto fit = tl::fit_dense(model, data, {.rounds = told.rounds, .seed = told.seed});
     for (std::size_t i = 0; i < labels.size(); ++i)
@@ -125,16 +133,23 @@ inline int train_sliding(const Sliding& told) {
   tl::save(model, out / "window.safetensors");
 
   tl::BoxAveragePrecision metric;
+  std::vector<double> times;
   tl::Progress bar(stdout, {.label = "pictures", .total = validation.size(), .unit = "img"});
   for (tl::Index i = 0; i < validation.size(); ++i) {
     const tl::Batch batch = validation.batch({&i, 1});
-    metric.update(model.predict(batch), batch);
+    const auto start = std::chrono::steady_clock::now();
+    const auto found = model.predict(batch);
+    times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+    metric.update(found, batch);
     bar.update(i + 1);
   }
   bar.finish();
   const auto classes = static_cast<tl::Index>(model.labels().size());
   const auto result = tl::coco_average_precision(truth_of(validation, model.labels()), metric.found(), classes);
-  tl::Json numbers{{"ap", result.mean.ap}, {"ap50", result.mean.ap50}};
+  std::nth_element(times.begin(), times.begin() + std::ssize(times) / 2, times.end());
+  const double median = times.empty() ? 0.0 : times[times.size() / 2];
+  std::printf("a picture takes %.0f ms (median)\n", median);
+  tl::Json numbers{{"ap", result.mean.ap}, {"ap50", result.mean.ap50}, {"milliseconds", median}};
   std::printf("ap   %.4f\nap50 %.4f\n", result.mean.ap, result.mean.ap50);
   for (std::size_t i = 0; i < model.labels().size(); ++i) {
     const tl::CocoNumbers& n = result.classes[i].numbers;

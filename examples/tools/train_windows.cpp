@@ -29,6 +29,10 @@ int main(int argc, char** argv) {
       .option("--scale", "X", "between the levels of the pyramid (1.25)", told.scale)
       .option("--smallest", "N", "side of the smallest window in the pictures' pixels (the window's)", told.smallest)
       .option("--mode", "M", "exact, or dense, where the network can do it (exact)", told.mode)
+      .option("--learn", "FROM",
+              "windows that are cut around objects, or those at all places where it looks: cut or "
+              "places (cut; of dense: places)",
+              told.learn)
       .option("--merge", "M", "of overlapping boxes: greedy, soft or fusion (greedy)", told.merge)
       .option("--rounds", "N", "of looking for hard negatives (1)", told.rounds)
       .option("--views", "N", "windows cut around an object (8)", told.views)

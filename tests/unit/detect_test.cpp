@@ -129,7 +129,7 @@ TEST_CASE("the overlaps are torchvision's, and their gradients") {
   check_close(paired_overlaps(a.narrow(0, 0, 5), b), box_overlaps(a, b).diagonal());
   // No division by zero in training.
   const Tensor nothing = torch::ones({2, 4}).requires_grad_();
-  for (const Overlap kind : {Overlap::iou, Overlap::giou, Overlap::diou}) {
+  for (const Overlap kind : {Overlap::iou, Overlap::giou, Overlap::diou, Overlap::ciou}) {
     const Tensor value = paired_overlaps(nothing, nothing.detach(), kind);
     value.sum().backward();
     CHECK(value.isfinite().all().item<bool>());

@@ -99,6 +99,7 @@ expect 2 '--cfg goes with --family yolo' "$train" --data voc --cfg tiny.cfg --ra
 expect 2 '--head is yolo_v1, ' "$train" --data voc --backbone resnet18 --head linear
 expect 2 '--train and --val go together' "$train" --data voc --cfg tiny.cfg --random --train train
 expect 2 '--size must be from 32 to 4096, not 8' "$train" --data voc --cfg tiny.cfg --random --size 8
+expect 2 '--multi-scale is the least and the greatest side' "$train" --data voc --cfg tiny.cfg --random --multi-scale 32:1e300
 expect 2 '--schedule is ' "$train" --data voc --cfg tiny.cfg --random --schedule sine
 expect 2 '--checkpoint-every is a number of steps' "$train" --data voc --cfg tiny.cfg --random --checkpoint-every x
 expect 2 '--freeze is all, none, until:N or until:NAME' "$train" --data voc --cfg tiny.cfg --random --freeze some
@@ -117,6 +118,9 @@ done
 check 'the columns of metrics.csv' grep -qE '^epoch,train_loss,.*val_ap,val_ap50,seconds$' whole/metrics.csv
 check 'the report has the curves' grep -q 'Precision over recall' whole/report.html
 check 'the confusion knows the background' grep -q 'background' whole/confusion.svg
+
+expect 0 '' "$train" "${tiny[@]}" --multi-scale 32:96 --epochs 1 --out scales
+check 'the sides are told' grep -q '32 to 96 by 32' scales/config.json
 
 # Stopped as by Ctrl-C, or killed, it goes on and ends with the same bytes.
 "$train" "${tiny[@]}" --epochs 2 --checkpoint-every 1 --out stopped > out 2> err < /dev/null &

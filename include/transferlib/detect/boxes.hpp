@@ -130,7 +130,10 @@ TRANSFERLIB_API Tensor overlap(const Tensor& first, const Tensor& second, Overla
   const Tensor diou = iou - distance / (around_x.square() + around_y.square() + small);
   if (kind == Overlap::diou) return diou;
   constexpr double pi = 3.14159265358979323846;
-  const Tensor v = ((wide_b / high_b).atan() - (wide / high).atan()).square() * (4.0 / (pi * pi));
+  // Of a box that rounding has left without a side, 0 / 0 would be no number, and would end a training.
+  constexpr double least = 1e-9;
+  const auto shape = [](const Tensor& w, const Tensor& h) { return (w.clamp_min(least) / h.clamp_min(least)).atan(); };
+  const Tensor v = (shape(wide_b, high_b) - shape(wide, high)).square() * (4.0 / (pi * pi));
   // The trade-off is no part of the gradient.
   const Tensor alpha = v.detach() / (1.0 - iou.detach() + v.detach() + small);
   return diou - alpha * v;
