@@ -1,7 +1,7 @@
-// Lesson 6: accuracy for half an hour on two cores. The low layers of EfficientNet-Lite0 stay frozen, so that
-// what leaves them is computed once for each picture and its mirror image; the others are trained in bf16 where the
-// processor computes with it, at a rate that rises and falls, with smoothed labels and an average of the weights; and a
-// picture's answer is the mean of that to it and to its mirror image.
+// Lesson 6: accuracy for half an hour on two cores. Each epoch sees other cuts of the pictures. The low layers of
+// EfficientNet-Lite0 stay frozen, so that they only run forward, folded and in blocks; the others are trained in bf16
+// where the processor computes with it, at a rate that rises and falls, with smoothed labels and an average of the
+// weights; and a picture's answer is the mean of that to it and to its mirror image.
 #include <transferlib/model/flips.hpp>
 #include <transferlib/transfer.hpp>
 
@@ -9,27 +9,28 @@
 namespace tl = transferlib;
 
 int main(int argc, char** argv) {
-  return examples::run(argc, argv, "EfficientNet-Lite0, its upper half fine-tuned",
-                       [](const examples::Options& o) {
-                         const auto [train, test] = o.open_data();
-                         const auto mirrored = tl::augment(train, tl::Flip{.left_right = true});
-                         tl::Classifier model{
-                             o.pretrained<tl::EfficientNetLite0>(),             // load
+  return examples::run(
+      argc, argv, "EfficientNet-Lite0, its upper half fine-tuned",
+      [](const examples::Options& o) {
+        const auto [train, test] = o.open_data();
+        const auto augmented = tl::augment(
+            train, tl::Compose{tl::Flip{.left_right = true}, tl::RandomResizedCrop{.size = o.size, .scale = {0.5, 1}}});
+        tl::Classifier model{o.pretrained<tl::EfficientNetLite0>(),             // load
                              tl::FreezePolicy<tl::FreezeUntil>{{"_blocks.5"}},  // freeze
                              tl::Head<tl::Linear>{{.seed = o.seed, .loss = tl::CrossEntropy{.label_smoothing = 0.1}}},
                              train.labels()};
-                         model.to(o.device);
-                         tl::TrainerOptions options = o.training();
-                         options.optimizer = tl::AdamW{.lr = o.lr};
-                         options.schedule = tl::OneCycle{};
-                         options.groups.decay_norms_and_biases = false;
-                         options.ema = tl::Ema{.decay = 0.998};
-                         options.autocast = tl::Precision::automatic;
-                         tl::Trainer trainer{model, options};
-                         tl::RunFolder folder{o.out, trainer, mirrored, test};
-                         trainer.fit(mirrored, test, tl::Console{}, folder);  // train
-                         for (const auto& [name, value] : tl::evaluate_with_flips(model, test, {.left_right = true}))
-                           std::printf("%s with mirror images: %.4f\n", name.c_str(), value);
-                       },
-                       {.size = 128, .epochs = 6, .batch = 100, .lr = 2e-3});
+        model.to(o.device);
+        tl::TrainerOptions options = o.training();
+        options.optimizer = tl::AdamW{.lr = o.lr};
+        options.schedule = tl::OneCycle{};
+        options.groups.decay_norms_and_biases = false;
+        options.ema = tl::Ema{.decay = 0.998};
+        options.autocast = tl::Precision::automatic;
+        tl::Trainer trainer{model, options};
+        tl::RunFolder folder{o.out, trainer, augmented, test};
+        trainer.fit(augmented, test, tl::Console{}, folder);  // train
+        for (const auto& [name, value] : tl::evaluate_with_flips(model, test, {.left_right = true}))
+          std::printf("%s with mirror images: %.4f\n", name.c_str(), value);
+      },
+      {.size = 128, .epochs = 9, .batch = 100, .lr = 2e-3});
 }

@@ -1,5 +1,6 @@
-// Lesson 10: a detector of two stages, Faster R-CNN with a feature pyramid, on a frozen EfficientNet-Lite0. `--data` is
-// a folder as Pascal VOC's, with Annotations, JPEGImages and ImageSets.
+// Lesson 10: a detector of two stages, Faster R-CNN with a feature pyramid, on an EfficientNet-Lite0 that keeps its
+// batch norms, since a step has few pictures. Its pyramid begins at the map of 8 pixels a place, for small objects.
+// `--data` is a folder as Pascal VOC's, with Annotations, JPEGImages and ImageSets.
 #include <transferlib/detection.hpp>
 #include <transferlib/two_stage_parts.hpp>
 
@@ -7,20 +8,25 @@
 namespace tl = transferlib;
 
 int main(int argc, char** argv) {
-  return examples::run(argc, argv, "Faster R-CNN on EfficientNet-Lite0, frozen",
+  return examples::run(argc, argv, "Faster R-CNN on EfficientNet-Lite0",
                        [](const examples::Options& o) {
                          const auto [train, test] = tl::VocData::split(o.data, {.seed = o.seed});
                          const auto augmented = tl::augment(train, tl::BoxFlip{});
-                         tl::TwoStage model{o.backbone<tl::EfficientNetLite0>(),                  // load
-                                            tl::FreezePolicy<tl::FreezeAll>{},                    // freeze
-                                            tl::Neck<tl::FeaturePyramid>{{.channels = 128}},      // add
-                                            tl::Head<tl::RegionProposal>{{.seed = o.seed}},       // what is proposed
-                                            tl::Head<tl::RoI>{{.samples = 256, .seed = o.seed}},  // what it is
-                                            train.labels()};
+                         tl::TwoStage model{
+                             o.backbone<tl::EfficientNetLite0>(),                                  // load
+                             tl::FreezePolicy<tl::FreezeBatchNorm>{},                              // freeze
+                             tl::Neck<tl::FeaturePyramid>{{.channels = 128, .finest = 8}},         // add
+                             tl::Head<tl::RegionProposal>{{.sizes = {{32}, {64}, {128}, {256}}}},  // proposed
+                             tl::Head<tl::RoI>{{.samples = 256, .seed = o.seed}},                  // looked at
+                             train.labels()};
                          model.to(o.device);
-                         tl::Trainer trainer{model, o.training()};
+                         tl::TrainerOptions options = o.training();
+                         options.optimizer = tl::AdamW{.lr = o.lr};
+                         options.schedule = tl::CosineRate{.warmup = 0.05};
+                         options.autocast = tl::Precision::automatic;
+                         tl::Trainer trainer{model, options};
                          tl::RunFolder folder{o.out, trainer, augmented, test};
                          trainer.fit(augmented, test, tl::Console{}, folder);  // train
                        },
-                       {.size = 416, .epochs = 20, .batch = 8, .lr = 3e-4});
+                       {.size = 448, .epochs = 6, .batch = 4, .lr = 4e-4});
 }
