@@ -4,15 +4,15 @@
 
 #include <csignal>
 #include <cstdio>
-#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <string>
 #include <string_view>
-#include <thread>
 
 #include <transferlib/core/text.hpp>
 #include <transferlib/transfer.hpp>
+
+#include "threads.hpp"
 
 namespace examples {
 
@@ -150,9 +150,7 @@ int run(int argc, char** argv, const char* what, Lesson&& lesson, const Options&
         return 0;
       }
     const Options options = detail::parse(argc, argv, defaults);
-    // Programs decide about threads, the library does not: one a core.
-    if (std::getenv("OMP_NUM_THREADS") == nullptr)
-      at::set_num_threads(static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
+    settle_threads();
     tl::keep_freed_memory();
     lesson(options);
     std::printf("the run's folder: %s\n", options.out.c_str());

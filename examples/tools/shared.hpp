@@ -2,19 +2,15 @@
 /// What the tools that run networks on folders of pictures share.
 #pragma once
 
-#include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <thread>
-
-#include <ATen/Parallel.h>
 
 #include <transferlib/core/environment.hpp>
 #include <transferlib/engine/engine.hpp>
 
+#include "../threads.hpp"
 #include "arguments.hpp"
 
 namespace tools {
@@ -24,12 +20,9 @@ inline tl::Precision precision_of(std::string_view given) {
   return given == "fp32" ? tl::Precision::fp32 : given == "bf16" ? tl::Precision::bf16 : tl::Precision::automatic;
 }
 
-/// Programs decide about threads, the library does not: as many as were asked for, else one a core.
+/// As many threads as were asked for, else one a core; and memory as a program that trains wants it.
 inline void settle_threads(int wanted) {
-  if (wanted > 0)
-    at::set_num_threads(wanted);
-  else if (std::getenv("OMP_NUM_THREADS") == nullptr)
-    at::set_num_threads(static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
+  examples::settle_threads(wanted);
   tl::keep_freed_memory();
 }
 
