@@ -197,6 +197,39 @@ TEST_CASE("Every cut: prefix and suffix are the whole pass, bit for bit") {
         tl::detail::text("a network was given 1 tensors where its cut at step ", net.gated, " is crossed by 3"));
 }
 
+TEST_CASE("In training a frozen batch norm is part of the convolution before it: the same values and gradients") {
+  auto backbone = lively<SqueezeNet>(16);
+  const tl::Graph& graph = backbone.core.graph;
+  backbone.core.frozen = tl::FreezePolicy{tl::FreezeBatchNorm{}}.mask(graph.table);
+  const std::vector<Index> wanted{graph.stages[0], graph.pooled};
+  const auto gradients = [&](bool training) {
+    for (auto& p : backbone.core.network->parameters()) p.mutable_grad() = Tensor();
+    const auto out = graph.run({noise(3, 16)}, tl::Cut{}, wanted, {.training = training}, backbone.core.frozen);
+    (out[0].square().sum() + out[1].square().sum()).backward();
+    std::vector<Tensor> all{out[0].detach(), out[1].detach()};
+    for (const auto& named : backbone.core.network->named_parameters())
+      if (named.value().grad().defined()) all.push_back(named.value().grad().clone());
+    // The norms that are still passes of their own, among all that led to the values.
+    std::vector<torch::autograd::Node*> nodes{out[0].grad_fn().get(), out[1].grad_fn().get()};
+    Index norms = 0;
+    for (std::size_t i = 0; i < nodes.size(); ++i) {
+      norms += nodes[i]->name().find("BatchNorm") != std::string::npos;
+      for (const auto& edge : nodes[i]->next_edges())
+        if (edge.function && std::find(nodes.begin(), nodes.end(), edge.function.get()) == nodes.end())
+          nodes.push_back(edge.function.get());
+    }
+    return std::pair(all, norms);
+  };
+  for (auto& p : backbone.core.network->parameters()) p.requires_grad_(p.dim() > 1);
+  const auto [folded, none] = gradients(true);
+  const auto [plain, four] = gradients(false);
+  CHECK(none == 0);
+  CHECK(four == 4);
+  REQUIRE(folded.size() == plain.size());
+  REQUIRE(folded.size() == 2 + 6);
+  for (std::size_t i = 0; i < folded.size(); ++i) CHECK(difference(folded[i], plain[i]) <= 1e-5);
+}
+
 TEST_CASE("A cut inside a residual block of EfficientNet-Lite0") {
   const auto backbone = lively<tl::EfficientNetLite0>(32);
   const tl::Graph& graph = backbone.core.graph;

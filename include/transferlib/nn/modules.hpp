@@ -91,13 +91,16 @@ class Conv2d : public Module {
   }
 
   /// (N, in, H, W) to (N, out, H', W').
-  Tensor forward(const Tensor& x) const;
+  Tensor forward(const Tensor& x) const { return forward(x, weight, bias); }
+
+  /// The same with another kernel and bias of these shapes: with a batch norm folded in, say.
+  Tensor forward(const Tensor& x, const Tensor& kernel, const Tensor& shift) const;
 
   Conv2dOptions options;
   Tensor weight, bias;
 
  private:
-  Tensor convolve(const Tensor& x, Index pad_h, Index pad_w) const;
+  Tensor convolve(const Tensor& x, const Tensor& kernel, const Tensor& shift, Index pad_h, Index pad_w) const;
 };
 
 /// `torch.nn.BatchNorm2d`: parameters `weight`, `bias`, buffers `running_mean`, `running_var`, `num_batches_tracked`.
@@ -113,6 +116,10 @@ class BatchNorm2d : public Module {
     if (training) batches.add_(1);
     return at::batch_norm(x, weight, bias, running_mean, running_var, training, momentum, epsilon, true);
   }
+
+  /// The convolution and behind it this norm in evaluation, as one convolution: a pass over the map less, and one map
+  /// less to keep for the gradient. The gradient reaches the convolution's own weight.
+  Tensor folded_into(const Conv2d& convolution, const Tensor& x) const;
 
   double epsilon, momentum;
   Tensor weight, bias, running_mean, running_var, batches;
@@ -281,30 +288,31 @@ TRANSFERLIB_API Tensor mean_of_places(const Tensor& x, bool keep, std::optional<
 
 namespace transferlib::nn {
 
-TRANSFERLIB_API Tensor Conv2d::forward(const Tensor& x) const {
+TRANSFERLIB_API Tensor Conv2d::forward(const Tensor& x, const Tensor& kernel, const Tensor& shift) const {
   const Conv2dOptions& o = options;
   SamePadding h{o.padding}, w{o.padding};
   if (o.same) {
     h = {x.size(-2), o.kernel, o.stride, o.dilation};
     w = {x.size(-1), o.kernel, o.stride, o.dilation};
   }
-  if (o.groups == o.in && o.in == o.out && detail::depthwise_applies(x, weight, o.kernel)) {
+  if (o.groups == o.in && o.in == o.out && detail::depthwise_applies(x, kernel, o.kernel)) {
     const bool automatic = at::autocast::is_autocast_enabled(at::kCPU);
     const auto type = automatic ? at::autocast::get_autocast_dtype(at::kCPU) : x.scalar_type();
     const Index reach = (o.kernel - 1) * o.dilation, height = x.size(2) + h.before + h.after - reach,
                 width = x.size(3) + w.before + w.after - reach;
     if ((type == at::kFloat || type == at::kBFloat16) && height > 0 && width > 0 && x.size(1) == o.in)
-      return detail::depthwise(x.to(type), weight, bias, (height - 1) / o.stride + 1, (width - 1) / o.stride + 1,
+      return detail::depthwise(x.to(type), kernel, shift, (height - 1) / o.stride + 1, (width - 1) / o.stride + 1,
                                o.stride, o.dilation, h.before, w.before);
   }
-  if (h.before == h.after && w.before == w.after) return convolve(x, h.before, w.before);
-  return convolve(at::constant_pad_nd(x, {w.before, w.after, h.before, h.after}), 0, 0);
+  if (h.before == h.after && w.before == w.after) return convolve(x, kernel, shift, h.before, w.before);
+  return convolve(at::constant_pad_nd(x, {w.before, w.after, h.before, h.after}), kernel, shift, 0, 0);
 }
 
-TRANSFERLIB_API Tensor Conv2d::convolve(const Tensor& x, Index pad_h, Index pad_w) const {
+TRANSFERLIB_API Tensor Conv2d::convolve(const Tensor& x, const Tensor& kernel, const Tensor& shift, Index pad_h,
+                                        Index pad_w) const {
   const Conv2dOptions& o = options;
   const auto call = [&](const Tensor& input) {
-    return at::conv2d(input, weight, bias, {o.stride, o.stride}, {pad_h, pad_w}, {o.dilation, o.dilation}, o.groups);
+    return at::conv2d(input, kernel, shift, {o.stride, o.stride}, {pad_h, pad_w}, {o.dilation, o.dilation}, o.groups);
   };
   if (o.groups != o.in || o.groups == 1 || !x.is_cpu() || !at::autocast::is_autocast_enabled(at::kCPU) ||
       !at::GradMode::is_enabled())
@@ -321,6 +329,17 @@ TRANSFERLIB_API BatchNorm2d::BatchNorm2d(Index channels, double e, double m)
   running_mean = register_buffer("running_mean", detail::zeros({channels}));
   running_var = register_buffer("running_var", at::ones({channels}));
   batches = register_buffer("num_batches_tracked", at::zeros({}, at::kLong));
+}
+
+TRANSFERLIB_API Tensor BatchNorm2d::folded_into(const Conv2d& convolution, const Tensor& x) const {
+  Tensor scale, shift;
+  {
+    const torch::NoGradGuard guard;
+    scale = weight * (running_var + epsilon).rsqrt();
+    shift = bias - running_mean * scale;
+  }
+  if (convolution.bias.defined()) shift = shift + convolution.bias * scale;
+  return convolution.forward(x, convolution.weight * scale.view({-1, 1, 1, 1}), shift);
 }
 
 }  // namespace transferlib::nn

@@ -81,7 +81,8 @@ struct Graph {
   }
 
   /// Runs the steps from `cut` on, given the values that cross it, as far as `wanted` needs, and returns the values of
-  /// `wanted`. A value is let go as soon as nobody needs it. A frozen step runs in evaluation.
+  /// `wanted`. A value is let go as soon as nobody needs it. A frozen step runs in evaluation. In training, where a
+  /// gradient passes, a frozen batch norm is folded into the convolution before it, if that has no other reader.
   Activations run(const Activations& crossing, const Cut& cut, std::span<const Index> wanted, const Pass& pass,
                   const std::vector<bool>& frozen) const;
 
@@ -410,14 +411,31 @@ TRANSFERLIB_API Activations Graph::run(const Activations& crossing, const Cut& c
   for (Index w : wanted) ++uses[at(w)];
   Activations values(steps.size());
   for (std::size_t i = 0; i < crossing.size(); ++i) values[at(cut.live[i])] = crossing[i];
+  // The norm that a convolution can take over. Its own value is nobody else's then.
+  const auto norm_behind = [&](std::size_t s) -> const nn::BatchNorm2d* {
+    if (!pass.training || steps[s].kind != Kind::convolution || s + 1 == steps.size() || uses[s] != 1) return nullptr;
+    const Step& next = steps[s + 1];
+    if (!need[s + 1] || next.kind != Kind::norm || next.from != std::vector{static_cast<Index>(s)} ||
+        !is_frozen(next, frozen))
+      return nullptr;
+    return dynamic_cast<const nn::BatchNorm2d*>(next.module.get());
+  };
   Activations inputs;
   for (std::size_t s = at(cut.boundary); s < steps.size(); ++s) {
-    if (!need[s]) continue;
+    if (!need[s] || values[s].defined()) continue;
     const Step& step = steps[s];
     inputs.clear();
     for (Index f : step.from) {
       inputs.push_back(values[at(f)]);
       if (--uses[at(f)] == 0) values[at(f)] = Tensor();
+    }
+    if (const auto* norm = norm_behind(s)) {
+      const auto* convolution = dynamic_cast<const nn::Conv2d*>(step.module.get());
+      if (convolution != nullptr && at::GradMode::is_enabled() &&
+          (inputs[0].requires_grad() || convolution->weight.requires_grad())) {
+        values[s + 1] = norm->folded_into(*convolution, inputs[0]);
+        continue;
+      }
     }
     Pass own = pass;
     own.training = pass.training && !is_frozen(step, frozen);
