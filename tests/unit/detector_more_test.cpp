@@ -16,6 +16,7 @@
 #include <transferlib/data/transforms.hpp>
 #include <transferlib/detect/anchors.hpp>
 #include <transferlib/detector_parts.hpp>
+#include <transferlib/detector_zoo.hpp>
 #include <transferlib/train/trainer.hpp>
 #include <transferlib/yolo_v5.hpp>
 
