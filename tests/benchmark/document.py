@@ -181,7 +181,7 @@ def write_document(folder, results):
                   "CIFAR-10's 50,000 and 10,000 pictures at 224, five epochs with a test each. Reckoned up from a subset: the"
                   " peers' times are their pictures a second times the pictures; ours are the frozen part's pictures a second on"
                   " the subset, and what comes behind it on all pictures (where the network is frozen whole, with features of"
-                  " smaller pictures, as wide), fixed costs in both. Keras runs on PyTorch (`KERAS_BACKEND=torch`); its other backends were not measured. The peers are"
+                  " smaller pictures, as wide), fixed costs in both. The peers are"
                   " given pictures that are resized already.", "", *job_rows]
     if "accuracy" in results:
         r = results["accuracy"]

@@ -86,14 +86,19 @@ def resnet50_frozen(args, row):
                batch=64, precision="auto" if bf16 else "fp32", pictures=400)
 
 
+def keras_peers(first, flips):
+    """Keras's `fit` on the backend that it has by default, and on the other one that reads the same weights."""
+    return {f"Keras fit on {name}": ["keras", first, int(flips), name.lower()] for name in ("TensorFlow", "torch")}
+
+
 def keras_frozen(args, row):
     flips = row == "keras_frozen"
-    return job(args, {"Keras fit": ["keras", "0", int(flips)]}, 4 if flips else 1, True, network="keras_mobilenet_v3_small",
+    return job(args, keras_peers(0, flips), 4 if flips else 1, True, network="keras_mobilenet_v3_small",
                batch=50, rate=1e-4, flips=2 if flips else 0, pictures=1000)
 
 
 def keras_from_100(args, row):
-    return job(args, {"Keras fit": ["keras", "100", "1"]}, 4, False, network="keras_mobilenet_v3_small", batch=50, rate=1e-4,
+    return job(args, keras_peers(100, True), 4, False, network="keras_mobilenet_v3_small", batch=50, rate=1e-4,
                flips=2, **{"from": 100}, autocast="bf16", pictures=1000)
 
 

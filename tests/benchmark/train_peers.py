@@ -7,11 +7,13 @@
     train_peers.py resnet50 train|eval THREADS
         PyTorch's tutorial: a frozen ResNet-50, a new linear layer, Adam, batches of 64, the network run at each step,
         its batch norms in training mode as the tutorial leaves them, or in evaluation.
-    train_peers.py keras FROM FLIPS THREADS
-        Keras's MobileNetV3-Small, frozen (FROM 0) or trained from a layer on, by `fit` and `evaluate`, batches of 50.
+    train_peers.py keras FROM FLIPS BACKEND THREADS
+        Keras's MobileNetV3-Small, frozen (FROM 0) or trained from a layer on, by `fit` and `evaluate`, batches of 50, on
+        tensorflow or torch.
 
 Pictures are made up, resized beforehand: what is measured is the network's part.
 """
+import os
 import sys
 import time
 
@@ -57,11 +59,17 @@ def resnet50(mode):
     return speed(train), speed(test)
 
 
-def keras(first, flips):
+def keras(first, flips, backend):
+    os.environ["KERAS_BACKEND"] = backend
+    if backend == "tensorflow":
+        import tensorflow
+
+        tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
+        tensorflow.config.threading.set_inter_op_parallelism_threads(1)
     import keras
     import numpy
 
-    count, batch = 250, 50
+    count, batch = 500, 50
     base = keras.applications.MobileNetV3Small(input_shape=(224, 224, 3), include_top=False, weights=None,
                                                include_preprocessing=True)
     base.trainable = first > 0
@@ -89,7 +97,6 @@ def keras(first, flips):
             speed(lambda x, y: model.evaluate(x, y, batch_size=batch, verbose=0)))
 
 
-
 def peak():
     """The best of twenty."""
 
@@ -114,5 +121,5 @@ def peak():
 if which == "peak":
     peak()
     sys.exit()
-train, test = resnet50(*words) if which == "resnet50" else keras(int(words[0]), words[1] == "1")
+train, test = resnet50(*words) if which == "resnet50" else keras(int(words[0]), words[1] == "1", words[2])
 print(f"train={train:.4f} test={test:.4f}")
