@@ -14,8 +14,8 @@
 
 namespace examples {
 
-/// The cores that this process may run on. `taskset` and containers give it fewer than the machine has, and more threads
-/// than cores wait for each other busily: training is ten times slower then.
+/// The cores that this process may run on. `taskset` and containers give it fewer than the machine has, and more
+/// threads than cores wait for each other busily: training is ten times slower then.
 inline int usable_cores() {
 #if defined(__linux__)
   cpu_set_t set;
