@@ -47,10 +47,8 @@ int main(int argc, char** argv) {
     tools::check_word("--precision", precision, {"auto", "fp32", "bf16"});
     tools::settle_threads(threads);
     return tl::with_detector(model_file, [&](const auto& model) {
-      // A sliding window looks for some of the classes.
-      constexpr bool some = requires { model.classifier(); };
-      const tl::BoxData data = tools::open_boxes(data_folder, format, set.empty() && format == "coco" ? "val" : set,
-                                                 {.labels = some ? tl::Labels{} : model.labels()});
+      const tl::BoxData data =
+          tools::open_boxes_for(model.labels(), data_folder, format, set.empty() && format == "coco" ? "val" : set);
       tools::warn_of(data);
       // What is neither to be found nor to be missed is among the truth.
       const std::vector<tl::TruthBox> truth = tools::truth_of(data, model.labels());

@@ -23,6 +23,25 @@ inline tl::BoxData open_boxes(const std::filesystem::path& folder, const std::st
   return tl::CocoData::open_set(folder, set.empty() ? "train" : set, options);
 }
 
+/// A set of data that a model is measured on, with the data's own classes, of which the model may look for some.
+/// \throws DataError if it looks for none of them
+inline tl::BoxData open_boxes_for(const tl::Labels& labels, const std::filesystem::path& folder,
+                                  const std::string& format, const std::string& set) {
+  const tl::BoxData data = [&] {
+    try {
+      return open_boxes(folder, format, set, {});
+    } catch (const tl::DataError&) {
+      if (format != "yolo") throw;
+      // YOLO's texts may have numbers alone.
+      return open_boxes(folder, format, set, {.labels = labels});
+    }
+  }();
+  for (const std::string& label : data.labels())
+    if (std::find(labels.begin(), labels.end(), label) != labels.end()) return data;
+  throw tl::DataError(text("the model looks for ", tl::detail::first_few(labels), ", and none of them is a class of ",
+                           folder, ", which has ", tl::detail::first_few(data.labels())));
+}
+
 /// Data to train with and to measure with: the sets of these names, or, without names, the data's own, or by chance.
 inline tl::Split<tl::BoxData> split_boxes(const std::filesystem::path& folder, const std::string& format,
                                           const std::string& train, const std::string& val,

@@ -391,6 +391,22 @@ TEST_CASE("VOC: boxes, sets, classes, and what is wrong is counted") {
   CHECK(row(VocData::open(folder.path, "val", {.count_from_one = true}).targets(first(1)).target, 0) ==
         std::vector<double>{1, 0, 1, 11, 21});
 
+  SECTION("some of the classes, in another order") {
+    const auto all = VocData::open(folder.path);
+    const auto some = all.with_labels({"bird", "cat"});
+    CHECK(some.labels() == Labels{"bird", "cat"});
+    CHECK(some.size() == all.size());
+    CHECK(some.counts() == std::vector<Index>{0, all.counts()[1]});
+    CHECK(some.truth().front().label == 1);
+    CHECK(some.fingerprint() != all.fingerprint());
+    CHECK(at::equal(some.batch(first(1)).pictures[0], all.batch(first(1)).pictures[0]));
+    CHECK(all.with_labels({"dog"}).batch(first(1)).target.size(0) == 0);
+    const auto part = all.subset(std::vector<Index>{1}).with_labels({"cat"});
+    CHECK(part.size() == 1);
+    CHECK(part.path(0) == all.path(1));
+    CHECK_THAT(sentence_of<DataError>([&] { all.with_labels({"cat", "cat"}); }), ContainsSubstring("named twice"));
+    CHECK_THAT(sentence_of<DataError>([&] { all.with_labels({}); }), ContainsSubstring("a class at least"));
+  }
   SECTION("divided by chance") {
     std::filesystem::remove_all(folder.path / "ImageSets");
     const auto a = VocData::split(folder.path, {.val_fraction = 0.25, .seed = 3});

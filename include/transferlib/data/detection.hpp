@@ -237,6 +237,10 @@ class BoxData {
   /// \throws OptionError, DataError where one of the two would be empty
   Split<BoxData> divide(double val_fraction, std::uint64_t seed) const;
 
+  /// The same pictures with these classes, in this order: the boxes of all others are left out, and a class that the
+  /// data have not has no box. Opens nothing anew. \throws DataError for no class, or one that is there twice
+  BoxData with_labels(const Labels& labels) const;
+
   /// All pictures of a table. For those who open data sets.
   explicit BoxData(std::shared_ptr<const detail::BoxTable> table) : table_(std::move(table)) {
     auto part = std::make_shared<Part>();
@@ -708,6 +712,36 @@ TRANSFERLIB_API BoxData BoxData::subset(Index n) const {
   std::vector<Index> rows;
   for (Index i = 0; i < n; ++i) rows.push_back(table_row(i * size() / n));
   return BoxData(table_, std::move(rows));
+}
+
+TRANSFERLIB_API BoxData BoxData::with_labels(const Labels& labels) const {
+  if (labels.empty()) throw DataError("data need a class at least; name one of theirs");
+  std::vector<Index> number(table_->labels.size(), -1);
+  for (std::size_t i = 0; i < labels.size(); ++i) {
+    if (std::find(labels.begin(), labels.begin() + static_cast<std::ptrdiff_t>(i), labels[i]) !=
+        labels.begin() + static_cast<std::ptrdiff_t>(i))
+      throw DataError(detail::text("the class ", detail::in_quotes(labels[i]), " is named twice; name it once"));
+    const auto found = std::find(table_->labels.begin(), table_->labels.end(), labels[i]);
+    if (found != table_->labels.end())
+      number[static_cast<std::size_t>(found - table_->labels.begin())] = static_cast<Index>(i);
+  }
+  auto table = std::make_shared<detail::BoxTable>();
+  table->folder = table_->folder, table->labels = labels, table->options = table_->options;
+  table->problems = table_->problems, table->pictures = table_->pictures;
+  table->bad_pictures = table_->bad_pictures, table->left_out_boxes = table_->left_out_boxes;
+  table->cut_boxes = table_->cut_boxes;
+  {
+    const std::lock_guard lock(table_->mutex);
+    table->unreadable = table_->unreadable;
+  }
+  for (const auto& row : table_->rows) {
+    table->rows.push_back({.name = row.name, .size = row.size, .stored = row.stored, .boxes = {}});
+    for (TruthBox box : row.boxes) {
+      box.label = number[static_cast<std::size_t>(box.label)];
+      if (box.label >= 0) table->rows.back().boxes.push_back(box);
+    }
+  }
+  return BoxData(std::move(table), part_->rows);
 }
 
 TRANSFERLIB_API Split<BoxData> BoxData::divide(double val_fraction, std::uint64_t seed) const {
