@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -17,6 +18,7 @@
 #include <transferlib/data/transforms.hpp>
 #include <transferlib/detect/anchors.hpp>
 #include <transferlib/detector_zoo.hpp>
+#include <transferlib/model/more_classes.hpp>
 #include <transferlib/report/console.hpp>
 #include <transferlib/report/run_folder.hpp>
 #include <transferlib/train/trainer.hpp>
@@ -35,7 +37,7 @@ namespace {
 
 struct Told : tools::Recipe {
   std::string family = "yolo", data, format = "voc", train, val, cfg, weights, backbone, neck = "c3_path_aggregation",
-              head = "yolo_v5", fit, augment, licence, multi_scale;
+              head = "yolo_v5", fit, augment, licence, multi_scale, classes, add_to;
   tl::Index anchors = 3, levels = 3;
   double width = 0.25, minutes = 0.0;
   bool random = false, dropout = false, up_down = false;
@@ -51,6 +53,7 @@ struct Told : tools::Recipe {
 
   bool two_stage() const { return family == "two-stage"; }
   bool slides() const { return family == "sliding"; }
+  bool adds() const { return !add_to.empty(); }
 };
 
 /// "256:384": the sides of the pictures, every ten batches another one. \throws Usage
@@ -80,12 +83,21 @@ void check(const Told& told, const tools::Arguments& arguments) {
   if (told.family != "yolo")
     for (const char* name : {"--cfg", "--neck", "--head", "--anchors", "--levels", "--multi-scale"})
       if (arguments.has(name)) throw tools::Usage(text(name, " goes with --family yolo"));
-  for (const char* name : {"--classes", "--mode", "--learn", "--stride", "--smallest", "--rounds"})
+  if (told.adds()) {
+    if (told.family != "yolo") throw tools::Usage("--add-classes-to goes with --family yolo");
+    // What the detector is made of stays as it is.
+    for (const char* name : {"--cfg", "--weights", "--backbone", "--neck", "--width", "--levels", "--head", "--anchors",
+                             "--random", "--dropout", "--licence", "--size", "--fit"})
+      if (arguments.has(name))
+        throw tools::Usage(text(name, " does not go with --add-classes-to: the model has its own"));
+  }
+  for (const char* name : {"--mode", "--learn", "--stride", "--smallest", "--rounds"})
     if (arguments.has(name) && !told.slides()) throw tools::Usage(text(name, " goes with --family sliding"));
   if (told.slides())
     for (const char* name : {"--freeze", "--fit", "--augment", "--minutes", "--optimizer", "--width", "--resume"})
       if (arguments.has(name)) throw tools::Usage(text(name, " does not go with --family sliding"));
-  if (told.cfg.empty() == told.backbone.empty()) throw tools::Usage("either --cfg FILE or --backbone NAME");
+  if (!told.adds() && told.cfg.empty() == told.backbone.empty())
+    throw tools::Usage("either --cfg FILE or --backbone NAME");
   if (!told.cfg.empty() && (arguments.has("--neck") || arguments.has("--levels")))
     throw tools::Usage("a .cfg has its own neck; --neck and --levels go with --backbone");
   if (told.random && !told.weights.empty()) throw tools::Usage("--random and --weights contradict each other");
@@ -224,6 +236,44 @@ tl::AnyDetector yolo_of(const Told& told, const tl::BoxData& data) {
           data.labels()};
 }
 
+/// The classes of the data that --classes names, all where it names none. \throws DataError for one that is not there
+tl::Labels classes_of(const Told& told, const tl::BoxData& data) {
+  if (told.classes.empty()) return data.labels();
+  const tl::Labels out = tools::words(told.classes);
+  for (const std::string& label : out)
+    if (std::find(data.labels().begin(), data.labels().end(), label) == data.labels().end())
+      throw tl::DataError(text("--classes: the data has no class ", tl::detail::in_quotes(label), "; it has ",
+                               tl::detail::first_few(data.labels())));
+  return out;
+}
+
+/// The detector of --add-classes-to with more classes, and the classes.
+std::pair<tl::Keeping<tl::AnyDetector>, tl::Labels> taught_by(const Told& told, const tl::AnyDetector& old,
+                                                              const tl::BoxData& data) {
+  tl::Labels more = classes_of(told, data);
+  if (told.classes.empty())
+    std::erase_if(more, [&](const std::string& label) {
+      return std::find(old.labels().begin(), old.labels().end(), label) != old.labels().end();
+    });
+  tl::Keeping model{tl::add_classes(old, more), old};
+  model.refreeze(tl::FreezePolicy{tools::rule_of(told.freeze)});
+  return {std::move(model), std::move(more)};
+}
+
+/// Says how many boxes of the new classes the old anchors suit: the others are not learnt. \param data of those alone
+void say_anchors(const tl::AnyDetector& model, const tl::BoxData& data) {
+  const auto [head, json] = tl::detail::part_in_file(model.head_recipe());
+  const tl::Tensor sizes = tl::box_sizes(data, model.preprocessing());
+  if (head != "yolo" || sizes.size(0) == 0) return;
+  const auto options = tl::detail::part_options<tl::Yolo>(json);
+  if (options.matching == tl::Matching::best) return;  // which suits any box
+  tl::Anchors all;
+  for (const tl::Anchors& level : options.anchors) all.insert(all.end(), level.begin(), level.end());
+  const double suited = 100.0 * tl::anchor_recall(sizes, all, options.anchor_ratio).best_possible;
+  say("anchors", text("the model's, within ", options.anchor_ratio, " times the sides of ",
+                      tl::detail::fixed(suited, 1), " % of the new boxes"));
+}
+
 tl::AnyTransform<tl::Boxes> transform_of(const Told& told, const tl::BoxData& data, tl::Fit fit) {
   // What is to be stretched is stretched by the same step that moves it: sampled once, as pictures to be found in are.
   const bool stretch = fit == tl::Fit::stretch;
@@ -317,17 +367,39 @@ int train(Told& told, std::chrono::steady_clock::time_point start, M model, cons
 }
 
 int train(Told& told, std::chrono::steady_clock::time_point start) {
+  std::optional<tl::AnyDetector> old;
+  if (told.adds()) {
+    old.emplace(tl::load_detector(told.add_to));
+    told.size = old->preprocessing().size;
+  }
   tl::BoxDataOptions data_options{.seed = told.seed, .cache_bytes = std::size_t{1} << 30};
-  const auto [fine, validation] = tools::split_boxes(told.data, told.format, told.train, told.val, data_options);
+  const auto [fine, measured] = tools::split_boxes(told.data, told.format, told.train, told.val, data_options);
   // To learn from they need few more pixels than the network sees; as many would be too few for the shorter side of
   // what is stretched, and blurred beside those that are measured with.
   data_options.labels = fine.labels();
   data_options.most_side = 2 * told.size;
-  const tl::BoxData training = tools::split_boxes(told.data, told.format, told.train, told.val, data_options).train;
+  tl::BoxData training = tools::split_boxes(told.data, told.format, told.train, told.val, data_options).train;
+  tl::BoxData validation = measured;
+  std::optional<tl::Keeping<tl::AnyDetector>> more;
+  if (old) {
+    auto [model, added] = taught_by(told, *old, training);
+    say("network", told.add_to);
+    say("classes", text(tl::detail::first_few(old->labels(), 8), ", kept as this network finds them"),
+        "not looked for among the boxes");
+    say("learns", tl::detail::first_few(added, 8), "--classes");
+    training = training.with_labels(added).with_labels(model.labels());
+    say_anchors(model, training);
+    validation = validation.with_labels(model.labels());
+    more.emplace(std::move(model));
+  } else if (!told.classes.empty()) {
+    const tl::Labels classes = classes_of(told, training);
+    training = training.with_labels(classes), validation = validation.with_labels(classes);
+  }
   say("data", text(told.data, ", ", training.size(), " pictures to train and ", validation.size(), " to validate, ",
                    training.labels().size(), " classes: ", tl::detail::first_few(training.labels())));
   tools::warn_of(fine);
   if (told.train.empty()) say("sets", "the data's own, or by chance", "--train SET --val SET");
+  if (more) return train(told, start, std::move(*more), training, validation);
   return told.two_stage() ? train(told, start, two_stage_of(told, training), training, validation)
                           : train(told, start, yolo_of(told, training), training, validation);
 }
@@ -335,6 +407,7 @@ int train(Told& told, std::chrono::steady_clock::time_point start) {
 /// What the options say that all families have; the others have defaults of their own here.
 tools::Sliding sliding_of(const Told& told, const tools::Arguments& arguments) {
   tools::Sliding out = told.sliding;
+  out.classes = told.classes;
   out.data = told.data, out.format = told.format, out.train = told.train, out.val = told.val;
   out.backbone = told.backbone, out.weights = told.weights, out.random = told.random;
   out.threads = told.threads, out.seed = told.seed, out.out = told.out;
@@ -352,7 +425,7 @@ int main(int argc, char** argv) {
   const auto start = std::chrono::steady_clock::now();
   Told told;
   tools::Arguments arguments(
-      "--data DIR (--cfg C --weights W | --backbone B) [options]",
+      "--data DIR (--cfg C --weights W | --backbone B | --add-classes-to M) [options]",
       "Trains a detector on pictures with boxes: a network of darknet with a new head, or a backbone of the zoo with "
       "a\n"
       "neck and a head. What is not told is chosen, and said.");
@@ -375,8 +448,13 @@ int main(int argc, char** argv) {
       .option("--levels", "N", "maps that the head looks at, the coarsest (3)", told.levels)
       .option("--head", "NAME", "yolo_v2, yolo_v3, yolo_v4, yolo_v5, yolo_v7, yolo_v1 or yolox (yolo_v5)", told.head)
       .option("--anchors", "N", "of each map (3)", told.anchors)
-      .option("--classes", "A,B", "of a sliding window: the objects; all others are background (all)",
-              told.sliding.classes)
+      .option("--classes", "A,B",
+              "what to look for; all other objects are background (all; with --add-classes-to: what is new)",
+              told.classes)
+      .option("--add-classes-to", "FILE",
+              "a detector that learns the data's other classes, or --classes, and keeps those that it knows; nobody "
+              "need mark those",
+              told.add_to)
       .option("--mode", "M", "of a sliding window: exact, or dense, where the network can do it (exact)",
               told.sliding.mode)
       .option("--learn", "FROM",

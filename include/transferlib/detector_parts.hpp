@@ -218,6 +218,7 @@ struct ErasedHead {
   std::shared_ptr<Module> module;
   std::function<std::any(const Activations&, const Pass&)> forward;
   std::function<LossTerms(const std::any&, const Batch&)> loss;
+  std::function<LossTerms(const std::any&, const Batch&, const std::any&)> loss_keeping;  ///< none: it can't
   std::function<std::vector<Detections>(const std::any&)> predict;
 };
 
@@ -272,6 +273,15 @@ class AnyHead<Boxes> final : public Module {
   }
   Output forward(const Activations& maps, const Pass& pass) { return head_.forward(maps, pass); }
   LossTerms loss(const Output& y, const Batch& batch) { return head_.loss(y, batch); }
+  /// \throws OptionError if the head inside is no `KeepingHead`
+  LossTerms loss_keeping(const Output& y, const Batch& batch, const Output& old) {
+    if (!head_.loss_keeping)
+      throw OptionError(
+          "this head can't be taught by an old one; teach it what the old one is sure of: remember(old, data)");
+    return head_.loss_keeping(y, batch, old);
+  }
+  /// Whether the head inside is a `KeepingHead`.
+  bool can_keep() const { return head_.loss_keeping != nullptr; }
   Prediction predict(const Output& y) { return head_.predict(y); }
   /// The head itself, whose parameters carry their own names.
   const std::shared_ptr<Module>& pointer() const { return head_.module; }
@@ -306,17 +316,21 @@ Neck<AnyNeck> any_neck(const Neck<K>& neck) {
 template <class H>
 requires std::same_as<typename H::Target, Boxes> Head<AnyHead<Boxes>> any_head(const Head<H>& head) {
   auto options = head.options;
-  return {{detail::part_name<H>(), detail::value_to_json(options),
-           [options](const FeatureSpec& spec) -> detail::ErasedHead {
-             const auto made = std::make_shared<H>(spec, options);
-             using Output = typename H::Output;
-             return {made,
-                     [made](const Activations& maps, const Pass& pass) { return std::any(made->forward(maps, pass)); },
-                     [made](const std::any& y, const Batch& batch) {
-                       return made->loss(*std::any_cast<Output>(&y), batch);
-                     },
-                     [made](const std::any& y) { return made->predict(*std::any_cast<Output>(&y)); }};
-           }}};
+  return {
+      {detail::part_name<H>(), detail::value_to_json(options),
+       [options](const FeatureSpec& spec) -> detail::ErasedHead {
+         const auto made = std::make_shared<H>(spec, options);
+         using Output = typename H::Output;
+         std::function<LossTerms(const std::any&, const Batch&, const std::any&)> keeping;
+         if constexpr (KeepingHead<H>)
+           keeping = [made](const std::any& y, const Batch& batch, const std::any& old) {
+             return made->loss_keeping(*std::any_cast<Output>(&y), batch, *std::any_cast<Output>(&old));
+           };
+         return {
+             made, [made](const Activations& maps, const Pass& pass) { return std::any(made->forward(maps, pass)); },
+             [made](const std::any& y, const Batch& batch) { return made->loss(*std::any_cast<Output>(&y), batch); },
+             std::move(keeping), [made](const std::any& y) { return made->predict(*std::any_cast<Output>(&y)); }};
+       }}};
 }
 
 namespace detail {

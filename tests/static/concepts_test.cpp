@@ -10,6 +10,7 @@
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/conv.h>
 
+#include <transferlib/detector_parts.hpp>
 #include <transferlib/faster_rcnn.hpp>
 #include <transferlib/heads/yolo.hpp>
 #include <transferlib/heads/yolo_v1.hpp>
@@ -279,6 +280,28 @@ static_assert(!tl::NeckNetwork<NeckWithoutOptions> && !tl::NeckNetwork<NeckWitho
 static_assert(!tl::NeckNetwork<NeckWithoutPass> && !tl::NeckNetwork<NeckOfOneTensor>);
 static_assert(!tl::NeckNetwork<tl::Linear> && !tl::NeckNetwork<tl::Yolo> && !tl::NeckNetwork<MyNet> &&
               !tl::NeckNetwork<int>);
+
+// ---------------------------------------------------------------- heads that keep what they know
+
+/// All that a head needs that an old one can teach. The heads below take one thing away.
+struct GoodKeeper : GoodHead {
+  using GoodHead::GoodHead;
+  tl::LossTerms loss_keeping(const Output&, const tl::Batch&, const Output&) { return {}; }
+};
+/// Tells one number, not its terms.
+struct KeeperOfOneNumber : GoodHead {
+  using GoodHead::GoodHead;
+  tl::Tensor loss_keeping(const Output& y, const tl::Batch&, const Output&) { return y; }
+};
+/// Does not see what the old one found.
+struct ForgetfulKeeper : GoodHead {
+  using GoodHead::GoodHead;
+  tl::LossTerms loss_keeping(const Output&, const tl::Batch&) { return {}; }
+};
+static_assert(tl::KeepingHead<GoodKeeper> && tl::KeepingHead<tl::Yolo> && tl::KeepingHead<tl::YoloX> &&
+              tl::KeepingHead<tl::AnyHead<tl::Boxes>>);
+static_assert(!tl::KeepingHead<GoodHead> && !tl::KeepingHead<KeeperOfOneNumber> && !tl::KeepingHead<ForgetfulKeeper>);
+static_assert(!tl::KeepingHead<tl::YoloV1> && !tl::KeepingHead<tl::Linear> && !tl::KeepingHead<int>);
 
 // ---------------------------------------------------------------- the heads of two stages
 

@@ -145,6 +145,25 @@ check 'a run that goes on ends with the same model' cmp whole/model.safetensors 
 expect 0 '' "$train" --config whole/config.json --out again
 check 'a run from a config.json is the same' cmp whole/model.safetensors again/model.safetensors
 
+# Some of the classes, and then one more.
+expect 2 '--add-classes-to goes with --family yolo' "$train" --data voc --family two-stage --add-classes-to x
+expect 2 '--cfg does not go with --add-classes-to' "$train" --data voc --cfg tiny.cfg --add-classes-to x
+expect 2 '--size does not go with --add-classes-to' "$train" --data voc --size 64 --add-classes-to x
+expect 1 'absent.safetensors' "$train" --data voc --add-classes-to absent.safetensors
+expect 1 'the data has no class "green"; it has blue, red' "$train" "${tiny[@]}" --classes green --epochs 1
+expect 0 '' "$train" "${tiny[@]}" --classes red --epochs 1 --out red
+has '^data: .*, 1 classes: red$'
+more=(--data voc --add-classes-to red/model.safetensors --batch 2 --augment mosaic --threads 1 --seed 3 --workers 0)
+expect 0 '' "$train" "${more[@]}" --epochs 2 --out both
+has '^classes: red, kept as this network finds them'
+has '^learns: blue '
+check 'what is kept is a column' grep -qE '^epoch,train_loss,.*train_kept,' both/metrics.csv
+expect 0 '' "$bin/detect" --model both/model.safetensors --about
+has '^classes: red, blue'
+expect 0 '' "$train" "${more[@]}" --freeze all --classes blue --epochs 1 --out frozen
+expect 1 "the class \"red\" can't be added" "$train" "${more[@]}" --classes red --epochs 1
+expect 1 'no class was given' "$train" --data voc --add-classes-to both/model.safetensors --epochs 1
+
 # --------------------------------------------------------------------------------------------------------------- detect
 expect 2 'either --model FILE, or --cfg, --weights and --names' "$bin/detect" a.png
 expect 2 '--cfg, --weights and --names are wanted together' "$bin/detect" --cfg tiny.cfg a.png
@@ -187,6 +206,12 @@ assert set(n["classes"]) == {"red", "blue"} and all(c["boxes"] == 1 for c in n["
 assert {"ap", "ap50", "ar100"} <= set(n)
 page = open("report.html").read()
 assert "Precision over recall" in page and "background" in page and "Detector model.safetensors" in page'
+
+# Of one that looks for some of the classes, those are measured.
+expect 0 '' "$evaluate" --model red/model.safetensors --data voc --set val --json some.json
+check 'one class' "$python" -c '
+import json
+assert list(json.load(open("some.json"))["classes"]) == ["red"]'
 
 # ----------------------------------------------------------------------------------------------------------- two stages
 two=(--data voc --family two-stage --backbone mobilenet_v3_small --random --width 0.03125 --size 64 --batch 2

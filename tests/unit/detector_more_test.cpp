@@ -18,6 +18,8 @@
 #include <transferlib/detect/anchors.hpp>
 #include <transferlib/detector_parts.hpp>
 #include <transferlib/detector_zoo.hpp>
+#include <transferlib/model/more_classes.hpp>
+#include <transferlib/model/save.hpp>
 #include <transferlib/train/trainer.hpp>
 #include <transferlib/yolo_v5.hpp>
 
@@ -61,34 +63,45 @@ std::vector<double> ap50(const tl::DarknetDetector& model, const AnyBoxes& data)
   return out;
 }
 
-/// What a detector finds before and after it learnt the last class of the data, taught by what it finds itself or not.
+/// The data's boxes of its last class alone, under all its names.
+template <class D>
+tl::ReplacedBoxes<D> last_class_of(const D& data) {
+  const tl::Labels all = data.labels(), last{all.back()};
+  const auto fresh = tl::only_classes(data, last);
+  std::vector<Tensor> boxes;
+  tl::detail::for_all_batches(fresh, [&](const tl::Batch& batch) {
+    for (const Tensor& b : tl::detail::boxes_by_picture(batch)) boxes.push_back(tl::detail::relabelled(b, last, all));
+  });
+  return {data, all, std::move(boxes)};
+}
+
+/// What a detector finds before and after it learnt the last class of the data: taught by the old one, by what that is
+/// sure of, or not at all.
 struct Learnt {
-  std::vector<double> before, after, forgotten;
+  std::vector<double> before, after, remembered, forgotten;
 };
 
-/// \param pretrained a detector of the data's first classes, untrained \param train, test data of all classes
+/// \param model a detector of the data's first classes, untrained \param train, test data of all classes
 template <class Fit>
 Learnt learn_last(tl::DarknetDetector model, const AnyBoxes& train, const AnyBoxes& test, const Fit& fit) {
   const tl::Labels old(train.names.begin(), train.names.end() - 1), last{train.names.back()};
   const auto first = tl::only_classes(train, old);
   const auto first_test = tl::only_classes(test, old);
   fit(model, AnyBoxes::of(first), true);
-  Learnt out{ap50(model, AnyBoxes::of(first_test)), {}, {}};
+  Learnt out{ap50(model, AnyBoxes::of(first_test)), {}, {}, {}};
+  const auto marked = last_class_of(train);
+  tl::Keeping taught{tl::add_classes(model, last), model};
+  fit(taught, AnyBoxes::of(marked), false);
+  out.after = ap50(taught, test);
   const auto fresh = tl::only_classes(train, last);
-  const auto taught = tl::remember(model, fresh);
-  CHECK(taught.labels() == train.names);
+  const auto remembered = tl::remember(model, fresh);
+  CHECK(remembered.labels() == train.names);
   auto more = tl::add_classes(model, last);
-  fit(more, AnyBoxes::of(taught), false);
-  out.after = ap50(more, test);
-  // The same without it: nobody says that what is old is there.
-  std::vector<Tensor> boxes;
-  tl::detail::for_all_batches(fresh, [&](const tl::Batch& batch) {
-    for (const Tensor& b : tl::detail::boxes_by_picture(batch))
-      boxes.push_back(tl::detail::relabelled(b, last, train.names));
-  });
-  const tl::ReplacedBoxes<AnyBoxes> alone(train, train.names, boxes);
+  fit(more, AnyBoxes::of(remembered), false);
+  out.remembered = ap50(more, test);
+  // Nobody says that what is old is there.
   auto careless = tl::add_classes(model, last);
-  fit(careless, AnyBoxes::of(alone), false);
+  fit(careless, AnyBoxes::of(marked), false);
   out.forgotten = ap50(careless, test);
   return out;
 }
@@ -275,6 +288,83 @@ TEST_CASE("what an old detector is sure of is remembered") {
              ContainsSubstring("must be in [0, 1], not 2"));
 }
 
+TEST_CASE("a detector that is taught by an old one learns another class and keeps the others") {
+  const Rectangles all(40), test(24, 2);
+  const tl::Labels old_classes{toys::colours[0], toys::colours[1]}, last{toys::colours[2]};
+  tl::YoloOptions yolo{.anchors = {{{12, 12}, {20, 20}}}};
+  tl::DarknetDetector old{tl::AnyBackbone(toys::lively<toys::SqueezeNet>(64).core), tl::FreezePolicy<tl::FreezeNone>{},
+                          tl::Head<tl::Yolo>{yolo}, old_classes};
+  const tl::TrainerOptions options{
+      .epochs = 20, .batch = 8, .optimizer = tl::Adam{.lr = 5e-3}, .cache = {.enabled = false}};
+  const auto first = tl::only_classes(all, old_classes), first_test = tl::only_classes(test, old_classes);
+  tl::Trainer{old, options}.fit(first, first_test);
+  const auto before = ap50(old, AnyBoxes::of(first_test));
+  REQUIRE(before[0] > 0.6);
+  REQUIRE(before[1] > 0.6);
+
+  // In the pictures that it learns from, blue alone is marked.
+  const auto marked = last_class_of(all);
+  tl::Keeping model{tl::add_classes(old, last), old};
+  static_assert(std::same_as<decltype(model), tl::Keeping<tl::DarknetDetector>>);
+  const auto copy = tl::clone(model);
+  const auto history = tl::Trainer{model, options}.fit(marked, test);
+  CHECK(history.epochs.front().has("train_kept"));
+  CHECK_FALSE(history.epochs.front().has("val_kept"));
+  const auto after = ap50(model, AnyBoxes::of(test));
+  auto careless = tl::add_classes(old, last);
+  tl::Trainer{careless, options}.fit(marked, test);
+  const auto forgotten = ap50(careless, AnyBoxes::of(test));
+  INFO("before " << before[0] << ", " << before[1] << "; after " << after[0] << ", " << after[1] << ", " << after[2]
+                 << "; forgotten " << forgotten[0] << ", " << forgotten[1] << ", " << forgotten[2]);
+  for (const std::size_t c : {std::size_t{0}, std::size_t{1}}) {
+    CHECK(after[c] > before[c] - 0.1);
+    CHECK(forgotten[c] < 0.3);
+  }
+  CHECK(after[2] > 0.6);
+  // The one that teaches learns nothing, and a copy is a copy.
+  CHECK(toys::same_bytes(toys::snapshot(model.old().head()), toys::snapshot(old.head())));
+  CHECK(toys::same_bytes(toys::snapshot(copy.old().head()), toys::snapshot(old.head())));
+  CHECK_FALSE(toys::same_bytes(toys::snapshot(copy.head()), toys::snapshot(model.head())));
+  CHECK(copy.lesson() == model.lesson());
+
+  // A file of it is one of an ordinary detector.
+  const toys::Folder folder;
+  tl::save(model, folder / "more.safetensors");
+  CHECK(tl::detail::SavedModel::read(folder / "more.safetensors").labels == toys::colours);
+}
+
+TEST_CASE("what is frozen in a detector is so in the one that teaches it") {
+  const auto made = [](const char* head, const tl::Json& options) {
+    return tl::AnyDetector{tl::AnyBackbone(toys::lively<toys::SqueezeNet>(64).core), tl::FreezePolicy<tl::FreezeNone>{},
+                           tl::any_neck("none"), tl::any_box_head(head, options), toys::colours};
+  };
+  const tl::Json anchors = [] {
+    tl::LevelAnchors a{{{12, 12}, {18, 18}}};
+    return tl::detail::value_to_json(a);
+  }();
+  const auto old = made("yolo_v3", {{"anchors", anchors}, {"seed", 1}});
+  tl::Keeping model{tl::add_classes(old, {"other"}), old};
+  model.refreeze(tl::FreezePolicy<tl::FreezeAll>{});
+  CHECK(model.old().frozen() == model.frozen());
+  CHECK(model.old().cut().boundary == model.cut().boundary);
+  const Rectangles all(6);
+  const AnyBoxes data{6,
+                      {toys::colours[0], toys::colours[1], toys::colours[2], "other"},
+                      [&](std::span<const Index> ids) { return all.batch(ids); }};
+  const auto taught = toys::snapshot(*model.old().head().pointer()), own = toys::snapshot(*model.head().pointer());
+  tl::Trainer{model, {.epochs = 1, .batch = 3, .cache = {.enabled = false}}}.fit(data, data);
+  CHECK(toys::same_bytes(taught, toys::snapshot(*model.old().head().pointer())));
+  CHECK_FALSE(toys::same_bytes(own, toys::snapshot(*model.head().pointer())));
+  model.to(at::kCPU);
+
+  CHECK_THAT(sentence_of<tl::OptionError>([&] { tl::Keeping{tl::clone(old), old}; }), ContainsSubstring("add_classes"));
+  const auto other = made("yolo_v1", {{"side", 2}, {"seed", 1}});
+  CHECK_THAT(sentence_of<tl::OptionError>([&] {
+               tl::Keeping{tl::add_classes(other, {"other"}), other};
+             }),
+             ContainsSubstring("remember(old, data)"));
+}
+
 TEST_CASE("sizes are drawn every few batches, and a run that goes on draws the same") {
   const tl::MultiScale scale{.least = 32, .most = 96, .every = 3};
   std::vector<Index> count(4);
@@ -312,7 +402,7 @@ TEST_CASE("sizes are drawn every few batches, and a run that goes on draws the s
     CHECK_THAT(sentence_of<tl::OptionError>([&] { trained(bad, false, {}, 1); }), ContainsSubstring("multi_scale"));
 }
 
-// A measurement, run by its name: twenty minutes of a loaded core, and what it asks for is not reached yet.
+// A measurement, run by its name: half an hour of a loaded core.
 TEST_CASE("yolo-fastest learns platelets and keeps the other blood cells", "[.]") {
   const char* extra = std::getenv("TRANSFERLIB_TEST_DATA_EXTRA");
   const std::filesystem::path folder = extra == nullptr ? "" : extra;
@@ -344,9 +434,10 @@ TEST_CASE("yolo-fastest learns platelets and keeps the other blood cells", "[.]"
         .fit(augmented, AnyBoxes{1, data.names, data.get});
   };
   const Learnt l = learn_last(std::move(model), AnyBoxes::of(train), validation, fit);
-  WARN("AP50 of RBC, WBC before: " << l.before[0] << ", " << l.before[1] << "; with Platelets after: " << l.after[0]
-                                   << ", " << l.after[1] << ", " << l.after[2] << "; without `remember`: "
-                                   << l.forgotten[0] << ", " << l.forgotten[1] << ", " << l.forgotten[2]);
+  const auto words = [](const std::vector<double>& v) { return tl::detail::text(v[0], ", ", v[1], ", ", v[2]); };
+  WARN("AP50 of RBC, WBC before: " << l.before[0] << ", " << l.before[1] << "; with Platelets after: " << words(l.after)
+                                   << "; by `remember`: " << words(l.remembered)
+                                   << "; without: " << words(l.forgotten));
   for (std::size_t c : {std::size_t{0}, std::size_t{1}}) CHECK(l.after[c] > l.before[c] - 0.03);
-  CHECK(l.after[2] > 0.5);
+  CHECK(l.after[2] > 0.6);
 }

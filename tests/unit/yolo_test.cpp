@@ -555,6 +555,118 @@ TEST_CASE("what a YOLO can't be is told") {
   CHECK(head.loss(maps, batch).total().item<double>() == head.loss(maps, objects()).total().item<double>());
 }
 
+TEST_CASE("a head for more classes is taught what an old one finds") {
+  // The same maps with one more class, of which nothing is seen.
+  const auto grown = [](const std::vector<Tensor>& maps, const LevelAnchors& anchors) {
+    std::vector<Tensor> out;
+    for (std::size_t l = 0; l < maps.size(); ++l) {
+      const Tensor m = maps[l].detach();
+      const auto a = static_cast<Index>(anchors[l].size());
+      const Tensor by_anchor = m.view({m.size(0), a, -1, m.size(2), m.size(3)});
+      const Tensor none = at::full({m.size(0), a, 1, m.size(2), m.size(3)}, -40.0, m.options());
+      out.push_back(at::cat({by_anchor, none}, 2).flatten(1, 2).clone().requires_grad_());
+    }
+    return out;
+  };
+  Batch nothing;
+  nothing.target = at::zeros({0, 5}, at::kDouble);
+  nothing.offsets = at::zeros({pictures_used + 1}, at::kLong);
+  for (const auto& [name, version] : versions()) {
+    CAPTURE(name);
+    if (version.options.focal_gamma > 0.0) continue;  // its least value is not at the target
+    const YoloOptions& o = version.options;
+    FeatureSpec spec = three_maps;
+    if (version.strides.size() == 1) spec = {{16}, {32}, 16, classes};
+    spec.classes = classes + 1;
+    Yolo head(spec, o);
+    std::vector<Index> channels;
+    for (const Anchors& a : o.anchors) channels.push_back(static_cast<Index>(a.size()) * (5 + classes));
+    const auto old = maps_of("lead", version.strides, channels);
+    auto maps = grown(old, o.anchors);
+    std::vector<Tensor> both = maps;
+    if (o.auxiliary)
+      for (const Tensor& m : grown(old, o.anchors)) both.push_back(m);
+    // Where a head answers as the old one does, nothing pulls at it.
+    const LossTerms same = head.loss_keeping(both, nothing, old);
+    REQUIRE(same.terms.size() == 4);
+    CHECK(same.terms[3].first == "kept");
+    same.total().backward();
+    for (std::size_t l = 0; l < both.size(); ++l) {
+      const Tensor g = both[l].grad();
+      const auto a = static_cast<Index>(o.anchors[l % maps.size()].size());
+      const Tensor by_anchor = g.view({g.size(0), a, -1, g.size(2), g.size(3)});
+      // An overlap has no slope where boxes are equal: it has a peak.
+      const Index from = o.box_loss ? 4 : 0;
+      CHECK(by_anchor.narrow(2, from, by_anchor.size(2) - from).abs().max().item<double>() < 1e-9);
+    }
+    // And whatever it changes makes the loss larger.
+    const double least = same.total().item<double>();
+    for (const Index channel : {0, 2, 4, 5, 5 + static_cast<Index>(classes)}) {
+      auto other = both;
+      other[0] = both[0].detach().clone();
+      other[0].select(1, channel).add_(channel == 5 + classes ? 41.0 : 0.3);
+      CAPTURE(channel);
+      CHECK(head.loss_keeping(other, nothing, old).total().item<double>() > least + 1e-6);
+    }
+    // What is marked counts as it did, beside what is kept.
+    Batch marked = objects();
+    marked.target = marked.target.clone();
+    marked.target.select(1, 0).fill_(classes);
+    const LossTerms plain = head.loss(both, marked), beside = head.loss_keeping(both, marked, old);
+    CHECK(plain.terms[0].second.item<double>() == beside.terms[0].second.item<double>());
+    CHECK(plain.terms[2].second.item<double>() == beside.terms[2].second.item<double>());
+    CHECK(plain.terms[1].second.item<double>() != beside.terms[1].second.item<double>());
+    // Where something new is to be found the old one is not asked.
+    CHECK(beside.terms[3].second.item<double>() != same.terms[3].second.item<double>());
+    CHECK_THAT(message([&] { head.loss_keeping(old, nothing, both); }), ContainsSubstring("add_classes"));
+  }
+
+  YoloX without({{8, 8}, {16, 32}, 8, classes + 1}, {.width = 8});
+  const auto found = maps_of("x", {16, 32}, {5 + classes, 5 + classes});
+  const auto equal = grown(found, {{{1, 1}}, {{1, 1}}});
+  const LossTerms same = without.loss_keeping(equal, nothing, found);
+  CHECK(same.terms.size() == 4);
+  same.total().backward();
+  for (const Tensor& m : equal) CHECK(m.grad().narrow(1, 4, m.size(1) - 4).abs().max().item<double>() < 1e-9);
+  for (const Index channel : {0, 2, 4, 5, 8}) {
+    auto other = equal;
+    other[1] = equal[1].detach().clone();
+    other[1].select(1, channel).add_(channel == 8 ? 41.0 : 0.3);
+    CHECK(without.loss_keeping(other, nothing, found).total().item<double>() > same.total().item<double>() + 1e-6);
+  }
+  Batch marked = objects();
+  marked.target = marked.target.clone();
+  marked.target.select(1, 0).fill_(classes);
+  CHECK(std::abs(without.loss(equal, marked).terms[2].second.item<double>() -
+                 without.loss_keeping(equal, marked, found).terms[2].second.item<double>()) < 1e-12);
+  CHECK_THAT(message([&] { without.loss_keeping(found, nothing, equal); }), ContainsSubstring("add_classes"));
+
+  // One prediction, by hand: 32 x 32 pixels, one cell, one anchor of 10 x 20.
+  YoloOptions o;
+  o.anchors = {{{10, 20}}};
+  o.scale = LossScale::pictures;
+  Yolo head({{8}, {32}, 8, 2}, o);
+  const auto map = [](std::vector<double> v) {
+    const auto n = static_cast<Index>(v.size());
+    return at::tensor(v, at::kDouble).view({1, n, 1, 1});
+  };
+  Batch one;
+  one.target = at::zeros({0, 5}, at::kDouble);
+  one.offsets = at::zeros({2}, at::kLong);
+  const LossTerms t =
+      head.loss_keeping({map({0.3, -0.2, 0.1, 0.4, 0.5, 0.7, -0.6})}, one, {map({-0.4, 0.1, 0.2, -0.3, 1.1, 2.0})});
+  const auto sigma = [](double x) { return 1.0 / (1.0 + std::exp(-x)); };
+  const auto entropy = [&](double x, double p) { return -p * std::log(sigma(x)) - (1.0 - p) * std::log(sigma(-x)); };
+  const double sure = sigma(1.1), width = 10.0 * std::exp(0.2), height = 20.0 * std::exp(-0.3);
+  const double box = (2.0 - width * height / 1024.0) *
+                     (entropy(0.3, sigma(-0.4)) + entropy(-0.2, sigma(0.1)) + (0.1 * 0.1 + 0.7 * 0.7) / 2.0);
+  const double kinds = entropy(0.7, sigma(2.0)) + entropy(-0.6, 0.0);
+  CHECK(std::abs(t.terms[0].second.item<double>()) < 1e-12);
+  CHECK(std::abs(t.terms[1].second.item<double>() - entropy(0.5, sure)) < 1e-9);
+  CHECK(std::abs(t.terms[2].second.item<double>()) < 1e-12);
+  CHECK(std::abs(t.terms[3].second.item<double>() - sure * (box + kinds)) < 1e-9);
+}
+
 TEST_CASE("anchors are found from boxes") {
   // Three sizes of boxes, each with a spread of a tenth.
   const Tensor centre = at::tensor({12.0, 20.0, 60.0, 40.0, 150.0, 200.0}, at::kDouble).view({3, 2});

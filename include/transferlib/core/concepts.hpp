@@ -69,6 +69,13 @@ concept HeadNetwork = std::derived_from<H, Module> &&
   requires MetricFor<typename H::Metric, typename H::Prediction>;
 };
 
+/// A head that can learn more classes while one for the first of them, built like it, says what it finds: beside its
+/// output for a batch, in which the new classes are marked, it is shown the other's for the same pictures.
+template <class H>
+concept KeepingHead = HeadNetwork<H> && requires(H& h, const typename H::Output& y, const Batch& b) {
+  { h.loss_keeping(y, b, y) } -> std::same_as<LossTerms>;
+};
+
 /// What `Neck<Network>` takes: built from a pyramid's shapes and an aggregate of options, it turns the backbone's maps
 /// into those that a detector's head looks at, and tells their shapes.
 template <class K>

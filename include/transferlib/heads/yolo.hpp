@@ -46,6 +46,14 @@ class Yolo : public Module {
   /// The terms "box", "objectness" and "class". \throws DataError for a target that is not of `Boxes`
   LossTerms loss(const Output& maps, const Batch& batch);
 
+  /// The terms of `loss` while an old head for the first of the classes, with the same anchors, keeps what it knows
+  /// (`Keeping`): what is to find no marked object should be as sure as the old head was that it finds one, and, as far
+  /// as it was sure, have its box and its classes: the term "kept".
+  /// \param batch boxes of the new classes, and of the others as far as they are marked
+  /// \param old its maps of the same pictures, without its auxiliary ones
+  /// \throws OptionError if the maps are not those of such a head
+  LossTerms loss_keeping(const Output& maps, const Batch& batch, const Output& old);
+
   /// The objects of each picture: a score is objectness times the class's.
   Prediction predict(const Output& maps);
 
@@ -61,6 +69,7 @@ class Yolo : public Module {
   void start_bias(Tensor& bias, Index anchors, double stride) const;
 
   std::vector<detail::YoloLevel> levels_of(const Output& maps, std::size_t first) const;
+  detail::YoloTerms terms(const Output& maps, const Batch& batch, const std::vector<detail::YoloLevel>& old) const;
 
   Options options_;
   Index classes_ = 0;
@@ -120,19 +129,43 @@ TRANSFERLIB_API Yolo::Output Yolo::forward(const Activations& pyramid, const Pas
 }
 
 TRANSFERLIB_API LossTerms Yolo::loss(const Output& maps, const Batch& batch) {
+  const detail::YoloTerms t = terms(maps, batch, {});
+  return {{{"box", t.box}, {"objectness", t.objectness}, {"class", t.classes}}};
+}
+
+TRANSFERLIB_API LossTerms Yolo::loss_keeping(const Output& maps, const Batch& batch, const Output& old) {
+  bool same = old.size() >= anchors_.size();
+  for (std::size_t l = 0; same && l < anchors_.size(); ++l) {
+    const Index anchors = anchors_[l].size(0), numbers = old[l].size(1);
+    same = numbers % anchors == 0 && numbers > 5 * anchors && numbers <= maps.at(l).size(1) &&
+           old[l].size(0) == maps[l].size(0) && old[l].sizes().slice(2) == maps[l].sizes().slice(2);
+  }
+  if (!same)
+    throw OptionError(
+        "what an old head found is kept by a head with its maps and anchors and no fewer classes; make it by "
+        "add_classes");
+  auto before = levels_of(old, 0);
+  for (detail::YoloLevel& l : before) l.values = l.values.detach();
+  const detail::YoloTerms t = terms(maps, batch, before);
+  return {{{"box", t.box}, {"objectness", t.objectness}, {"class", t.classes}, {"kept", t.kept}}};
+}
+
+TRANSFERLIB_API detail::YoloTerms Yolo::terms(const Output& maps, const Batch& batch,
+                                              const std::vector<detail::YoloLevel>& old) const {
   const auto levels = levels_of(maps, 0);
   const Objects objects = objects_of(batch, classes_, levels.front().values);
   if (objects.pictures != maps[0].size(0))
     throw DataError(detail::text("the target is of ", objects.pictures, " pictures, the output of ", maps[0].size(0)));
-  detail::YoloTerms t =
-      detail::yolo_loss(levels, detail::match_yolo(levels, objects, options_, options_.cell_reach), objects, options_);
+  detail::YoloTerms t = detail::yolo_loss(levels, detail::match_yolo(levels, objects, options_, options_.cell_reach),
+                                          objects, options_, old);
   if (maps.size() > levels.size()) {
     const auto matches = detail::match_yolo(levels, objects, options_, options_.auxiliary_cell_reach);
-    const auto a = detail::yolo_loss(levels_of(maps, levels.size()), matches, objects, options_);
+    const auto a = detail::yolo_loss(levels_of(maps, levels.size()), matches, objects, options_, old);
     const double w = options_.auxiliary_weight;
-    t = {t.box + a.box * w, t.objectness + a.objectness * w, t.classes + a.classes * w};
+    t = {t.box + a.box * w, t.objectness + a.objectness * w, t.classes + a.classes * w,
+         old.empty() ? Tensor() : t.kept + a.kept * w};
   }
-  return {{{"box", t.box}, {"objectness", t.objectness}, {"class", t.classes}}};
+  return t;
 }
 
 TRANSFERLIB_API Yolo::Prediction Yolo::predict(const Output& maps) {

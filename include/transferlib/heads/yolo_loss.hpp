@@ -60,22 +60,30 @@ TRANSFERLIB_API std::vector<Matches> match_yolo_ota(const std::vector<YoloLevel>
                                                     const std::vector<Matches>& allowed, const Objects& objects,
                                                     Index most);
 
-/// The three losses, each a scalar.
+/// The three losses, each a scalar; and what an old head would keep, where there is one.
 struct YoloTerms {
-  Tensor box, objectness, classes;
+  Tensor box, objectness, classes, kept;
 };
 
 /// How far boxes are off: (K).
 TRANSFERLIB_API Tensor yolo_box_loss(const YoloLevel& level, const Matches& m, const Tensor& p, const Tensor& truth,
                                      const Tensor& overlap, const YoloOptions& o);
 
-/// A map's losses, given its matches.
-TRANSFERLIB_API YoloTerms yolo_level_loss(const YoloLevel& level, const Matches& matches, const Objects& objects,
-                                          const YoloOptions& o, double balance);
+/// How far a map's boxes and classes are from those of an old head's map for the first of the classes, each prediction
+/// as much as the old head is sure that it finds something; where something new is to be found (`taken`, places) the
+/// old one is not asked. By the options' weights. An old prediction is of none of the new classes.
+TRANSFERLIB_API Tensor yolo_kept_loss(const YoloLevel& level, const YoloLevel& old, const Tensor& taken,
+                                      const YoloOptions& o);
 
-/// The losses of a head: the sum of its maps'.
+/// A map's losses, given its matches. \param old an old head's map, or none: what finds nothing of `objects` should be
+/// as sure as it was
+TRANSFERLIB_API YoloTerms yolo_level_loss(const YoloLevel& level, const Matches& matches, const Objects& objects,
+                                          const YoloOptions& o, double balance, const YoloLevel* old);
+
+/// The losses of a head: the sum of its maps'. \param old the maps of an old head, or none
 TRANSFERLIB_API YoloTerms yolo_loss(const std::vector<YoloLevel>& levels, const std::vector<Matches>& matches,
-                                    const Objects& objects, const YoloOptions& o);
+                                    const Objects& objects, const YoloOptions& o,
+                                    const std::vector<YoloLevel>& old = {});
 
 /// What is to find what, by the options. \param reach of `ratio` and `simota`, in cells
 TRANSFERLIB_API std::vector<Matches> match_yolo(const std::vector<YoloLevel>& levels, const Objects& objects,
@@ -180,8 +188,33 @@ TRANSFERLIB_API Tensor yolo_box_loss(const YoloLevel& level, const Matches& m, c
          (logistic_loss(p.narrow(1, 0, 2), place, 0.0).sum(1) + off.square().sum(1) / 2.0);
 }
 
+TRANSFERLIB_API Tensor yolo_kept_loss(const YoloLevel& level, const YoloLevel& old, const Tensor& taken,
+                                      const YoloOptions& o) {
+  constexpr double least = 0.01;  // what is less sure would move nothing, and is most of the map
+  const Tensor sure = old.values.select(-1, 4).sigmoid().flatten().index_fill(0, taken, 0.0);
+  const Tensor where = sure.view({level.size(0), level.size(1), level.size(2), level.size(3)}).gt(least).nonzero();
+  const Matches m{where.select(1, 0), where.select(1, 3), where.select(1, 1), where.select(1, 2), where.select(1, 0)};
+  const Tensor weight = sure.index_select(0, level.places(m));
+  const Tensor p = level.at_matches(m), q = old.at_matches(m), truth = old.boxes(m, q);
+  const Tensor overlap =
+      paired_overlaps(to_corners(level.boxes(m, p)), to_corners(truth), o.box_loss.value_or(Overlap::iou));
+  const Index classes = level.size(4) - 5, before = old.size(4) - 5;
+  const Tensor logits = p.narrow(1, 5, classes), said = q.narrow(1, 5, before);
+  const bool softmax = o.classes == ClassRelation::softmax;
+  const Tensor wanted =
+      at::cat({softmax ? said.softmax(1) : said.sigmoid(), said.new_zeros({m.size(), classes - before})}, 1);
+  const Tensor off = softmax ? at::cross_entropy_loss(logits, wanted, {}, at::Reduction::None)
+                             : logistic_loss(logits, wanted, 0.0).sum(1);
+  const Tensor box = (weight * yolo_box_loss(level, m, p, truth, overlap, o)).sum() * o.box_weight;
+  const Tensor kind = (weight * off).sum() * o.class_weight;
+  const double pictures = static_cast<double>(std::max<Index>(level.size(0), 1));
+  if (o.scale == LossScale::pictures) return (box + kind) / pictures;
+  const Tensor found = weight.sum().clamp_min(1.0);
+  return box / found + kind / (found * 80.0);
+}
+
 TRANSFERLIB_API YoloTerms yolo_level_loss(const YoloLevel& level, const Matches& matches, const Objects& objects,
-                                          const YoloOptions& o, double balance) {
+                                          const YoloOptions& o, double balance, const YoloLevel* old) {
   const Index classes = level.size(4) - 5;
   Matches m = matches;
   Tensor wanted;
@@ -195,7 +228,9 @@ TRANSFERLIB_API YoloTerms yolo_level_loss(const YoloLevel& level, const Matches&
       paired_overlaps(to_corners(level.boxes(m, p)), to_corners(truth), o.box_loss.value_or(Overlap::iou));
 
   const Tensor sure = level.values.select(-1, 4);
-  Tensor target = at::zeros({sure.numel()}, sure.options()), weight = at::ones_like(target);
+  Tensor target = old == nullptr ? at::zeros({sure.numel()}, sure.options())
+                                 : old->values.select(-1, 4).sigmoid().flatten().clone();
+  Tensor weight = at::ones_like(target);
   if (o.matching == Matching::best && o.ignore_threshold < 1.0)
     weight = best_overlaps(level, objects).flatten().le(o.ignore_threshold).to(weight.options());
   const Tensor place = level.places(m);
@@ -210,24 +245,28 @@ TRANSFERLIB_API YoloTerms yolo_level_loss(const YoloLevel& level, const Matches&
       o.classes == ClassRelation::softmax
           ? at::cross_entropy_loss(logits, objects.label.index_select(0, m.object), {}, at::Reduction::Sum)
           : logistic_loss(logits, wanted * (1.0 - o.label_smoothing) + o.label_smoothing / 2.0, o.focal_gamma).sum();
+  const Tensor kept = old == nullptr ? Tensor() : yolo_kept_loss(level, *old, place, o);
   const double pictures = static_cast<double>(std::max<Index>(level.size(0), 1));
-  if (o.scale == LossScale::pictures) return {box / pictures, objectness / pictures, off / pictures};
+  if (o.scale == LossScale::pictures) return {box / pictures, objectness / pictures, off / pictures, kept};
   const double found = static_cast<double>(std::max<Index>(m.size(), 1));
   // The mean over all places, times the picture's part of 640 x 640 pixels.
   const double part = level.code.stride * level.code.stride / (640.0 * 640.0) / static_cast<double>(level.size(3));
-  return {box / found, objectness * (part / pictures), off / (found * 80.0)};
+  return {box / found, objectness * (part / pictures), off / (found * 80.0), kept};
 }
 
 TRANSFERLIB_API YoloTerms yolo_loss(const std::vector<YoloLevel>& levels, const std::vector<Matches>& matches,
-                                    const Objects& objects, const YoloOptions& o) {
+                                    const Objects& objects, const YoloOptions& o, const std::vector<YoloLevel>& old) {
   YoloTerms sum;
   for (std::size_t l = 0; l < levels.size(); ++l) {
-    const YoloTerms t = yolo_level_loss(levels[l], matches[l], objects, o, of_level(o.balance, l));
-    sum = l == 0 ? t : YoloTerms{sum.box + t.box, sum.objectness + t.objectness, sum.classes + t.classes};
+    const YoloTerms t =
+        yolo_level_loss(levels[l], matches[l], objects, o, of_level(o.balance, l), old.empty() ? nullptr : &old.at(l));
+    sum = l == 0 ? t
+                 : YoloTerms{sum.box + t.box, sum.objectness + t.objectness, sum.classes + t.classes,
+                             old.empty() ? Tensor() : sum.kept + t.kept};
   }
   const double maps = o.scale == LossScale::means ? 3.0 / static_cast<double>(levels.size()) : 1.0;
   return {sum.box * (o.box_weight * maps), sum.objectness * (o.objectness_weight * maps),
-          sum.classes * (o.class_weight * maps)};
+          sum.classes * (o.class_weight * maps), old.empty() ? Tensor() : sum.kept * maps};
 }
 
 TRANSFERLIB_API std::vector<Matches> match_yolo(const std::vector<YoloLevel>& levels, const Objects& objects,

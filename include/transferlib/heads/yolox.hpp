@@ -52,6 +52,10 @@ class YoloX : public Module {
   /// many predictions are to find an object.
   LossTerms loss(const Output& maps, const Batch& batch);
 
+  /// The terms of `loss` while an old head for the first of the classes keeps what it knows, as `Yolo::loss_keeping`.
+  /// \throws OptionError if the maps are not those of such a head
+  LossTerms loss_keeping(const Output& maps, const Batch& batch, const Output& old);
+
   Prediction predict(const Output& maps);
 
   /// The options; thresholds may be changed between predictions.
@@ -71,7 +75,12 @@ class YoloX : public Module {
     Tensor reach;    // (P) in pixels
   };
 
+  struct Terms {
+    Tensor box, objectness, classes, kept;
+  };
+
   Decoded decode(const Output& maps) const;
+  Terms terms(const Output& maps, const Batch& batch, const Output* before) const;
 
   /// SimOTA in picture `n`, among the cells that are near the centre of any object.
   OtaMatches match(const Decoded& d, Index n, const Objects& objects, const Tensor& mine, const Tensor& truth) const;
@@ -147,6 +156,23 @@ TRANSFERLIB_API YoloX::Output YoloX::forward(const Activations& pyramid, const P
 }
 
 TRANSFERLIB_API LossTerms YoloX::loss(const Output& maps, const Batch& batch) {
+  const Terms t = terms(maps, batch, nullptr);
+  return {{{"box", t.box}, {"objectness", t.objectness}, {"class", t.classes}}};
+}
+
+TRANSFERLIB_API LossTerms YoloX::loss_keeping(const Output& maps, const Batch& batch, const Output& old) {
+  bool same = old.size() == maps.size();
+  for (std::size_t l = 0; same && l < maps.size(); ++l)
+    same = old[l].size(1) > 5 && old[l].size(1) <= maps[l].size(1) && old[l].size(0) == maps[l].size(0) &&
+           old[l].sizes().slice(2) == maps[l].sizes().slice(2);
+  if (!same)
+    throw OptionError(
+        "what an old head found is kept by a head with its maps and no fewer classes; make it by add_classes");
+  const Terms t = terms(maps, batch, &old);
+  return {{{"box", t.box}, {"objectness", t.objectness}, {"class", t.classes}, {"kept", t.kept}}};
+}
+
+TRANSFERLIB_API YoloX::Terms YoloX::terms(const Output& maps, const Batch& batch, const Output* before) const {
   const Decoded d = decode(maps);
   const Index n = d.values.size(0);
   const Objects objects = objects_of(batch, classes_, d.values);
@@ -172,15 +198,35 @@ TRANSFERLIB_API LossTerms YoloX::loss(const Output& maps, const Batch& batch) {
   const Tensor iou = paired_overlaps(d.boxes.flatten(0, 1).index_select(0, place), truth.index_select(0, object));
   const Tensor wanted = at::zeros({place.size(0), classes_}, flat.options())
                             .scatter_(1, objects.label.index_select(0, object).unsqueeze(1), overlap.unsqueeze(1));
-  const Tensor sure = at::zeros({flat.size(0)}, flat.options()).index_fill_(0, place, 1.0);
-  const double found = static_cast<double>(std::max<Index>(place.size(0), 1));
-  const auto term = [&](const Tensor& sum, double weight) { return sum * (weight / found); };
   const auto logistic = [](const Tensor& x, const Tensor& y) {
     return at::binary_cross_entropy_with_logits(x, y, {}, {}, at::Reduction::Sum);
   };
-  return {{{"box", term((1.0 - iou.square()).sum(), options_.box_weight)},
-           {"objectness", term(logistic(flat.select(1, 4), sure), options_.objectness_weight)},
-           {"class", term(logistic(p.narrow(1, 5, classes_), wanted), options_.class_weight)}}};
+  Tensor sure = at::zeros({flat.size(0)}, flat.options()), kept, of_old = at::zeros({}, flat.options());
+  if (before != nullptr) {
+    constexpr double least = 0.01;  // what is less sure would move nothing, and is most of the map
+    const Decoded was = decode(*before);
+    const Tensor said = was.values.flatten(0, 1).detach();
+    sure = said.select(1, 4).sigmoid();
+    const Tensor weights = sure.index_fill(0, place, 0.0), where = weights.gt(least).nonzero().select(1, 0);
+    const Tensor weight = weights.index_select(0, where),
+                 q = said.index_select(0, where).narrow(1, 5, said.size(1) - 5);
+    of_old = weight.sum();
+    const Tensor near = paired_overlaps(d.boxes.flatten(0, 1).index_select(0, where),
+                                        was.boxes.flatten(0, 1).index_select(0, where).detach());
+    const Tensor kinds = at::cat({q.sigmoid(), q.new_zeros({q.size(0), classes_ - q.size(1)})}, 1);
+    const Tensor off = at::binary_cross_entropy_with_logits(flat.index_select(0, where).narrow(1, 5, classes_), kinds,
+                                                            {}, {}, at::Reduction::None);
+    kept = ((weight * (1.0 - near.square())).sum() * options_.box_weight +
+            (weight * off.sum(1)).sum() * options_.class_weight) /
+           of_old.clamp_min(1.0);
+  }
+  sure.index_fill_(0, place, 1.0);
+  const double found = static_cast<double>(std::max<Index>(place.size(0), 1));
+  const auto term = [&](const Tensor& sum, double weight) { return sum * (weight / found); };
+  // Places of both kinds are among those of which it should be sure.
+  return {term((1.0 - iou.square()).sum(), options_.box_weight),
+          logistic(flat.select(1, 4), sure) * options_.objectness_weight / (of_old + found),
+          term(logistic(p.narrow(1, 5, classes_), wanted), options_.class_weight), kept};
 }
 
 TRANSFERLIB_API YoloX::Prediction YoloX::predict(const Output& maps) {

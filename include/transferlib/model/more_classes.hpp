@@ -1,29 +1,44 @@
 /// \file
-/// A detector that learns more classes and keeps those that it knows: its head grows, and the pictures of the new
-/// classes, in which nobody marked the old ones, are taught with what the old detector finds there. The setting is that
-/// of Shmelkov, Schmid and Alahari, "Incremental learning of object detectors without catastrophic forgetting" (ICCV
-/// 2017); of the old network's answers those that it is sure of are taken as truth (Lee, "Pseudo-label", 2013).
+/// A detector that learns more classes and keeps those that it knows: its head grows, and in the pictures of the new
+/// classes, in which nobody marked the old ones, the old detector tells what is there. The setting is that of Shmelkov,
+/// Schmid and Alahari, "Incremental learning of object detectors without catastrophic forgetting" (ICCV 2017).
+///
+/// `Keeping` is distillation, as there and in Li and Hoiem, "Learning without forgetting" (ECCV 2016): in every step
+/// the old detector looks at the same augmented pictures, and the new one is to answer as it does, place by place and
+/// as sure, but for what is marked. (Shmelkov's detector has two stages and compares the scores of proposals; of one
+/// without proposals each place has objectness, box and classes, and what the old one is not sure of counts less, as in
+/// Mehta and Ozturk, "Object detection at 200 frames per second", 2018.)
 ///
 /// \code
 /// const auto old = load_detector("cells.safetensors");
-/// const auto taught = remember(old, pictures);              // boxes of "Platelets", and what `old` finds
-/// auto model = add_classes(old, {"Platelets"});
-/// Trainer{model, {.epochs = 10}}.fit(taught, validation);
+/// Keeping model{add_classes(old, {"Platelets"}), old};
+/// Trainer{model, {.epochs = 10}}.fit(pictures, validation);  // in the pictures only "Platelets" need be marked
+/// save(model, "more.safetensors");                           // an ordinary detector
 /// \endcode
+///
+/// `remember` does without the old detector in training, and for any head: of what it finds, that of which it is sure
+/// is taken as truth (Lee, "Pseudo-label", 2013). It keeps less.
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <transferlib/core/concepts.hpp>
 #include <transferlib/core/error.hpp>
+#include <transferlib/core/layers.hpp>
 #include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
+#include <transferlib/core/text.hpp>
 #include <transferlib/data/replaced_boxes.hpp>
 #include <transferlib/detect/boxes.hpp>
 #include <transferlib/detect/detections.hpp>
+#include <transferlib/freeze/policy.hpp>
+#include <transferlib/model/backbone.hpp>
 #include <transferlib/model/detector.hpp>
+#include <transferlib/weights/state_dict.hpp>
 
 namespace transferlib {
 
@@ -81,6 +96,113 @@ ReplacedBoxes<D> remember(const M& old, const D& data, const RememberOptions& op
   return {data, labels, std::move(boxes)};
 }
 
+namespace detail {
+
+/// \throws OptionError if `all` does not begin with `old` and go on
+TRANSFERLIB_API void check_more(const Labels& old, const Labels& all);
+
+}  // namespace detail
+
+/// A detector with more classes, and the old one that tells it in training what it knew: see the file. It is the
+/// detector that it was made of in all but that; `save`, `predict` and what takes a `Detector` see that one alone.
+/// Where layers are frozen they are so in both, and computed once.
+template <class M>
+class Keeping {
+  static_assert(
+      sizeof(M) == 0,
+      "transferlib: Keeping takes a Detector whose head can be taught by an old one (KeepingHead: Yolo, YoloX, or "
+      "AnyHead<Boxes> of one), as add_classes gives it; others learn by remember(old, data)");
+
+ public:
+  template <class... A>
+  explicit Keeping(const A&...) {}
+};
+
+/// The body for detectors whose heads can.
+template <class N, class K, KeepingHead H>
+class Keeping<Detector<N, K, H>> : public Detector<N, K, H> {
+  using Base = Detector<N, K, H>;
+
+ public:
+  /// The detector's own, and, in training, the old one's.
+  struct Output {
+    typename H::Output own;
+    std::optional<typename H::Output> old;
+  };
+
+  /// \param more what is trained, of `add_classes(old, …)` \param old is copied
+  /// \throws OptionError if `more` has not the old one's classes first, or a head that can't be taught
+  Keeping(Base more, const Base& old) : Base(std::move(more)), old_(clone(old)) {
+    detail::check_more(old.labels(), this->labels());
+    if constexpr (requires(const H& head) { head.can_keep(); })
+      if (!this->head().can_keep())
+        throw OptionError(
+            "this head can't be taught by an old one; teach it what the old one is sure of: remember(old, data)");
+    follow();
+  }
+
+  /// The detector that tells what it knew.
+  const Base& old() const { return old_; }
+
+  /// Freezes anew, the old detector's layers too.
+  template <FreezeRule R>
+  void refreeze(const FreezePolicy<R>& policy) {
+    Base::refreeze(policy);
+    follow();
+  }
+
+  /// Moves both. \throws DeviceError if the device is not there
+  void to(const torch::Device& device) {
+    Base::to(device);
+    old_.to(device);
+  }
+
+  /// Everything behind the cut: from the values that cross it to the outputs of the heads.
+  Output above_cut(const Activations& crossing, const Pass& pass) {
+    Output out{Base::above_cut(crossing, pass), {}};
+    if (pass.training) {
+      const torch::NoGradGuard guard;
+      out.old = old_.above_cut(crossing, Pass{});
+    }
+    return out;
+  }
+
+  /// In training that of `KeepingHead`, else the head's own. \param batch in training, boxes of the new classes, and of
+  /// the old ones as far as they are marked
+  LossTerms loss(const Output& y, const Batch& batch) {
+    return y.old ? this->head().loss_keeping(y.own, batch, *y.old) : Base::loss(y.own, batch);
+  }
+
+  template <class Metric>
+  void score(Metric& metric, const Output& y, const Batch& batch) {
+    Base::score(metric, y.own, batch);
+  }
+
+  /// What a run depends on besides the detector.
+  std::string lesson() const { return detail::text("keeps ", hash_of(old_.state())); }
+
+  /// An independent copy.
+  Keeping copy() const { return {Base::copy(), old_}; }
+
+ private:
+  /// The same layers are frozen in both, so that the same values cross the cut.
+  void follow() {
+    old_.refreeze(FreezePolicy<FreezeMask>{{this->frozen()}});
+    detail::set_mode(old_.backbone_core(), false);
+  }
+
+  Base old_;
+};
+
+template <class M>
+Keeping(M, M) -> Keeping<M>;
+
+/// An independent copy of both.
+template <class N, class K, class H>
+Keeping<Detector<N, K, H>> clone(const Keeping<Detector<N, K, H>>& model) {
+  return model.copy();
+}
+
 }  // namespace transferlib
 
 #if TRANSFERLIB_DEFINES
@@ -100,5 +222,15 @@ TRANSFERLIB_API Labels with_more(Labels labels, const Labels& more) {
 }
 
 }  // namespace transferlib
+
+namespace transferlib::detail {
+
+TRANSFERLIB_API void check_more(const Labels& old, const Labels& all) {
+  if (all.size() <= old.size() || !std::equal(old.begin(), old.end(), all.begin()))
+    throw OptionError(text("a detector of ", first_few(all), " does not know ", first_few(old),
+                           " and more; make it of the old one by add_classes"));
+}
+
+}  // namespace transferlib::detail
 
 #endif  // TRANSFERLIB_DEFINES

@@ -243,6 +243,7 @@ class Trainer {
       out += detail::inner_head(model_->head()).description();
     if constexpr (requires { detail::inner_head(model_->head()).recipe(); })
       out += ", " + detail::inner_head(model_->head()).recipe();
+    if constexpr (requires { std::string(model_->lesson()); }) out += ", " + model_->lesson();
     out += ", classes";
     for (const std::string& label : model_->labels()) out += " " + label;
     return out;
