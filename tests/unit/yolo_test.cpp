@@ -601,7 +601,7 @@ TEST_CASE("a head for more classes is taught what an old one finds") {
     }
     // And whatever it changes makes the loss larger.
     const double least = same.total().item<double>();
-    for (const Index channel : {0, 2, 4, 5, 5 + static_cast<Index>(classes)}) {
+    for (const Index channel : {Index{0}, Index{2}, Index{4}, Index{5}, 5 + classes}) {
       auto other = both;
       other[0] = both[0].detach().clone();
       other[0].select(1, channel).add_(channel == 5 + classes ? 41.0 : 0.3);
