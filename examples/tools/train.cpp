@@ -44,8 +44,8 @@ namespace {
 struct Told : tools::Recipe {
   std::string data, backbone, weights, head, flip, depths = "last", loss = "cross_entropy", class_weights,
                                                    device = "cpu";
-  double label_smoothing = 0.0, erase = 0.0;
-  tl::Index head_epochs = 1, early_stopping = 0;
+  double label_smoothing = 0.0, erase = 0.0, crop = 0.0;
+  tl::Index head_epochs = 1, early_stopping = 0, crop_views = 0, test_size = 0;
   bool random = false, balanced = false, fine_tune = false, keep_best = false, no_preflight = false, deviations = false,
        find_rate = false;
 };
@@ -141,6 +141,12 @@ void check(const Told& told, const tools::Arguments& arguments) {
   if (!told.flip.empty()) flip_of(told.flip);
   if (!(told.erase >= 0.0 && told.erase <= 1.0))
     throw tools::Usage(text("--erase is a probability from 0 to 1, not ", told.erase));
+  if (!(told.crop >= 0.0 && told.crop <= 1.0))
+    throw tools::Usage(text("--crop is a part of a picture's area, from 0 to 1, not ", told.crop));
+  if (told.crop_views != 0 && (told.crop == 0.0 || told.crop_views < 1))
+    throw tools::Usage("--crop-views is a number of cuts a picture, at least 1, and goes with --crop");
+  if (told.test_size < 0 || told.test_size > 4096)
+    throw tools::Usage(text("--test-size must be from 1 to 4096, not ", told.test_size));
   tools::check_word("--depths", told.depths, {"last", "stages", "blocks"});
   if (told.deviations && told.depths == "last") throw tools::Usage("--deviations wants --depths stages or blocks");
   if (arguments.has("--lr") && told.find_rate)
@@ -224,8 +230,9 @@ void choose(Told& told, tl::Index pictures, bool small) {
   say("optimizer", told.optimizer == "sgd" ? "sgd, momentum 0.9" : told.optimizer,
       optimizer_chosen ? "chosen: --optimizer" : "");
   if (!told.find_rate) say("lr", text(told.lr), lr_chosen ? "chosen: --lr" : "");
-  if (told.erase > 0.0)
-    say("erase", text(told.erase), frozen ? "another picture each epoch, so that the frozen part runs each epoch" : "");
+  const char* const each = frozen ? "another picture each epoch, so that the frozen part runs each epoch" : "";
+  if (told.crop > 0.0) say("crop", text(told.crop), told.crop_views == 0 ? each : "");
+  if (told.erase > 0.0) say("erase", text(told.erase), each);
 }
 
 tl::AnyBackbone backbone_of(const Told& told) {
@@ -258,12 +265,18 @@ int train(Told& told, const D& training, const D& validation, bool small) {
   options.balanced = told.balanced;
   using Transform = tl::AnyTransform<tl::ClassIndex>;
   const tl::Flip flip = flip_of(told.flip);
-  const tl::RandomErasing erasing{.probability = told.erase};
-  const bool flips = flip.left_right || flip.up_down, erases = told.erase > 0.0;
-  const auto augmented = tl::augment(training, flips && erases ? Transform(tl::compose(flip, erasing))
-                                               : flips         ? Transform(flip)
-                                               : erases        ? Transform(erasing)
-                                                               : Transform());
+  std::optional<Transform> all_of_them;
+  const auto then = [&](auto part) {
+    all_of_them = all_of_them ? Transform(tl::compose(*all_of_them, part)) : Transform(part);
+  };
+  const tl::RandomResizedCrop crop{.size = told.size, .scale = {told.crop, 1.0}};
+  if (told.crop > 0.0 && told.crop_views > 0)
+    then(tl::keep_views(crop, told.crop_views));
+  else if (told.crop > 0.0)
+    then(crop);
+  if (flip.left_right || flip.up_down) then(flip);
+  if (told.erase > 0.0) then(tl::RandomErasing{.probability = told.erase});
+  const auto augmented = tl::augment(training, all_of_them.value_or(Transform()));
   std::optional<tl::RateRange> rates;
   if (told.find_rate) {
     Searching searching{tl::Progress(stdout, {.label = "finding a rate"})};
@@ -320,6 +333,12 @@ int train(Told& told, const D& training, const D& validation, bool small) {
     fit(console, early, best, folder);
   else
     fit(console, early, folder);
+  if (told.test_size > 0 && !options.stop.stop_requested()) {
+    model.set_size(told.test_size);
+    tl::save(model, out / "model.safetensors");
+    for (const auto& [name, value] : trainer.evaluate(validation))
+      std::printf("val_%s at %lld pixels: %.4f\n", name.c_str(), static_cast<long long>(told.test_size), value);
+  }
   return tools::said_at_end("train", options, static_cast<tl::Index>(folder.history().epochs.size()), out);
 }
 
@@ -375,6 +394,14 @@ int main(int argc, char** argv) {
       .option("--batch", "N", "pictures a step", told.batch)
       .option("--epochs", "N", "times that all pictures are seen", told.epochs)
       .option("--flip", "HOW", "pictures are mirrored by chance: none, lr, ud or lr,ud (none)", told.flip)
+      .option("--crop", "P",
+              "at least this part of a picture's area is cut out, and fills it: another cut each epoch (0)", told.crop)
+      .option("--crop-views", "K", "K cuts a picture, whose features are kept, instead of another cut each epoch",
+              told.crop_views)
+      .option("--test-size", "N",
+              "the size at which the trained network is to see whole pictures; behind --crop 0.5 a quarter more than "
+              "--size (--size)",
+              told.test_size)
       .option("--erase", "P", "the part of the pictures in which a random rectangle is covered, from 0 to 1 (0)",
               told.erase)
       .option("--precision", "P", "of the frozen part: auto, fp32 or bf16 (auto)", told.precision)

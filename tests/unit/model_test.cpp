@@ -230,6 +230,40 @@ TEST_CASE("In training a frozen batch norm is part of the convolution before it:
   for (std::size_t i = 0; i < folded.size(); ++i) CHECK(difference(folded[i], plain[i]) <= 1e-5);
 }
 
+TEST_CASE("A classifier is shown pictures of another size, and says so in its file and its copies") {
+  const auto make = [](Index size) {
+    return tl::Classifier{tl::Backbone<tl::EfficientNetLite0>::random({.size = size}, 1),
+                          tl::FreezePolicy<tl::FreezeUntil>{{"_blocks.12"}}, tl::Head<tl::Linear>{}, colours};
+  };
+  auto model = make(32);
+  const auto larger = make(48);
+  const auto batch = colour_data(4).batch(first_ids(4));
+  const Tensor before = model.predict(batch, tl::Precision::fp32);
+  model.set_size(48);
+  CHECK(model.preprocessing().size == 48);
+  const Tensor after = model.predict(batch, tl::Precision::fp32);
+  CHECK(same_bytes(after, larger.predict(batch, tl::Precision::fp32)));
+  CHECK(difference(after, before) > 1e-4);
+  CHECK(model.cut() == larger.cut());
+  const auto copy = tl::clone(model);
+  CHECK(same_bytes(copy.predict(batch, tl::Precision::fp32), after));
+  CHECK(tl::clone(copy).preprocessing().size == 48);
+  const Folder folder;
+  tl::save(model, folder / "larger.safetensors");
+  const auto back = tl::load<tl::EfficientNetLite0, tl::Linear>(folder / "larger.safetensors");
+  CHECK(same_bytes(back.predict(batch, tl::Precision::fp32), after));
+
+  tl::Classifier tokens{tl::Backbone<tl::VitS16>::random({.size = 32}), tl::FreezePolicy<tl::FreezeAll>{},
+                        tl::Head<tl::Linear>{}, colours};
+  CHECK_THAT(sentence_of<tl::OptionError>([&] { tokens.set_size(8); }),
+             StartsWith("pictures of 8 pixels are too small for vit_s_16: its smallest size is 16"));
+  CHECK_THAT(
+      sentence_of<tl::OptionError>([&] { tokens.set_size(48); }),
+      StartsWith("the network can't be shown pictures of 48 pixels instead of 32; make it with {.size = 48} and"));
+  CHECK(tokens.preprocessing().size == 32);
+  CHECK(tokens.predict(batch).size(0) == 4);
+}
+
 TEST_CASE("A cut inside a residual block of EfficientNet-Lite0") {
   const auto backbone = lively<tl::EfficientNetLite0>(32);
   const tl::Graph& graph = backbone.core.graph;

@@ -292,6 +292,9 @@ expect 2 '--loss is cross_entropy or focal, not "hinge"' "$train" --data data --
 expect 2 '--loss cross_entropy takes no number' "$train" --data data --loss cross_entropy:1
 expect 2 '--label-smoothing is of cross_entropy' "$train" --data data --loss focal --label-smoothing 0.1
 expect 2 '--erase is a probability from 0 to 1, not 1.5' "$train" --data data --erase 1.5
+expect 2 "--crop is a part of a picture's area, from 0 to 1, not 2" "$train" --data data --crop 2
+expect 2 '--crop-views is a number of cuts a picture' "$train" --data data --crop-views 3
+expect 2 '--test-size must be from 1 to 4096, not 9999' "$train" --data data --test-size 9999
 expect 2 '--depths is last, stages or blocks, not "all"' "$train" --data data --depths all
 expect 2 '--deviations wants --depths stages or blocks' "$train" --data data --deviations
 expect 2 '--find-rate looks for the rate that --lr tells' "$train" --data data --find-rate --lr 0.1
@@ -321,6 +324,10 @@ done
 check 'the columns of metrics.csv' test "$(head -1 random/metrics.csv)" = \
   'epoch,train_loss,train_accuracy,val_loss,val_accuracy,seconds'
 check 'a row an epoch' test "$(wc -l < random/metrics.csv)" = 2
+expect 0 '' "$train" --data data --random --size 32 --epochs 1 --crop 0.5 --crop-views 2 --erase 0.2 --test-size 48 --seed 3 --out cropped
+has '^crop: 0.5$'
+has '^val_accuracy at 48 pixels: [01]\.[0-9]{4}$'
+check 'the file says the larger size' grep -aqE 'size[\\]": ?48' cropped/model.safetensors
 expect 1 'the nearest are _blocks, _blocks.0, _blocks.1;' "$train" --data data --random --size 32 --freeze until:blocks --out x
 expect 1 'smallest size is 32' "$train" --data data --random --size 16 --out x
 check 'no folder is left of runs that did not begin' test ! -e x

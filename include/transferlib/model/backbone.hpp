@@ -47,6 +47,7 @@ struct BackboneCore {
   std::string source;   ///< where the weights come from: the file's name; empty for random ones
   Preprocessing preprocessing;
   NetworkOptions options;
+  Index minimum_size = 1;  ///< of pictures, in pixels
   FeatureSpec features;
   Graph::Measure measure;
   std::vector<bool> frozen;               ///< by row of the layer table
@@ -73,6 +74,10 @@ inline std::vector<Index> wanted_steps(const BackboneCore& core, Pyramid) { retu
 
 /// Measures the network at its size, and from that its features.
 TRANSFERLIB_API void measure(BackboneCore& core);
+
+/// The network sees pictures of another size; its weights stay.
+/// \throws OptionError where it can't, and nothing has changed then
+TRANSFERLIB_API void set_size(BackboneCore& core, Index size);
 
 /// Sets which layers are frozen: their parameters get no gradient.
 inline void apply_mask(BackboneCore& core, std::vector<bool> mask) {
@@ -291,6 +296,31 @@ TRANSFERLIB_API void measure(BackboneCore& core) {
   }
 }
 
+inline void check_size(const BackboneCore& core) {
+  if (core.size() < core.minimum_size)
+    throw OptionError(text("pictures of ", core.size(), " pixels are too small for ",
+                           core.name.empty() ? "the network" : core.name, ": its smallest size is ", core.minimum_size,
+                           "; set {.size = ", core.minimum_size, "} or more"));
+}
+
+TRANSFERLIB_API void set_size(BackboneCore& core, Index size) {
+  BackboneCore other = core;
+  other.preprocessing.size = other.options.size = size;
+  check_size(other);
+  try {
+    measure(other);
+  } catch (const Error& e) {
+    throw OptionError(text("the network can't be shown pictures of ", size, " pixels instead of ", core.size(),
+                           "; make it with {.size = ", size, "} and read its weights into that: ", e.what()));
+  }
+  other.rebuild = [rebuild = core.rebuild, size] {
+    BackboneCore out = rebuild();
+    set_size(out, size);
+    return out;
+  };
+  core = std::move(other);
+}
+
 TRANSFERLIB_API Cut best_cut(const BackboneCore& core, const std::vector<Index>& wanted) {
   const Graph& graph = core.graph;
   const Index behind = *std::max_element(wanted.begin(), wanted.end()) + 1;
@@ -408,10 +438,8 @@ TRANSFERLIB_API void finish(BackboneCore& core, const Card& card, const NetworkO
   if (options.size != 0) core.preprocessing.size = options.size;
   if (options.in_channels < 1)
     throw OptionError(text("a network has at least 1 input channel, not ", options.in_channels));
-  if (core.size() < card.minimum_size)
-    throw OptionError(text("pictures of ", core.size(), " pixels are too small for ",
-                           core.name.empty() ? "the network" : core.name, ": its smallest size is ", card.minimum_size,
-                           "; set {.size = ", card.minimum_size, "} or more"));
+  core.minimum_size = card.minimum_size;
+  check_size(core);
   core.frozen.assign(core.graph.table.rows.size(), false);
   add_depths(core.graph, options.depths, options.deviations);
   measure(core);
