@@ -289,38 +289,44 @@ TEST_CASE("what an old detector is sure of is remembered") {
 }
 
 TEST_CASE("a detector that is taught by an old one learns another class and keeps the others") {
-  const Rectangles all(40), test(24, 2);
+  const Rectangles all(30);  // learnt by heart
   const tl::Labels old_classes{toys::colours[0], toys::colours[1]}, last{toys::colours[2]};
-  tl::YoloOptions yolo{.anchors = {{{12, 12}, {20, 20}}}};
-  tl::DarknetDetector old{tl::AnyBackbone(toys::lively<toys::SqueezeNet>(64).core), tl::FreezePolicy<tl::FreezeNone>{},
+  tl::YoloOptions yolo = tl::yolo_v5();
+  yolo.anchors = {{{10, 10}, {14, 14}}, {{18, 18}, {22, 22}}};
+  yolo.balance = {1.0};
+  tl::DarknetDetector old{tl::AnyBackbone(toys::lively<toys::Trunk>(64).core), tl::FreezePolicy<tl::FreezeNone>{},
                           tl::Head<tl::Yolo>{yolo}, old_classes};
-  const tl::TrainerOptions options{
-      .epochs = 20, .batch = 8, .optimizer = tl::Adam{.lr = 5e-3}, .cache = {.enabled = false}};
-  const auto first = tl::only_classes(all, old_classes), first_test = tl::only_classes(test, old_classes);
-  tl::Trainer{old, options}.fit(first, first_test);
-  const auto before = ap50(old, AnyBoxes::of(first_test));
-  REQUIRE(before[0] > 0.6);
-  REQUIRE(before[1] > 0.6);
+  const tl::TrainerOptions options{.epochs = 40,
+                                   .batch = 6,
+                                   .optimizer = tl::Adam{.lr = 5e-3},
+                                   .schedule = tl::CosineRate{.warmup = 0.05},
+                                   .clip_norm = 10.0,
+                                   .cache = {.enabled = false}};
+  const auto first = tl::only_classes(all, old_classes);
+  tl::Trainer{old, options}.fit(first, first);
+  const auto before = ap50(old, AnyBoxes::of(first));
+  REQUIRE(before[0] > 0.8);
+  REQUIRE(before[1] > 0.8);
 
   // In the pictures that it learns from, blue alone is marked.
   const auto marked = last_class_of(all);
   tl::Keeping model{tl::add_classes(old, last), old};
   static_assert(std::same_as<decltype(model), tl::Keeping<tl::DarknetDetector>>);
   const auto copy = tl::clone(model);
-  const auto history = tl::Trainer{model, options}.fit(marked, test);
+  const auto history = tl::Trainer{model, options}.fit(marked, all);
   CHECK(history.epochs.front().has("train_kept"));
   CHECK_FALSE(history.epochs.front().has("val_kept"));
-  const auto after = ap50(model, AnyBoxes::of(test));
+  const auto after = ap50(model, AnyBoxes::of(all));
   auto careless = tl::add_classes(old, last);
-  tl::Trainer{careless, options}.fit(marked, test);
-  const auto forgotten = ap50(careless, AnyBoxes::of(test));
+  tl::Trainer{careless, options}.fit(marked, all);
+  const auto forgotten = ap50(careless, AnyBoxes::of(all));
   INFO("before " << before[0] << ", " << before[1] << "; after " << after[0] << ", " << after[1] << ", " << after[2]
                  << "; forgotten " << forgotten[0] << ", " << forgotten[1] << ", " << forgotten[2]);
   for (const std::size_t c : {std::size_t{0}, std::size_t{1}}) {
-    CHECK(after[c] > before[c] - 0.1);
+    CHECK(after[c] > before[c] - 0.03);
     CHECK(forgotten[c] < 0.3);
   }
-  CHECK(after[2] > 0.6);
+  CHECK(after[2] > 0.8);
   // The one that teaches learns nothing, and a copy is a copy.
   CHECK(toys::same_bytes(toys::snapshot(model.old().head()), toys::snapshot(old.head())));
   CHECK(toys::same_bytes(toys::snapshot(copy.old().head()), toys::snapshot(old.head())));

@@ -1,4 +1,4 @@
-// Pictures with boxes that can be learnt from.
+// Pictures with boxes that can be learnt from, and a backbone that can learn them.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 
 #include <transferlib/core/random.hpp>
 #include <transferlib/core/tensors.hpp>
+#include <transferlib/nn/plan.hpp>
 
 #include "toys.hpp"
 
@@ -54,6 +55,27 @@ class Rectangles {
  private:
   Index size_;
   std::uint64_t seed_;
+};
+
+/// A small backbone whose pyramid has strides of 4, 8 and 16.
+struct Trunk : tl::Plan {
+  explicit Trunk(const tl::NetworkOptions& o = {}) : Plan("Trunk") {
+    const auto unit = [&](Index x, const std::string& name, Index in, Index out) {
+      x = call(declare_convolution(name, {.in = in, .out = out, .kernel = 3, .stride = 2, .padding = 1}), {x});
+      x = call(declare_norm(name + "_norm", out), {x});
+      return call(declare_activation(name + "_activation", tl::Activation::silu), {x});
+    };
+    Index x = unit(unit(0, "stem", o.in_channels, 16), "low", 16, 24);
+    end_stage(x, "middle");
+    x = unit(x, "middle", 24, 32);
+    end_stage(x, "high");
+    x = unit(x, "high", 32, 48);
+    end_stage(x, "pool");
+    set_map(x);
+    x = call(declare_global_pool("pool"), {x});
+    set_pooled(x);
+    set_logits(call(declare_linear("fc", 48, 10), {x}));
+  }
 };
 
 }  // namespace toys
