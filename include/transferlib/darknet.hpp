@@ -121,7 +121,8 @@ TRANSFERLIB_API std::string cfg_in_file(const BackboneCore& core) {
 TRANSFERLIB_API BackboneCore darknet_core_of(const std::string& in_file, const NetworkOptions& options,
                                              const std::string& where) {
   const Json cfg = parse_json(in_file, text(where, ": cfg"));
-  const DarknetConfig config = parse_darknet_cfg(cfg["text"].string(), text(where, ": ", cfg["name"].string()));
+  DarknetConfig config = parse_darknet_cfg(cfg["text"].string(), text(where, ": ", cfg["name"].string()));
+  config.where = cfg["name"].string();  // or each file that is made of another would make the name longer
   const DarknetOptions own{
       .layers = cfg["layers"].get<Index>(), .size = options.size, .in_channels = options.in_channels};
   const auto stages = cfg["stages"].get<std::vector<Index>>(), strides = cfg["strides"].get<std::vector<Index>>();

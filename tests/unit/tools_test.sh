@@ -324,7 +324,7 @@ done
 check 'the columns of metrics.csv' test "$(head -1 random/metrics.csv)" = \
   'epoch,train_loss,train_accuracy,val_loss,val_accuracy,seconds'
 check 'a row an epoch' test "$(wc -l < random/metrics.csv)" = 2
-expect 0 '' "$train" --data data --random --size 32 --epochs 1 --crop 0.5 --crop-views 2 --erase 0.2 --test-size 48 --seed 3 --out cropped
+expect 0 'warning: random weights' "$train" --data data --random --size 32 --epochs 1 --crop 0.5 --crop-views 2 --erase 0.2 --test-size 48 --seed 3 --out cropped
 has '^crop: 0.5$'
 has '^val_accuracy at 48 pixels: [01]\.[0-9]{4}$'
 check 'the file says the larger size' grep -aqE 'size[\\]": ?48' cropped/model.safetensors

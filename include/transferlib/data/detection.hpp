@@ -41,6 +41,7 @@
 #include <transferlib/detect/placement.hpp>
 #include <transferlib/detect/truth.hpp>
 #include <transferlib/formats/coco.hpp>
+#include <transferlib/formats/tensor_view.hpp>
 #include <transferlib/formats/voc.hpp>
 #include <transferlib/formats/yolo_text.hpp>
 

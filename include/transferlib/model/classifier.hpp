@@ -91,7 +91,7 @@ class Classifier : public detail::ModelBase {
   /// Shows pictures to the network at `size` x `size` pixels from now on; the weights stay. What has learnt from random
   /// crops, which show objects larger than whole pictures do, is more often right at a larger size than it learnt at
   /// (Touvron et al., "Fixing the train-test resolution discrepancy", 2019). Files and copies keep it.
-  /// \throws OptionError where the network can't, as with an embedding of positions; nothing has changed then
+  /// \throws OptionError below the network's smallest size, and where it can't; nothing has changed then
   void set_size(Index size) {
     detail::set_size(core_, size);
     cut_ = detail::best_cut(core_, wanted_);
