@@ -1,6 +1,6 @@
 // A detector of darknet's trained for an epoch after a first one, and one picture found in at a time: the peer of
 // detection.py, with the same options and the same work timed. --cfg and --weights are darknet's; without them it is a
-// network like v5n with random weights. Pictures are noise, with a dozen boxes each.
+// network like v5n with random weights. Pictures are noise, with a dozen boxes each. --precision is of the training.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -61,13 +61,14 @@ tl::Detector<tl::AnyNetwork, tl::AnyNeck, tl::Yolo> detector(const std::string& 
             tl::Head<tl::Yolo>{yolo}, labels};
   yolo.anchors = tl::darknet_head(cfg).options.anchors;
   yolo.balance = {1.0};
-  return {
-      weights.empty() ? tl::darknet_pyramid(cfg, {.size = size}) : tl::darknet_pyramid(cfg, weights, {.size = size}),
-      tl::FreezePolicy<tl::FreezeNone>{}, tl::any_neck("none"), tl::Head<tl::Yolo>{yolo}, labels};
+  const tl::DarknetOptions options{.size = size, .dropout = false};  // as detect_train has it
+  return {weights.empty() ? tl::darknet_pyramid(cfg, options) : tl::darknet_pyramid(cfg, weights, options),
+          tl::FreezePolicy<tl::FreezeNone>{}, tl::any_neck("none"), tl::Head<tl::Yolo>{yolo}, labels};
 }
 
 void measure(int argc, char** argv) {
   std::string cfg, weights;
+  auto precision = tl::Precision::fp32;
   tl::Index count = 160, size = 0, batch = 16, threads = 1;
   const benchmark::Numbers numbers{
       {"--pictures", &count}, {"--size", &size}, {"--batch", &batch}, {"--threads", &threads}};
@@ -80,6 +81,10 @@ void measure(int argc, char** argv) {
       weights = value;
       return true;
     }
+    if (name == "--precision" && (value == "fp32" || value == "bf16")) {
+      precision = value == "bf16" ? tl::Precision::bf16 : tl::Precision::fp32;
+      return true;
+    }
     return false;
   });
   if (size == 0) size = cfg.empty() ? 64 : 320;
@@ -87,7 +92,7 @@ void measure(int argc, char** argv) {
   at::set_num_threads(static_cast<int>(threads));
   const Noise data(count, size), one(1, size);
   auto model = detector(cfg, weights, size, data.labels());
-  tl::Trainer trainer{model, {.epochs = 2, .batch = batch, .optimizer = tl::AdamW{.lr = 1e-3}}};
+  tl::Trainer trainer{model, {.epochs = 2, .batch = batch, .optimizer = tl::AdamW{.lr = 1e-3}, .autocast = precision}};
   const double seconds = trainer.fit(data, one)["seconds"].back();
 
   model.head().options().selection.score_threshold = 0.25;

@@ -3,11 +3,12 @@
 peer of detection.cpp.
 
     detection.py --cfg FILE [--weights FILE] [--pictures N] [--size N] [--batch N] [--threads N]
-                 [--program FILE] [--rounds N]
+                 [--precision fp32|bf16] [--program FILE] [--rounds N]
 
 Needs torch, torchvision and numpy. Timed are: uint8 pictures in memory, normalised, channels last, the network, v5's
 loss (ratio of sides, three cells, CIoU), its gradients and fused AdamW; and, of one picture, the network as it is, the
-boxes and their suppression. With --program, a built benchmark_detection, both run in turn and the ratios are told.
+boxes and their suppression, both in float32. The cfg's dropout is left out of the training, whose --precision is told;
+with --program, a built benchmark_detection, both run in turn and the ratios are told.
 """
 import argparse
 import math
@@ -31,6 +32,7 @@ parser.add_argument("--pictures", type=int, default=160)
 parser.add_argument("--size", type=int, default=320)
 parser.add_argument("--batch", type=int, default=16)
 parser.add_argument("--threads", type=int, default=1)
+parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
 parser.add_argument("--program", type=pathlib.Path)
 parser.add_argument("--rounds", type=int, default=3)
 args = parser.parse_args()
@@ -71,8 +73,6 @@ class Darknet(nn.Module):
                 layer = nn.Upsample(scale_factor=int(b["stride"]))
             elif b["type"] == "maxpool":
                 layer = nn.MaxPool2d(int(b["size"]), int(b["stride"]), int(b["size"]) // 2)
-            elif b["type"] == "dropout":
-                layer = nn.Dropout(float(b["probability"]))
             elif b["type"] == "yolo":
                 pairs = torch.tensor([float(x) for x in b["anchors"].split(",")]).view(-1, 2)
                 self.anchors.append(pairs[[int(m) for m in b["mask"].split(",")]])
@@ -191,7 +191,9 @@ def theirs():
             x = (pictures[which].float() / 255).contiguous(memory_format=torch.channels_last)
             t = boxes[which].clone()
             t[:, :, 0] = torch.arange(len(which))[:, None]
-            loss = v5_loss(model(x), t.flatten(0, 1), model.anchors)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.precision == "bf16"):
+                maps = model(x)
+            loss = v5_loss([m.float() for m in maps], t.flatten(0, 1), model.anchors)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -217,7 +219,7 @@ if args.program is None:
     theirs()
 else:
     options = ["--cfg", args.cfg, *(["--weights", args.weights] if args.weights else [])]
-    for name in ("pictures", "size", "batch", "threads"):
+    for name in ("pictures", "size", "batch", "threads", "precision"):
         options += [f"--{name}", str(getattr(args, name))]
     rounds = []
     for _ in range(args.rounds):
