@@ -28,6 +28,9 @@ TIMM = ["resnet50.a1_in1k", "mobilenetv2_100", *[f"tf_efficientnet_lite{i}" for 
         "vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2", "vit_base_patch14_dinov2",
         "vit_base_patch14_reg4_dinov2"]
 
+# Networks of ours that have no such name, since timm trained them on pictures of another mean.
+OURS = {"vit_base_patch16_224": "vit_b_16"}
+
 
 def settle(model):
     """Statistics of batch norms, and scales of layers, that are not what anything begins with."""
@@ -37,6 +40,8 @@ def settle(model):
             tensor.copy_(0.1 * torch.randn(tensor.shape, generator=generator))
         elif name.endswith("running_var"):
             tensor.copy_(1 + 0.2 * torch.rand(tensor.shape, generator=generator))
+        elif tensor.dim() > 1 and not tensor.any():  # the classifier of torchvision's ViT
+            tensor.copy_(0.02 * torch.randn(tensor.shape, generator=generator))
         elif name.endswith(("gamma", "layer_scale")):  # 1e-6 would leave blocks that do nothing
             tensor.copy_(0.1 * torch.randn(tensor.shape, generator=generator))
     return model.eval()
@@ -54,7 +59,7 @@ def verify(program, name, model, size, folder):
     torch.save(state, theirs)
     x = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(2))
     save_file({"input": x}, pictures)
-    tool(program, "run", name, theirs, pictures, out)
+    tool(program, "run", OURS.get(name, name), theirs, pictures, out)
     ours = load_file(out)
     with torch.no_grad():
         logits = model(x)
