@@ -33,7 +33,8 @@ int main(int argc, char** argv) {
         model.set_size(o.size * 5 / 4);
         tl::save(model, o.out / "model.safetensors");
         for (const auto& [name, value] : tl::evaluate_with_flips(model, test, {.left_right = true}))
-          std::printf("%s at %d pixels, with mirror images: %.4f\n", name.c_str(), int(o.size * 5 / 4), value);
+          std::printf("%s at %d pixels, with mirror images: %.4f\n", name.c_str(), int(model.preprocessing().size),
+                      value);
       },
       {.size = 128, .epochs = 9, .batch = 100, .lr = 2e-3});
 }
