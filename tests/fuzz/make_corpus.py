@@ -164,7 +164,7 @@ def pth_seeds():
         put("pth", name, bytes([chosen]) + seed)
 
     for name in sorted(os.listdir(DATA)):
-        if name not in ("types.pth", "nested.pth", "lightning.pth"):
+        if not name.startswith("keras_") and name not in ("types.pth", "nested.pth", "lightning.pth"):
             add(name, data(name), 1 if name == "wrapped.pth" else 0)
     w = string("w") + tensor()
     add("zip64", zip64())
@@ -279,6 +279,10 @@ def json_seeds():
         "all": '{"a":[1,-2,2.5e3,true,false,null,"\\u00e9\\n\\ud83d\\ude00é"],"b":{},"c":[],"d":18446744073709551615}',
         "nested": "[" * 16 + "]" * 16, "deep": "[" * 17, "twice": '{"a":1,"a":2}', "lines": '{\n"a":\n1,\n}', "empty": "",
         "number": "3", "overflow": "[1e999]", "zero": "1\0", "utf8": '"\x80"', "comment": "// a\n1", "cut": '{"a":"b',
+        "escapes": '["\\"\\\\\\/\\b\\f\\r\\t\\u0001\\u20ac\\u1234", "€", "\u0800", "\U0001f600"]', "cut_unicode": '"\\u12',
+        "zeros": "[-0, 0.5, -1.5e-3, 1e5, 12345678901234567890123, -9223372036854775808, -9223372036854775809]",
+        "small": "[1e-400, 5e-324]", "control": '"\x01"', "high": '"\\udc00"', "low": '"\\ud800x"', "word": "[tru]", "no_colon": '{"a" 1}',
+        "no_comma": "[1 2]", "behind": "1 2", "leading": "01", "point": "1.", "exponent": "1e", "sign": "-", "escape": '"\\x"',
         "coco": '{"images":[{"id":1,"file_name":"a.jpg","width":4,"height":3}],"annotations":[{"bbox":[0,0,1.5,2]}]}',
     }
     for name, seed in seeds.items():
@@ -303,6 +307,13 @@ def coco_seeds():
         "truth": truth, "both": truth + "\0" + found, "nothing": truth + "\0[]", "unknown": truth + "\0" + found.replace("9", "3"),
         "twice": truth.replace('"id": 2,', '"id": 1,'), "negative": truth.replace("30", "-30"),
         "lists": '{"images": [], "categories": [], "annotations": []}', "array": "[]",
+        "form": truth.replace('{"id": 2}', "2"), "text": truth.replace('"a.jpg"', "3"), "no_box": truth.replace('"bbox"', '"box"'),
+        "crowd": truth.replace('"iscrowd": 1', '"iscrowd": 2'), "box": truth.replace("[1, 2, 300, 40]", "[1, 2, 3]"),
+        "side": truth.replace("2.5", '"2"'), "far": truth.replace("2.5", "2e12"), "id": truth.replace('"id": 7', '"id": 7.5'),
+        "id_text": truth.replace('"id": 7', '"id": "7"'), "no_images": truth.replace('"images"', '"image"'),
+        "no_list": truth.replace("[]", "{}").replace('"images": [', '"images": {}, "i": ['), "size": truth.replace("64", "-64"),
+        "object": truth + "\0{}", "image": truth.replace('"image_id": 2', '"image_id": 3'), "escape": truth.replace("cup", 'c\\"up'),
+        "category": truth.replace('"category_id": 7', '"category_id": 8'), "score": truth + "\0" + found.replace("0.5", "null"),
     }.items():
         put("coco", name, seed.encode("utf-8"))
 

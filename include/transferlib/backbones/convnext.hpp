@@ -33,7 +33,7 @@ class ConvNeXt : public Plan {
   /// \throws OptionError if the output stride is none of 32, 16 and 8, which are dilated as timm does it
   ConvNeXt(const ConvNeXtSpec& spec, const NetworkOptions& options);
 
-  std::vector<Renaming> renamings() const override;
+  TRANSFERLIB_API std::vector<Renaming> renamings() const override;
 
  private:
   static constexpr double epsilon = 1e-6;

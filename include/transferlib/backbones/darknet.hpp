@@ -100,7 +100,7 @@ class Darknet : public Plan {
   /// What a `.weights` file may lack, or have more than the network.
   DarknetWeightsOptions weights;
 
-  std::optional<std::vector<std::pair<std::string, Tensor>>> read_nameless(
+  TRANSFERLIB_API std::optional<std::vector<std::pair<std::string, Tensor>>> read_nameless(
       const std::filesystem::path& path) const override;
 
  private:

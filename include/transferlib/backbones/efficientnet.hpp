@@ -71,7 +71,7 @@ class EfficientNet : public Plan {
   EfficientNet(const EfficientNetSpec& spec, const NetworkOptions& options);
 
   /// timm's names. Its `efficientnet_b5` and on have another epsilon and are other networks than torchvision's.
-  std::vector<Renaming> renamings() const override;
+  TRANSFERLIB_API std::vector<Renaming> renamings() const override;
 
  private:
   static constexpr Index none = -1;

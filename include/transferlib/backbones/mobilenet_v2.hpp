@@ -30,7 +30,7 @@ class MobileNetV2Family : public Plan {
   /// \throws OptionError for an output stride other than 32, which neither original has
   MobileNetV2Family(const MobileNetV2Spec& spec, const NetworkOptions& options);
 
-  std::vector<Renaming> renamings() const override;
+  TRANSFERLIB_API std::vector<Renaming> renamings() const override;
 
  private:
   struct Group {

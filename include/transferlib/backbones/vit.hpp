@@ -56,11 +56,11 @@ class VisionTransformer : public Plan {
   /// \throws OptionError for a size that is no multiple of the patch, and for an output stride that isn't the patch
   VisionTransformer(const VisionTransformerSpec& spec, const NetworkOptions& options);
 
-  std::vector<Renaming> renamings() const override;
+  TRANSFERLIB_API std::vector<Renaming> renamings() const override;
 
   /// DINOv2's authors keep a token for masked patches, which only their training uses, call the registers otherwise,
   /// and embed the class token's position, which is constant, apart.
-  void convert(std::vector<std::pair<std::string, Tensor>>& state) const override;
+  TRANSFERLIB_API void convert(std::vector<std::pair<std::string, Tensor>>& state) const override;
 
   std::optional<Tensor> adapt(std::string_view name, const Tensor& theirs, at::IntArrayRef ours) const override {
     if (name != names().position) return Plan::adapt(name, theirs, ours);

@@ -199,7 +199,7 @@ struct ElanOptions {
 class Elan : public Block {
  public:
   explicit Elan(const ElanOptions& o);
-  Tensor forward(const Tensor& x, bool training) override;
+  TRANSFERLIB_API Tensor forward(const Tensor& x, bool training) override;
 
  private:
   Index every_;
