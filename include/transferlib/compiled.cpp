@@ -40,6 +40,7 @@
 #include <transferlib/detect/windows.hpp>
 #include <transferlib/detector_parts.hpp>
 #include <transferlib/detector_zoo.hpp>
+#include <transferlib/engine/autocast.hpp>
 #include <transferlib/engine/cache.hpp>
 #include <transferlib/engine/cache_folder.hpp>
 #include <transferlib/engine/engine.hpp>
@@ -92,6 +93,7 @@
 #include <transferlib/necks/pyramid_neck.hpp>
 #include <transferlib/necks/spp.hpp>
 #include <transferlib/necks/yolo_v3.hpp>
+#include <transferlib/nn/batch_norm.hpp>
 #include <transferlib/nn/depthwise.hpp>
 #include <transferlib/nn/losses.hpp>
 #include <transferlib/nn/modules.hpp>
@@ -118,11 +120,11 @@
 #include <transferlib/report/run_folder.hpp>
 #include <transferlib/report/shown.hpp>
 #include <transferlib/report/svg.hpp>
-#include <transferlib/train/autocast.hpp>
 #include <transferlib/train/average.hpp>
 #include <transferlib/train/callbacks.hpp>
 #include <transferlib/train/checkpoint.hpp>
 #include <transferlib/train/features.hpp>
+#include <transferlib/train/gradient_scaler.hpp>
 #include <transferlib/train/history.hpp>
 #include <transferlib/train/loop.hpp>
 #include <transferlib/train/optimizer.hpp>

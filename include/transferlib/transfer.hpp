@@ -39,6 +39,7 @@
 #include <transferlib/detect/detections.hpp>
 #include <transferlib/detect/nms.hpp>
 #include <transferlib/detect/placement.hpp>
+#include <transferlib/engine/autocast.hpp>
 #include <transferlib/engine/cache.hpp>
 #include <transferlib/engine/cache_folder.hpp>
 #include <transferlib/engine/engine.hpp>
@@ -75,11 +76,11 @@
 #include <transferlib/report/run_folder.hpp>
 #include <transferlib/report/shown.hpp>
 #include <transferlib/report/svg.hpp>
-#include <transferlib/train/autocast.hpp>
 #include <transferlib/train/average.hpp>
 #include <transferlib/train/callbacks.hpp>
 #include <transferlib/train/checkpoint.hpp>
 #include <transferlib/train/features.hpp>
+#include <transferlib/train/gradient_scaler.hpp>
 #include <transferlib/train/history.hpp>
 #include <transferlib/train/loop.hpp>
 #include <transferlib/train/optimizer.hpp>

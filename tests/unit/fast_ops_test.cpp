@@ -182,3 +182,107 @@ TEST_CASE("without gradients a depthwise convolution is LibTorch's") {
   const at::NoGradGuard guard;
   CHECK(layer.forward(at::randn({1, 4, 5, 5})).grad_fn() == nullptr);
 }
+
+namespace {
+
+struct Norm {
+  Index n, c, h, w;
+  tl::Activation activation;
+};
+
+/// Output, gradients to the input, the weight and the bias, and the running statistics.
+std::vector<Tensor> trained(const Norm& o, const Tensor& x_, const Tensor& g, at::ScalarType type, bool by_libtorch) {
+  tl::nn::BatchNorm2d layer(o.c, 1e-3, 0.2);
+  at::manual_seed(6);
+  {
+    const at::NoGradGuard guard;
+    layer.weight.uniform_(0.5, 2.0);
+    layer.bias.normal_();
+    layer.running_var.uniform_(1.0, 2.0);
+    if (by_libtorch) layer.to(at::kDouble);
+  }
+  const Tensor x = x_.to(by_libtorch ? at::kDouble : type).requires_grad_();
+  Tensor y;
+  if (by_libtorch) {
+    y = tl::activate(
+        at::batch_norm(x, layer.weight, layer.bias, layer.running_mean, layer.running_var, true, 0.2, 1e-3, false),
+        o.activation);
+  } else {
+    y = layer.forward(x, true, o.activation);
+    REQUIRE(y.scalar_type() == type);
+    REQUIRE(layer.batches.item<Index>() == 1);
+  }
+  std::vector<Tensor> out{y};
+  for (const Tensor& t : torch::autograd::grad({y}, {x, layer.weight, layer.bias}, {g.to(y.scalar_type())}))
+    out.push_back(t);
+  out.push_back(layer.running_mean);
+  out.push_back(layer.running_var);
+  return out;
+}
+
+const std::vector<Norm> norms{{2, 1, 5, 4, tl::Activation::relu},        {3, 3, 7, 5, tl::Activation::leaky_relu},
+                              {2, 8, 9, 9, tl::Activation::leaky_relu},  {1, 17, 6, 11, tl::Activation::relu6},
+                              {4, 24, 8, 8, tl::Activation::identity},   {2, 40, 5, 5, tl::Activation::relu6},
+                              {16, 96, 33, 31, tl::Activation::relu},    {2, 130, 3, 7, tl::Activation::silu},
+                              {2, 1280, 2, 2, tl::Activation::identity}, {2, 64, 1, 1, tl::Activation::hardswish}};
+
+}  // namespace
+
+TEST_CASE("batch norm in training and the activation behind it are LibTorch's") {
+  for (const Norm& o : norms) {
+    at::manual_seed(7);
+    // Means far from 0, which sums of squares do not like.
+    const Tensor x = (at::randn({o.n, o.c, o.h, o.w}) + 30.0 * at::randn({1, o.c, 1, 1}))
+                         .contiguous(o.c % 2 == 0 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
+    const Tensor g = at::randn({o.n, o.c, o.h, o.w});
+    CAPTURE(o.n, o.c, o.h, o.w, tl::to_string(o.activation));
+    const auto want = trained(o, x, g, at::kFloat, true), fp32 = trained(o, x, g, at::kFloat, false);
+    REQUIRE(
+        fp32[0].grad_fn()->name().find(o.activation == tl::Activation::silu || o.activation == tl::Activation::hardswish
+                                           ? "ard"
+                                           : "BatchNormFunction") != std::string::npos);
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      CAPTURE(i);
+      CHECK(difference(fp32[i], want[i]) <= 2e-5);
+    }
+    const Tensor rounded = x.to(at::kBFloat16);
+    const auto exact = trained(o, rounded.to(at::kFloat), g.to(at::kBFloat16).to(at::kFloat), at::kFloat, true);
+    const auto bf16 = trained(o, rounded, g, at::kBFloat16, false);
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      CAPTURE(i);
+      CHECK(difference(bf16[i], exact[i]) <= 2e-2);
+    }
+  }
+}
+
+TEST_CASE("batch norm in training gives the same bytes with any number of threads") {
+  const Norm o{16, 24, 40, 40, tl::Activation::leaky_relu};
+  at::manual_seed(8);
+  const Tensor x = at::randn({o.n, o.c, o.h, o.w}), g = at::randn_like(x);
+  std::vector<Tensor> one, three;
+  {
+    const Threads threads(1);
+    one = trained(o, x, g, at::kFloat, false);
+  }
+  {
+    const Threads threads(3);
+    three = trained(o, x, g, at::kFloat, false);
+  }
+  for (std::size_t i = 0; i < one.size(); ++i) CHECK(equal_bytes(one[i], three[i]));
+}
+
+TEST_CASE("batch norm in training keeps a NaN, leaves double precision to LibTorch, and has no second gradient") {
+  tl::nn::BatchNorm2d layer(4);
+  Tensor x = at::randn({2, 4, 3, 3});
+  x[0][1][0][0] = std::nan("");
+  const Tensor y = layer.forward(x, true, tl::Activation::relu6);
+  CHECK(at::isnan(y.select(1, 1)).all().item<bool>());
+  CHECK(at::isfinite(y.select(1, 0)).all().item<bool>());
+  tl::nn::BatchNorm2d exact(4);
+  exact.to(at::kDouble);
+  CHECK(exact.forward(at::randn({2, 4, 3, 3}, at::kDouble), true).scalar_type() == at::kDouble);
+  const Tensor z = at::randn({2, 4, 3, 3}).requires_grad_();
+  CHECK_THROWS_WITH(
+      torch::autograd::grad({layer.forward(z, true).sum()}, {z}, {}, {}, true),
+      Catch::Matchers::ContainsSubstring("a batch norm in training was asked for the gradient of its gradient"));
+}

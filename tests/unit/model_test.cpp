@@ -242,6 +242,38 @@ TEST_CASE("In training a frozen batch norm is part of the convolution before it:
   for (std::size_t i = 0; i < folded.size(); ++i) CHECK(difference(folded[i], plain[i]) <= 1e-5);
 }
 
+TEST_CASE("In training a batch norm computes the activation behind it: the same values and gradients") {
+  auto backbone = lively<SqueezeNet>(16);
+  const tl::Graph& graph = backbone.core.graph;
+  for (auto& p : backbone.core.network->parameters()) p.requires_grad_(true);
+  const std::vector<Index> wanted{graph.stages[0], graph.pooled};
+  const auto gradients = [&](bool together) {
+    for (auto& p : backbone.core.network->parameters()) p.mutable_grad() = Tensor();
+    tl::Activations out;
+    const tl::Pass pass{.training = true};
+    if (together) {
+      out = graph.run({noise(3, 16)}, tl::Cut{}, wanted, pass, std::vector<bool>(graph.table.size(), false));
+    } else {
+      tl::Activations values{noise(3, 16)}, inputs;
+      for (std::size_t s = 1; s < graph.steps.size(); ++s) {
+        inputs.clear();
+        for (const Index f : graph.steps[s].from) inputs.push_back(values[tl::Graph::at(f)]);
+        values.push_back(graph.steps[s].run(inputs, pass));
+      }
+      for (const Index w : wanted) out.push_back(values[tl::Graph::at(w)]);
+    }
+    (out[0].square().sum() + out[1].square().sum()).backward();
+    std::vector<Tensor> all{out[0].detach(), out[1].detach()};
+    for (const auto& named : backbone.core.network->named_parameters())
+      if (named.value().grad().defined()) all.push_back(named.value().grad().clone());
+    return all;
+  };
+  const auto together = gradients(true), apart = gradients(false);
+  REQUIRE(together.size() == apart.size());
+  REQUIRE(together.size() > 8);
+  for (std::size_t i = 0; i < together.size(); ++i) CHECK(difference(together[i], apart[i]) <= 1e-5);
+}
+
 TEST_CASE("A classifier is shown pictures of another size, and says so in its file and its copies") {
   const auto make = [](Index size) {
     return tl::Classifier{tl::Backbone<tl::EfficientNetLite0>::random({.size = size}, 1),

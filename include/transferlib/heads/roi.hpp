@@ -149,10 +149,12 @@ TRANSFERLIB_API RoI::Output RoI::forward(const Activations& maps, std::span<cons
                         {.height = options_.places, .width = options_.places, .sampling = options_.sampling},
                         options_.pooling);
   for (const auto& [convolution, norm] : convolutions_)
-    x = at::relu(norm->forward(convolution->forward(x), pass.training && x.size(0) > 0));
+    x = norm->forward(convolution->forward(x), pass.training && x.size(0) > 0, Activation::relu);
   x = x.flatten(1);
   for (const auto& layer : linears_) x = at::relu(layer->forward(x));
-  return {scores_->forward(x), codes_->forward(x).view({x.size(0), classes_ + 1, 4})};
+  // In float32 at least, where autocast has multiplied in less.
+  const auto exact = [](const Tensor& t) { return t.to(at::promote_types(t.scalar_type(), at::kFloat)); };
+  return {exact(scores_->forward(x)), exact(codes_->forward(x)).view({x.size(0), classes_ + 1, 4})};
 }
 
 TRANSFERLIB_API LossTerms RoI::loss(const Activations& maps, const std::vector<Detections>& proposals,

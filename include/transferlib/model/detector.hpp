@@ -16,6 +16,7 @@
 #include <transferlib/core/separate.hpp>
 #include <transferlib/data/preprocess.hpp>
 #include <transferlib/detect/detections.hpp>
+#include <transferlib/engine/autocast.hpp>
 #include <transferlib/freeze/policy.hpp>
 #include <transferlib/model/backbone.hpp>
 #include <transferlib/model/base.hpp>
@@ -46,7 +47,8 @@ inline Detections surer_than(const Detections& found, double threshold) {
 namespace detail {
 
 /// What crossed a cut or left an engine, as necks and heads take it: float32, maps with their channels last in memory.
-TRANSFERLIB_API Activations as_maps(Activations values);
+/// \param precision in which they will be worked on: what is in it already stays so
+TRANSFERLIB_API Activations as_maps(Activations values, Precision precision = Precision::fp32);
 
 /// Shows a metric what was found on the network's input, and what is there, both in the pixels of the pictures.
 template <class Metric>
@@ -140,15 +142,20 @@ class Detector : public detail::ModelBase {
     detail::score_on_pictures(metric, head_->predict(output), batch, core_.preprocessing);
   }
 
-  /// What is found in pictures as a data set gives them; the model prepares them itself.
+  /// What is found in pictures as a data set gives them; the model prepares them itself. Neck and head multiply in the
+  /// engine's precision too; boxes are decoded in float32.
   /// \returns one a picture, boxes in its pixels, not clipped at its borders, as many as the head's options let through
   Prediction predict(const Batch& batch, Precision precision = Precision::automatic) const {
     return detail::guarded("detecting", [&] {
       const torch::NoGradGuard guard;
       const auto engine = engine_->get(core_, wanted_, precision);
-      const Tensor x = preprocess(batch, core_.preprocessing, core_.options.in_channels);
-      return detail::on_pictures(head_->predict(above_backbone(detail::as_maps((*engine)(x)), Pass{})),
-                                 detail::sizes_of(batch), core_.preprocessing);
+      const Activations maps = detail::as_maps(
+          (*engine)(preprocess(batch, core_.preprocessing, core_.options.in_channels)), engine->precision());
+      const Output y = [&] {
+        const detail::Autocast cast(engine->precision(), core_.device());
+        return above_backbone(maps, Pass{});
+      }();
+      return detail::on_pictures(head_->predict(y), detail::sizes_of(batch), core_.preprocessing);
     });
   }
 
@@ -259,9 +266,9 @@ Detector<N, K, H> clone(const Detector<N, K, H>& model) {
 
 namespace transferlib::detail {
 
-TRANSFERLIB_API Activations as_maps(Activations values) {
+TRANSFERLIB_API Activations as_maps(Activations values, Precision precision) {
   for (Tensor& t : values) {
-    t = t.to(at::kFloat);
+    if (t.scalar_type() != scalar_type(precision)) t = t.to(at::kFloat);
     if (t.dim() == 4) t = t.contiguous(at::MemoryFormat::ChannelsLast);
   }
   return values;

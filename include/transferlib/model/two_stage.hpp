@@ -22,6 +22,7 @@
 #include <transferlib/detect/boxes.hpp>
 #include <transferlib/detect/detections.hpp>
 #include <transferlib/detect/placement.hpp>
+#include <transferlib/engine/autocast.hpp>
 #include <transferlib/freeze/policy.hpp>
 #include <transferlib/model/backbone.hpp>
 #include <transferlib/model/base.hpp>
@@ -197,7 +198,8 @@ class TwoStage : public detail::ModelBase {
     if (!output.pass.training) detail::score_on_pictures(metric, detections(output), batch, core_.preprocessing);
   }
 
-  /// What is found in pictures as a data set gives them; the model prepares them itself.
+  /// What is found in pictures as a data set gives them; the model prepares them itself. Neck and heads multiply in the
+  /// engine's precision too; boxes are computed in float32.
   /// \returns one a picture, boxes in its pixels
   Prediction predict(const Batch& batch, Precision precision = Precision::automatic) const {
     return detail::guarded("detecting", [&]() -> Prediction {
@@ -205,7 +207,9 @@ class TwoStage : public detail::ModelBase {
       if (batch.size() == 0) return {};
       const auto engine = engine_->get(core_, wanted_, precision);
       const auto found = [&](const Tensor& x, std::span<const PixelSize> sizes) {
-        return detections(above_backbone(detail::as_maps((*engine)(x)), {x.size(3), x.size(2)}, sizes, Pass{}));
+        const Activations maps = detail::as_maps((*engine)(x), engine->precision());
+        const detail::Autocast cast(engine->precision(), core_.device());
+        return detections(above_backbone(maps, {x.size(3), x.size(2)}, sizes, Pass{}));
       };
       if (!sides_)
         return detail::on_pictures(found(preprocess(batch, core_.preprocessing, core_.options.in_channels), {}),

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 #include <transferlib/core/layers.hpp>
 
@@ -45,12 +46,34 @@ struct Depthwise {
   }
 };
 
-/// The kernels of one instruction set for one type in memory.
+/// Rows of channels that a batch norm in training works on: places of a map whose channels lie together. An item of
+/// work is cut by nothing but the shape.
+struct NormRows {
+  Index rows, channels;
+
+  /// Rows of an item: whole vectors of every width, and few enough for a cache.
+  Index item() const { return whole(std::max<Index>(1, 65536 / channels), 16); }
+  Index items() const { return (rows + item() - 1) / item(); }
+  /// Floats that a kernel wants for itself.
+  Index scratch() const { return 16 * channels * 7; }
+};
+
+/// An activation of straight lines: `slope` times what is below 0, and no more than `top`.
+struct Bent {
+  float slope = 1.0F, top = std::numeric_limits<float>::infinity();
+};
+
+/// The kernels of one instruction set for one type in memory. Those of norms take so many rows and what each channel is
+/// multiplied by and added to: (k; channels).
 template <class T>
 struct KernelsOf {
   void (*depthwise_forward)(const Depthwise&, const T*, const float*, const float*, T*, Index, float*);
   void (*depthwise_to_input)(const Depthwise&, const T*, const float*, const float*, T*, Index, float*);
   void (*depthwise_to_weight)(const Depthwise&, const T*, const T*, float*, Index, float*);
+  void (*norm_sums)(const NormRows&, const T*, const float*, float*, float*);
+  void (*norm_forward)(const NormRows&, const T*, const float*, Bent, T*, float*);
+  void (*norm_gradient_sums)(const NormRows&, const T*, const T*, const float*, Bent, float*, float*);
+  void (*norm_to_input)(const NormRows&, const T*, const T*, const float*, Bent, T*, float*);
 };
 struct Kernels {
   KernelsOf<float> fp32;

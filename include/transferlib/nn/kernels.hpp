@@ -268,9 +268,172 @@ TRANSFERLIB_SIMD_TARGET inline void depthwise_to_weight(const Depthwise& d, cons
               out + (share * (squared + 1) + tap) * d.padded_channels() + first);
 }
 
+// ---------------------------------------------------------------------------------------- batch norms in training
+
+TRANSFERLIB_INLINE F chosen(U mask, F yes, F no) { return (F)(((U)yes & mask) | ((U)no & ~mask)); }
+
+/// The activation; a NaN stays one.
+TRANSFERLIB_INLINE F bent(F z, Bent a) {
+  const F top = F{} + a.top, y = chosen((U)(z > F{}), z, z * a.slope);
+  return chosen((U)(y > top), top, y);
+}
+/// Its derivative.
+TRANSFERLIB_INLINE F bend(F z, Bent a) {
+  return chosen((U)(z > F{}), chosen((U)(z >= F{} + a.top), F{}, F{} + 1.0F), F{} + a.slope);
+}
+
+/// So many rows are whole vectors, whatever the number of channels: those that a loop takes as one.
+constexpr Index rows_together(Index channels) {
+  Index together = lanes;
+  for (; together > 1 && channels % 2 == 0; channels /= 2) together /= 2;
+  return together;
+}
+
+/// `count` numbers of each channel, for as many rows as are taken together.
+TRANSFERLIB_SIMD_TARGET inline void repeat(float* to, const float* from, Index count, Index channels, Index together) {
+  for (Index i = 0; i < count; ++i, from += channels)
+    for (Index t = 0; t < together; ++t, to += channels) std::copy(from, from + channels, to);
+}
+
+/// Folds sums over `together` rows into one row.
+TRANSFERLIB_SIMD_TARGET inline void fold(float* out, const float* sums, Index channels, Index together) {
+  std::copy(sums, sums + channels, out);
+  for (Index t = 1; t < together; ++t)
+    for (Index c = 0; c < channels; ++c) out[c] += sums[t * channels + c];
+}
+
+/// Calls `vector(at, c)` for every vector of the rows, c being where its channels are in what `repeat` gives, and
+/// `single(at, c)` for each number of the last few rows.
+template <class Vector, class Single>
+TRANSFERLIB_INLINE void for_rows(const NormRows& n, Index together, const Vector& vector, const Single& single) {
+  const Index width = together * n.channels, whole_rows = n.rows / together;
+  Index at = 0;
+  for (Index row = 0; row < whole_rows; ++row)
+    for (Index c = 0; c < width; c += lanes, at += lanes) vector(at, c);
+  for (Index c = 0; at < n.rows * n.channels; ++at, ++c) single(at, c);
+}
+
+template <class T>
+TRANSFERLIB_INLINE float read_one(const T* p) {
+  return read_some(p, 1)[0];
+}
+
+/// The sums of x - shift and of its square, (2; channels).
+template <class T>
+TRANSFERLIB_SIMD_TARGET inline void norm_sums(const NormRows& n, const T* x, const float* shift, float* out,
+                                              float* scratch) {
+  const Index together = rows_together(n.channels), width = together * n.channels;
+  float *first = scratch, *sums = first + width, *squares = sums + width;
+  repeat(first, shift, 1, n.channels, together);
+  std::fill(sums, squares + width, 0.0F);
+  const Index fours = n.rows / (4 * together);
+  for (Index row = 0; row < fours; ++row, x += 4 * width)
+    for (Index c = 0; c < width; c += lanes) {
+      const F zero = read(first + c);
+      F sum = read(sums + c), square = read(squares + c);
+      for (Index i = 0; i < 4; ++i) {
+        const F d = read(x + i * width + c) - zero;
+        sum += d;
+        square += d * d;
+      }
+      write(sums + c, sum);
+      write(squares + c, square);
+    }
+  for_rows(
+      {n.rows - fours * 4 * together, n.channels}, together,
+      [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET {
+        const F d = read(x + at) - read(first + c);
+        write(sums + c, read(sums + c) + d);
+        write(squares + c, read(squares + c) + d * d);
+      },
+      [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET {
+        const float d = read_one(x + at) - first[c];
+        sums[c] += d;
+        squares[c] += d * d;
+      });
+  fold(out, sums, n.channels, together);
+  fold(out + n.channels, squares, n.channels, together);
+}
+
+/// \param numbers (2; channels): the scale and the shift
+template <class T>
+TRANSFERLIB_SIMD_TARGET inline void norm_forward(const NormRows& n, const T* x, const float* numbers, Bent a, T* out,
+                                                 float* scratch) {
+  const Index together = rows_together(n.channels), width = together * n.channels;
+  repeat(scratch, numbers, 2, n.channels, together);
+  const float *scale = scratch, *shift = scale + width;
+  for_rows(
+      n, together,
+      [&](Index at, Index c)
+          TRANSFERLIB_SIMD_TARGET { write(out + at, bent(read(x + at) * read(scale + c) + read(shift + c), a)); },
+      [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET {
+        write_some(out + at, bent(F{} + (read_one(x + at) * scale[c] + shift[c]), a), 1);
+      });
+}
+
+/// The sums of the gradient before the activation, and of it times x - mean: (2; channels).
+/// \param numbers (3; channels): the scale, the shift, the mean
+template <class T>
+TRANSFERLIB_SIMD_TARGET inline void norm_gradient_sums(const NormRows& n, const T* x, const T* gradient,
+                                                       const float* numbers, Bent a, float* out, float* scratch) {
+  const Index together = rows_together(n.channels), width = together * n.channels;
+  repeat(scratch, numbers, 3, n.channels, together);
+  const float *scale = scratch, *shift = scale + width, *mean = shift + width;
+  float *sums = scratch + 3 * width, *products = sums + width;
+  std::fill(sums, products + width, 0.0F);
+  const Index twos = n.rows / (2 * together);
+  for (Index row = 0; row < twos; ++row, x += 2 * width, gradient += 2 * width)
+    for (Index c = 0; c < width; c += lanes) {
+      const F by = read(scale + c), plus = read(shift + c), zero = read(mean + c);
+      F sum = read(sums + c), product = read(products + c);
+      for (Index i = 0; i < 2; ++i) {
+        const F v = read(x + i * width + c), g = read(gradient + i * width + c) * bend(v * by + plus, a);
+        sum += g;
+        product += g * (v - zero);
+      }
+      write(sums + c, sum);
+      write(products + c, product);
+    }
+  for_rows(
+      {n.rows - twos * 2 * together, n.channels}, together,
+      [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET {
+        const F v = read(x + at), g = read(gradient + at) * bend(v * read(scale + c) + read(shift + c), a);
+        write(sums + c, read(sums + c) + g);
+        write(products + c, read(products + c) + g * (v - read(mean + c)));
+      },
+      [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET {
+        const float v = read_one(x + at), g = read_one(gradient + at) * bend(F{} + (v * scale[c] + shift[c]), a)[0];
+        sums[c] += g;
+        products[c] += g * (v - mean[c]);
+      });
+  fold(out, sums, n.channels, together);
+  fold(out + n.channels, products, n.channels, together);
+}
+
+/// The gradient to x: a times that before the activation, b times x, and c.
+/// \param numbers (5; channels): the scale, the shift, a, b, c
+template <class T>
+TRANSFERLIB_SIMD_TARGET inline void norm_to_input(const NormRows& n, const T* x, const T* gradient,
+                                                  const float* numbers, Bent a, T* out, float* scratch) {
+  const Index together = rows_together(n.channels), width = together * n.channels;
+  repeat(scratch, numbers, 5, n.channels, together);
+  const float *scale = scratch, *shift = scale + width, *by = shift + width, *slope = by + width, *plus = slope + width;
+  for_rows(
+      n, together,
+      [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET {
+        const F v = read(x + at), g = read(gradient + at) * bend(v * read(scale + c) + read(shift + c), a);
+        write(out + at, g * read(by + c) + (v * read(slope + c) + read(plus + c)));
+      },
+      [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET {
+        const float v = read_one(x + at), g = read_one(gradient + at) * bend(F{} + (v * scale[c] + shift[c]), a)[0];
+        write_some(out + at, F{} + (g * by[c] + (v * slope[c] + plus[c])), 1);
+      });
+}
+
 template <class T>
 KernelsOf<T> kernels_of() {
-  return {depthwise_forward<T>, depthwise_to_input<T>, depthwise_to_weight<T>};
+  return {depthwise_forward<T>, depthwise_to_input<T>, depthwise_to_weight<T>, norm_sums<T>,
+          norm_forward<T>,      norm_gradient_sums<T>, norm_to_input<T>};
 }
 
 inline Kernels kernels() { return {kernels_of<float>(), kernels_of<std::uint16_t>()}; }

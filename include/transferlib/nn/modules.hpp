@@ -17,6 +17,7 @@
 #include <transferlib/core/random.hpp>
 #include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
+#include <transferlib/nn/batch_norm.hpp>
 #include <transferlib/nn/depthwise.hpp>
 
 namespace transferlib {
@@ -34,6 +35,9 @@ namespace detail {
 
 /// The mean over all places of a map, (N, C, h, w) to (N, C), or with `keep` to (N, C, 1, 1).
 TRANSFERLIB_API Tensor mean_of_places(const Tensor& x, bool keep, std::optional<at::ScalarType> type = std::nullopt);
+
+/// An activation as the kernels take it; nothing where it is not made of straight lines.
+TRANSFERLIB_API std::optional<Bent> straight_lines(Activation activation);
 
 /// Where this thread makes the weights of networks: on "meta" they have shapes and no memory; see `ShapesOnly`.
 inline at::DeviceType& weights_device() {
@@ -111,11 +115,8 @@ class BatchNorm2d : public Module {
   explicit BatchNorm2d(Index channels, double e = 1e-5, double m = 0.1);
 
   /// Normalises (N, channels, …): by the batch's own statistics where `training`, which then move the running ones;
-  /// by the running ones, untouched, where not.
-  Tensor forward(const Tensor& x, bool training) {
-    if (training) batches.add_(1);
-    return at::batch_norm(x, weight, bias, running_mean, running_var, training, momentum, epsilon, true);
-  }
+  /// by the running ones, untouched, where not. Then applies the activation.
+  Tensor forward(const Tensor& x, bool training, Activation activation = Activation::identity);
 
   /// The convolution and behind it this norm in evaluation, as one convolution: a pass over the map less, and one map
   /// less to keep for the gradient. The gradient reaches the convolution's own weight.
@@ -274,6 +275,21 @@ TRANSFERLIB_API Tensor activate(const Tensor& x, Activation activation) {
 
 namespace transferlib::detail {
 
+TRANSFERLIB_API std::optional<Bent> straight_lines(Activation activation) {
+  switch (activation) {
+    case Activation::identity:
+      return Bent{};
+    case Activation::relu:
+      return Bent{.slope = 0.0F};
+    case Activation::relu6:
+      return Bent{.slope = 0.0F, .top = 6.0F};
+    case Activation::leaky_relu:
+      return Bent{.slope = 0.1F};
+    default:
+      return std::nullopt;
+  }
+}
+
 TRANSFERLIB_API Tensor mean_of_places(const Tensor& x, bool keep, std::optional<at::ScalarType> type) {
   if (x.scalar_type() != at::kBFloat16 || !x.is_cpu() || x.dim() != 4 || x.numel() == 0 ||
       (at::GradMode::is_enabled() && x.requires_grad()))
@@ -329,6 +345,17 @@ TRANSFERLIB_API BatchNorm2d::BatchNorm2d(Index channels, double e, double m)
   running_mean = register_buffer("running_mean", detail::zeros({channels}));
   running_var = register_buffer("running_var", at::ones({channels}));
   batches = register_buffer("num_batches_tracked", at::zeros({}, at::kLong));
+}
+
+TRANSFERLIB_API Tensor BatchNorm2d::forward(const Tensor& x, bool training, Activation activation) {
+  if (training) batches.add_(1);
+  if (!training || !detail::batch_norm_applies(x, weight))
+    return activate(at::batch_norm(x, weight, bias, running_mean, running_var, training, momentum, epsilon, true),
+                    activation);
+  const auto lines = detail::straight_lines(activation);
+  const detail::NormNumbers numbers{momentum, epsilon, lines.value_or(detail::Bent{})};
+  const Tensor y = detail::batch_norm_in_training(x, weight, bias, running_mean, running_var, numbers);
+  return lines ? y : activate(y, activation);
 }
 
 TRANSFERLIB_API Tensor BatchNorm2d::folded_into(const Conv2d& convolution, const Tensor& x) const {

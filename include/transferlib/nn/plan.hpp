@@ -82,7 +82,8 @@ struct Graph {
 
   /// Runs the steps from `cut` on, given the values that cross it, as far as `wanted` needs, and returns the values of
   /// `wanted`. A value is let go as soon as nobody needs it. A frozen step runs in evaluation. In training, where a
-  /// gradient passes, a frozen batch norm is folded into the convolution before it, if that has no other reader.
+  /// gradient passes, a frozen batch norm is folded into the convolution before it, if that has no other reader, and
+  /// one that trains computes the activation behind it too.
   Activations run(const Activations& crossing, const Cut& cut, std::span<const Index> wanted, const Pass& pass,
                   const std::vector<bool>& frozen) const;
 
@@ -420,6 +421,13 @@ TRANSFERLIB_API Activations Graph::run(const Activations& crossing, const Cut& c
       return nullptr;
     return dynamic_cast<const nn::BatchNorm2d*>(next.module.get());
   };
+  // The activation that a norm in training can take over.
+  const auto activation_behind = [&](std::size_t s) {
+    if (s + 1 == steps.size() || uses[s] != 1 || !need[s + 1]) return Activation::identity;
+    const Step& next = steps[s + 1];
+    const bool alone = next.kind == Kind::activation && next.from == std::vector{static_cast<Index>(s)};
+    return alone ? next.activation : Activation::identity;
+  };
   Activations inputs;
   for (std::size_t s = at(cut.boundary); s < steps.size(); ++s) {
     if (!need[s] || values[s].defined()) continue;
@@ -440,6 +448,12 @@ TRANSFERLIB_API Activations Graph::run(const Activations& crossing, const Cut& c
     Pass own = pass;
     own.training = pass.training && !is_frozen(step, frozen);
     if (own.training) set_mode(step, true, frozen);
+    if (own.training && step.kind == Kind::norm)
+      if (auto* norm = dynamic_cast<nn::BatchNorm2d*>(step.module.get()); norm != nullptr)
+        if (const Activation activation = activation_behind(s); activation != Activation::identity) {
+          values[s + 1] = norm->forward(inputs[0], true, activation);
+          continue;
+        }
     values[s] = step.run(inputs, own);
   }
   Activations out;

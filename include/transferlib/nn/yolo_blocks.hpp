@@ -43,7 +43,7 @@ class Conv : public Block {
  public:
   explicit Conv(const ConvOptions& o);
   Tensor forward(const Tensor& x, bool training) override {
-    return activate(bn->forward(conv->forward(x), training), activation);
+    return bn->forward(conv->forward(x), training, activation);
   }
 
   std::shared_ptr<Conv2d> conv;

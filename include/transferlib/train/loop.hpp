@@ -24,11 +24,12 @@
 #include <transferlib/core/separate.hpp>
 #include <transferlib/data/balanced.hpp>
 #include <transferlib/data/mix.hpp>
+#include <transferlib/engine/autocast.hpp>
 #include <transferlib/model/backbone.hpp>
-#include <transferlib/train/autocast.hpp>
 #include <transferlib/train/average.hpp>
 #include <transferlib/train/checkpoint.hpp>
 #include <transferlib/train/features.hpp>
+#include <transferlib/train/gradient_scaler.hpp>
 #include <transferlib/train/history.hpp>
 #include <transferlib/train/options.hpp>
 #include <transferlib/train/source.hpp>

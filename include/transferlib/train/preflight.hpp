@@ -30,10 +30,10 @@
 #include <transferlib/core/parallel.hpp>
 #include <transferlib/core/separate.hpp>
 #include <transferlib/core/text.hpp>
+#include <transferlib/engine/autocast.hpp>
 #include <transferlib/engine/engine.hpp>
 #include <transferlib/model/backbone.hpp>
 #include <transferlib/model/head.hpp>
-#include <transferlib/train/autocast.hpp>
 #include <transferlib/train/loop.hpp>
 #include <transferlib/train/optimizer.hpp>
 #include <transferlib/train/options.hpp>

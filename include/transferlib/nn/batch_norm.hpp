@@ -1,0 +1,200 @@
+/// \file
+/// Batch norm in training on the CPU, together with the activation behind it: one pass for the statistics and one for
+/// the values, two for the gradient, where a map would be read and written five more times.
+#pragma once
+
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <transferlib/core/error.hpp>
+#include <transferlib/core/separate.hpp>
+#include <transferlib/core/tensors.hpp>
+#include <transferlib/nn/simd.hpp>
+
+namespace transferlib::detail {
+
+/// What a batch norm is told besides its tensors.
+struct NormNumbers {
+  double momentum, epsilon;
+  Bent activation;
+};
+
+/// See `batch_norm_in_training`.
+class BatchNormFunction : public torch::autograd::Function<BatchNormFunction> {
+ public:
+  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& x, const Tensor& weight,
+                        const Tensor& bias, const Tensor& running_mean, const Tensor& running_var,
+                        const NormNumbers& numbers);
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 const torch::autograd::variable_list& gradients);
+};
+
+/// Whether `batch_norm_in_training` can do it and is asked for gradients.
+inline bool batch_norm_applies(const Tensor& x, const Tensor& weight) {
+  return x.dim() == 4 && x.is_cpu() && weight.is_cpu() && weight.scalar_type() == at::kFloat &&
+         (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16) && x.size(1) == weight.numel() &&
+         x.size(1) > 0 && x.numel() > x.size(1) && at::GradMode::is_enabled() &&
+         (x.requires_grad() || weight.requires_grad());
+}
+
+/// Normalises (N, C, H, W), float32 or bfloat16, by its own statistics, which move the running ones as PyTorch's do,
+/// and applies the activation; to the same type, channels last. Gradients pass once. The same bytes for every number of
+/// threads.
+inline Tensor batch_norm_in_training(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                                     const Tensor& running_mean, const Tensor& running_var,
+                                     const NormNumbers& numbers) {
+  return BatchNormFunction::apply(x, weight, bias, running_mean, running_var, numbers);
+}
+
+}  // namespace transferlib::detail
+
+#if TRANSFERLIB_DEFINES
+
+namespace transferlib::detail {
+
+/// The part of the rows that one item is.
+inline NormRows rows_of(const NormRows& all, Index item) {
+  return {std::min(all.item(), all.rows - item * all.item()), all.channels};
+}
+
+/// Calls `kernel(rows, offset, item, scratch)` for every item, on all threads.
+template <class Kernel>
+void for_each_item(const NormRows& n, const Kernel& kernel) {
+  in_team(n.items(), [&](Index begin, Index end) {
+    const Tensor scratch = at::empty({n.scratch()}, at::TensorOptions(at::kFloat));
+    for (Index item = begin; item < end; ++item)
+      kernel(rows_of(n, item), item * n.item() * n.channels, item, scratch.mutable_data_ptr<float>());
+  });
+}
+
+/// Sums of two numbers a channel over all items, in the items' order: (2; channels).
+template <class Kernel>
+std::vector<double> sums_of_items(const NormRows& n, const Kernel& kernel) {
+  const auto width = static_cast<std::size_t>(2 * n.channels);
+  std::vector<float> parts(static_cast<std::size_t>(n.items()) * width);
+  for_each_item(n, [&](const NormRows& rows, Index offset, Index item, float* scratch) {
+    kernel(rows, offset, parts.data() + static_cast<std::size_t>(item) * width, scratch);
+  });
+  std::vector<double> out(width);
+  for (auto part = parts.begin(); part != parts.end();)
+    for (double& sum : out) sum += static_cast<double>(*part++);
+  return out;
+}
+
+template <class T>
+Tensor batch_norm_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& running_mean,
+                          const Tensor& running_var, const NormNumbers& o, Tensor& numbers) {
+  const NormRows n{x.numel() / x.size(1), x.size(1)};
+  const T* from = elements<T>(x);
+  // Sums of squares lose digits where the mean is far from 0: they are taken around that of the first places.
+  const Index few = std::min<Index>(n.rows, 16);
+  const Tensor shift = x.permute({0, 2, 3, 1}).reshape({n.rows, n.channels}).narrow(0, 0, few).to(at::kFloat).mean(0);
+  const auto* zero = shift.const_data_ptr<float>();
+  const auto sums = sums_of_items(n, [&](const NormRows& rows, Index offset, float* out, float* scratch) {
+    kernels_of<T>().norm_sums(rows, from + offset, zero, out, scratch);
+  });
+  // Rows: scale, shift, mean, the reciprocal deviation.
+  numbers = at::empty({4, n.channels}, at::TensorOptions(at::kFloat));
+  auto* row = numbers.mutable_data_ptr<float>();
+  const auto *w = weight.const_data_ptr<float>(), *b = bias.const_data_ptr<float>();
+  auto *mean = running_mean.mutable_data_ptr<float>(), *variance = running_var.mutable_data_ptr<float>();
+  const auto count = static_cast<double>(n.rows);
+  const auto moved = [&](float old, double now) {
+    return static_cast<float>((1.0 - o.momentum) * static_cast<double>(old) + o.momentum * now);
+  };
+  for (Index c = 0; c < n.channels; ++c) {
+    const auto i = static_cast<std::size_t>(c);
+    const double off = sums[i] / count, own = static_cast<double>(zero[c]) + off;
+    const double spread = std::max(0.0, sums[i + static_cast<std::size_t>(n.channels)] / count - off * off);
+    const double reciprocal = 1.0 / std::sqrt(spread + o.epsilon), scale = static_cast<double>(w[c]) * reciprocal;
+    row[c] = static_cast<float>(scale);
+    row[n.channels + c] = static_cast<float>(static_cast<double>(b[c]) - own * scale);
+    row[2 * n.channels + c] = static_cast<float>(own);
+    row[3 * n.channels + c] = static_cast<float>(reciprocal);
+    mean[c] = moved(mean[c], own);
+    variance[c] = moved(variance[c], spread * count / (count - 1.0));
+  }
+  Tensor out = at::empty_like(x);
+  for_each_item(n, [&](const NormRows& rows, Index offset, Index, float* scratch) {
+    kernels_of<T>().norm_forward(rows, from + offset, row, o.activation, elements<T>(out) + offset, scratch);
+  });
+  return out;
+}
+
+template <class T>
+torch::autograd::variable_list batch_norm_backward(const Tensor& x, const Tensor& gradient, const Tensor& weight,
+                                                   const Tensor& numbers, Bent activation, bool to_input) {
+  const NormRows n{x.numel() / x.size(1), x.size(1)};
+  const T *from = elements<T>(x), *g = elements<T>(gradient);
+  const auto* row = numbers.const_data_ptr<float>();
+  const auto sums = sums_of_items(n, [&](const NormRows& rows, Index offset, float* out, float* scratch) {
+    kernels_of<T>().norm_gradient_sums(rows, from + offset, g + offset, row, activation, out, scratch);
+  });
+  Tensor to_weight = at::empty_like(weight), to_bias = at::empty_like(weight);
+  // Rows: scale, shift, and what the gradient is of that before the activation, of x, and of 1.
+  Tensor parts = at::empty({5, n.channels}, at::TensorOptions(at::kFloat));
+  parts.narrow(0, 0, 2).copy_(numbers.narrow(0, 0, 2));
+  auto *p = parts.mutable_data_ptr<float>(), *w = to_weight.mutable_data_ptr<float>(),
+       *b = to_bias.mutable_data_ptr<float>();
+  for (Index c = 0; c < n.channels; ++c) {
+    const double sum = sums[static_cast<std::size_t>(c)], product = sums[static_cast<std::size_t>(c + n.channels)];
+    const auto scale = static_cast<double>(row[c]), mean = static_cast<double>(row[2 * n.channels + c]),
+               reciprocal = static_cast<double>(row[3 * n.channels + c]), count = static_cast<double>(n.rows);
+    const double of_x = -scale * reciprocal * reciprocal * product / count;
+    w[c] = static_cast<float>(reciprocal * product);
+    b[c] = static_cast<float>(sum);
+    p[2 * n.channels + c] = static_cast<float>(scale);
+    p[3 * n.channels + c] = static_cast<float>(of_x);
+    p[4 * n.channels + c] = static_cast<float>(-scale * sum / count - of_x * mean);
+  }
+  Tensor out;
+  if (to_input) {
+    out = at::empty_like(x);
+    for_each_item(n, [&](const NormRows& rows, Index offset, Index, float* scratch) {
+      kernels_of<T>().norm_to_input(rows, from + offset, g + offset, p, activation, elements<T>(out) + offset, scratch);
+    });
+  }
+  return {out, to_weight, to_bias, Tensor(), Tensor(), Tensor()};
+}
+
+TRANSFERLIB_API Tensor BatchNormFunction::forward(torch::autograd::AutogradContext* ctx, const Tensor& x,
+                                                  const Tensor& weight, const Tensor& bias, const Tensor& running_mean,
+                                                  const Tensor& running_var, const NormNumbers& o) {
+  const Tensor in = x.contiguous(at::MemoryFormat::ChannelsLast);
+  Tensor numbers;
+  Tensor out = x.scalar_type() == at::kFloat
+                   ? batch_norm_forward<float>(in, weight, bias, running_mean, running_var, o, numbers)
+                   : batch_norm_forward<std::uint16_t>(in, weight, bias, running_mean, running_var, o, numbers);
+  ctx->save_for_backward({in, weight, numbers});
+  ctx->saved_data["slope"] = static_cast<double>(o.activation.slope);
+  ctx->saved_data["top"] = static_cast<double>(o.activation.top);
+  return out;
+}
+
+TRANSFERLIB_API torch::autograd::variable_list BatchNormFunction::backward(
+    torch::autograd::AutogradContext* ctx, const torch::autograd::variable_list& gradients) {
+  if (at::GradMode::is_enabled())
+    throw OptionError(
+        "a batch norm in training was asked for the gradient of its gradient (create_graph), which it does not have; "
+        "freeze it, or leave create_graph out");
+  const auto saved = ctx->get_saved_variables();
+  const Tensor &x = saved[0], &weight = saved[1], &numbers = saved[2];
+  const Tensor g = gradients[0].to(x.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast);
+  const Bent activation{static_cast<float>(ctx->saved_data["slope"].toDouble()),
+                        static_cast<float>(ctx->saved_data["top"].toDouble())};
+  const bool to_input = ctx->needs_input_grad(0);
+  return x.scalar_type() == at::kFloat
+             ? batch_norm_backward<float>(x, g, weight, numbers, activation, to_input)
+             : batch_norm_backward<std::uint16_t>(x, g, weight, numbers, activation, to_input);
+}
+
+}  // namespace transferlib::detail
+
+#endif  // TRANSFERLIB_DEFINES
