@@ -106,6 +106,26 @@ def jobs(results):
     return out + [""]
 
 
+def detectors(results):
+    """Training and latency beside PyTorch's, and darknet's own latency where it was measured."""
+    rows = [results[key] for key in ("yolo", "yolo_fp32", "two_stage") if key in results]
+    if not rows:
+        return []
+    out = ["| detector | training, PyTorch's img/s | ours | ours by PyTorch's | one picture, PyTorch | darknet | ours | ours by PyTorch's | by darknet's |",
+           "| --- " * 9 + "|"]
+    for r in rows:
+        middle, cells = statistics.median, []
+        for name, unit in (("images_per_second", ""), ("latency_ms", " ms")):
+            ours, theirs = ([t[name][i] for t in r["turns"]] for i in (0, 1))
+            all_ = sorted(a / b for a, b in zip(ours, theirs))
+            known = r.get("darknet_ms") if unit else None
+            cells += [f"{middle(theirs):.1f}{unit}", *([f"{known:.1f} ms" if known else "–"] if unit else []), f"{middle(ours):.1f}{unit}",
+                      f"**{middle(all_):.2f}** ({all_[0]:.2f}–{all_[-1]:.2f})",
+                      *([f"**{middle(ours) / known:.2f}**" if known else "–"] if unit else [])]
+        out.append(f"| {r['name']}, {r['precision']} | " + " | ".join(cells) + " |")
+    return out + [""]
+
+
 def picture(results, path):
     """Bars of the ratios' medians with their ranges, on a logarithmic axis; light and dark by the viewer's preference."""
     bars = []
@@ -183,6 +203,13 @@ def write_document(folder, results):
                   " the subset, and what comes behind it on all pictures (where the network is frozen whole, with features of"
                   " smaller pictures, as wide), fixed costs in both. The peers are"
                   " given pictures that are resized already.", "", *job_rows]
+    detector_rows = detectors(results)
+    if detector_rows:
+        lines += ["## Detectors", "",
+                  "An epoch in which the whole network learns, and one picture found in at a time. Of training, above 1 ours is"
+                  " faster; of one picture's time, below 1. A `.cfg` at 320 pixels, v5's loss on both sides, one picture in float32"
+                  " with the boxes' suppression (darknet: its own program's time); the two-stage detector at 384 pixels, 256 regions"
+                  " a picture, torchvision's `FasterRCNN` beside it.", "", *detector_rows]
     if "accuracy" in results:
         r = results["accuracy"]
         lines += ["## Accuracy", "",

@@ -3,7 +3,7 @@
 docs/benchmarks.json keeps: tests/benchmark/run calls it.
 
     measure.py --programs FOLDER --python PYTHON [--what ROW,…] [--isa avx2] [--threads N] [--rounds N] [--seconds S]
-               [--data FOLDER] [--ways WAY,…] [--document FOLDER]
+               [--data FOLDER] [--cfg FILE --weights FILE [--darknet PROGRAM]] [--ways WAY,…] [--document FOLDER]
 
 Both sides run in turn, on the same input and threads. A row's ratio is the median over the rounds, its range their
 least and greatest.
@@ -141,13 +141,19 @@ def main():
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--data", type=pathlib.Path)
+    parser.add_argument("--cfg", type=pathlib.Path)
+    parser.add_argument("--weights", type=pathlib.Path)
+    parser.add_argument("--darknet", type=pathlib.Path)
     parser.add_argument("--ways", type=lambda s: s.split(","))
     parser.add_argument("--document", type=pathlib.Path)
     args = parser.parse_args()
+    import detectors
     import jobs
 
-    known = {**{row: measure_pass for row in PASSES}, "features": measure_program, "fine_tune": measure_program, **jobs.ROWS}
-    rows = [r for r in known if r != "fine_tune_accuracy"] if args.what == "all" else args.what.split(",")
+    known = {**{row: measure_pass for row in PASSES}, "features": measure_program, "fine_tune": measure_program, **jobs.ROWS,
+             **detectors.ROWS}
+    left_out = {"fine_tune_accuracy"} if args.cfg else {"fine_tune_accuracy", "yolo", "yolo_fp32"}
+    rows = [r for r in known if r not in left_out] if args.what == "all" else args.what.split(",")
     for row in rows:
         if row not in known:
             raise SystemExit(f"there is no row {row}; there are {', '.join(known)}, and all")

@@ -1,9 +1,10 @@
 /// \file
 /// What every fuzzer includes: with TRANSFERLIB_DAMAGE=FOLDER in its environment it doesn't fuzz, but takes each file
 /// of at most 4 KB in that folder, cut at every byte and with each bit flipped. None may take a second of the
-/// processor.
+/// processor. TRANSFERLIB_DAMAGE_PART=I/N takes every N-th of the files, from the I-th on.
 #pragma once
 
+#include <algorithm>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
@@ -14,6 +15,7 @@
 #include <iterator>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <sanitizer/common_interface_defs.h>
 
@@ -66,8 +68,17 @@ extern "C" int LLVMFuzzerInitialize(int*, char***) {
     damage::tell();
     std::_Exit(1);
   });
+  std::vector<std::filesystem::path> files;
   for (const auto& entry : std::filesystem::directory_iterator(folder))
-    if (entry.is_regular_file() && entry.file_size() <= 4096) damage::each(entry.path());
+    if (entry.is_regular_file() && entry.file_size() <= 4096) files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  std::size_t part = 1, parts = 1;
+  const char* told = std::getenv("TRANSFERLIB_DAMAGE_PART");
+  if (told && (std::sscanf(told, "%zu/%zu", &part, &parts) != 2 || part < 1 || part > parts)) {
+    std::fprintf(stderr, "TRANSFERLIB_DAMAGE_PART is I/N, from 1/N to N/N, not %s\n", told);
+    std::exit(1);
+  }
+  for (std::size_t i = part - 1; i < files.size(); i += parts) damage::each(files[i]);
   std::printf("damage: %zu inputs\n", damage::inputs);
   std::exit(damage::inputs > 0 ? 0 : 1);
 }

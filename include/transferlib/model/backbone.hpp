@@ -303,6 +303,17 @@ inline void check_size(const BackboneCore& core) {
                            "; set {.size = ", core.minimum_size, "} or more"));
 }
 
+/// Makes a network anew for another size. A size that it had in between costs nothing.
+struct Resized {
+  std::function<BackboneCore()> made;
+  Index size;
+  BackboneCore operator()() const {
+    BackboneCore out = made();
+    set_size(out, size);
+    return out;
+  }
+};
+
 TRANSFERLIB_API void set_size(BackboneCore& core, Index size) {
   BackboneCore other = core;
   other.preprocessing.size = other.options.size = size;
@@ -313,11 +324,8 @@ TRANSFERLIB_API void set_size(BackboneCore& core, Index size) {
     throw OptionError(text("the network can't be shown pictures of ", size, " pixels instead of ", core.size(),
                            "; make it with {.size = ", size, "} and read its weights into that: ", e.what()));
   }
-  other.rebuild = [rebuild = core.rebuild, size] {
-    BackboneCore out = rebuild();
-    set_size(out, size);
-    return out;
-  };
+  const auto* before = core.rebuild.target<Resized>();
+  other.rebuild = Resized{before != nullptr ? before->made : core.rebuild, size};
   core = std::move(other);
 }
 
