@@ -296,12 +296,23 @@ TEST_CASE("The published Faster R-CNNs load by their names, propose, learn and f
     }
     CHECK(static_cast<Index>(model.trainable_parameters().size()) == wanted["trained"].get<Index>());
     loss.total().backward();
+    StateDict learnt = faster_rcnn_state(model);
+    if (spec.second) {
+      // Through norms over few places little is left of large numbers: in float32 such gradients are noise, here and
+      // there (torchvision's are .007 from its own in double precision). Compared are ours in double precision.
+      auto exact = model.copy();
+      exact.backbone_core().network->to(at::kDouble);
+      exact.neck().to(at::kDouble);
+      exact.proposal().to(at::kDouble);
+      exact.head().to(at::kDouble);
+      exact.loss(exact.forward(resized.input.to(at::kDouble), pass, resized.sizes), batch).total().backward();
+      learnt = faster_rcnn_state(exact);
+    }
     Index seen = 0;
-    for (const auto& [key, tensor] : faster_rcnn_state(model))
+    for (const auto& [key, tensor] : learnt)
       if (const Json* summary = wanted["gradients"].find(key); summary != nullptr) {
         INFO(key);
-        // Through norms over few places torchvision's own gradients in float32 are .007 from those in double.
-        CHECK(difference(*summary, tensor.grad()) <= (spec.second ? 0.02 : 1e-3));
+        CHECK(difference(*summary, tensor.grad()) <= (spec.second ? 0.01 : 1e-3));
         ++seen;
       }
     CHECK(seen == static_cast<Index>(wanted["gradients"].size()));

@@ -93,25 +93,35 @@ Tensor batch_norm_forward(const Tensor& x, const Tensor& weight, const Tensor& b
                           const Tensor& running_var, const NormNumbers& o, Tensor& numbers) {
   const NormRows n{x.numel() / x.size(1), x.size(1)};
   const T* from = elements<T>(x);
-  // Sums of squares lose digits where the mean is far from 0: they are taken around that of the first places.
+  // Sums of squares lose digits where the mean is far from 0: they are taken around that of the first places, and once
+  // more around the true one where the first places lie far off.
   const Index few = std::min<Index>(n.rows, 16);
-  const Tensor shift = x.permute({0, 2, 3, 1}).reshape({n.rows, n.channels}).narrow(0, 0, few).to(at::kFloat).mean(0);
-  const auto* zero = shift.const_data_ptr<float>();
-  const auto sums = sums_of_items(n, [&](const NormRows& rows, Index offset, float* out, float* scratch) {
-    kernels_of<T>().norm_sums(rows, from + offset, zero, out, scratch);
-  });
+  Tensor zero = x.permute({0, 2, 3, 1}).reshape({n.rows, n.channels}).narrow(0, 0, few).to(at::kFloat).mean(0);
+  auto* around = zero.mutable_data_ptr<float>();
+  const auto count = static_cast<double>(n.rows);
+  std::vector<double> sums;
+  for (bool again = false;; again = true) {
+    sums = sums_of_items(n, [&](const NormRows& rows, Index offset, float* out, float* scratch) {
+      kernels_of<T>().norm_sums(rows, from + offset, around, out, scratch);
+    });
+    bool far = false;
+    const auto off = [&](Index c) { return sums[static_cast<std::size_t>(c)] / count; };
+    for (Index c = 0; c < n.channels; ++c)
+      far = far || 1.25 * off(c) * off(c) > sums[static_cast<std::size_t>(c + n.channels)] / count;
+    if (again || !far) break;
+    for (Index c = 0; c < n.channels; ++c) around[c] = static_cast<float>(static_cast<double>(around[c]) + off(c));
+  }
   // Rows: scale, shift, mean, the reciprocal deviation.
   numbers = at::empty({4, n.channels}, at::TensorOptions(at::kFloat));
   auto* row = numbers.mutable_data_ptr<float>();
   const auto *w = weight.const_data_ptr<float>(), *b = bias.const_data_ptr<float>();
   auto *mean = running_mean.mutable_data_ptr<float>(), *variance = running_var.mutable_data_ptr<float>();
-  const auto count = static_cast<double>(n.rows);
   const auto moved = [&](float old, double now) {
     return static_cast<float>((1.0 - o.momentum) * static_cast<double>(old) + o.momentum * now);
   };
   for (Index c = 0; c < n.channels; ++c) {
     const auto i = static_cast<std::size_t>(c);
-    const double off = sums[i] / count, own = static_cast<double>(zero[c]) + off;
+    const double off = sums[i] / count, own = static_cast<double>(around[c]) + off;
     const double spread = std::max(0.0, sums[i + static_cast<std::size_t>(n.channels)] / count - off * off);
     const double reciprocal = 1.0 / std::sqrt(spread + o.epsilon), scale = static_cast<double>(w[c]) * reciprocal;
     row[c] = static_cast<float>(scale);
@@ -138,21 +148,19 @@ torch::autograd::variable_list batch_norm_backward(const Tensor& x, const Tensor
     kernels_of<T>().norm_gradient_sums(rows, from + offset, g + offset, row, activation, out, scratch);
   });
   Tensor to_weight = at::empty_like(weight), to_bias = at::empty_like(weight);
-  // Rows: scale, shift, and what the gradient is of that before the activation, of x, and of 1.
-  Tensor parts = at::empty({5, n.channels}, at::TensorOptions(at::kFloat));
-  parts.narrow(0, 0, 2).copy_(numbers.narrow(0, 0, 2));
+  // Rows: scale, shift, mean; what the gradient is multiplied by, its mean, and its part along x.
+  Tensor parts = at::empty({6, n.channels}, at::TensorOptions(at::kFloat));
+  parts.narrow(0, 0, 3).copy_(numbers.narrow(0, 0, 3));
   auto *p = parts.mutable_data_ptr<float>(), *w = to_weight.mutable_data_ptr<float>(),
        *b = to_bias.mutable_data_ptr<float>();
   for (Index c = 0; c < n.channels; ++c) {
     const double sum = sums[static_cast<std::size_t>(c)], product = sums[static_cast<std::size_t>(c + n.channels)];
-    const auto scale = static_cast<double>(row[c]), mean = static_cast<double>(row[2 * n.channels + c]),
-               reciprocal = static_cast<double>(row[3 * n.channels + c]), count = static_cast<double>(n.rows);
-    const double of_x = -scale * reciprocal * reciprocal * product / count;
+    const auto reciprocal = static_cast<double>(row[3 * n.channels + c]), count = static_cast<double>(n.rows);
     w[c] = static_cast<float>(reciprocal * product);
     b[c] = static_cast<float>(sum);
-    p[2 * n.channels + c] = static_cast<float>(scale);
-    p[3 * n.channels + c] = static_cast<float>(of_x);
-    p[4 * n.channels + c] = static_cast<float>(-scale * sum / count - of_x * mean);
+    p[3 * n.channels + c] = row[c];
+    p[4 * n.channels + c] = static_cast<float>(sum / count);
+    p[5 * n.channels + c] = static_cast<float>(reciprocal * reciprocal * product / count);
   }
   Tensor out;
   if (to_input) {

@@ -410,23 +410,25 @@ TRANSFERLIB_SIMD_TARGET inline void norm_gradient_sums(const NormRows& n, const 
   fold(out + n.channels, products, n.channels, together);
 }
 
-/// The gradient to x: a times that before the activation, b times x, and c.
-/// \param numbers (5; channels): the scale, the shift, a, b, c
+/// The gradient to x: `by` times what is left of that before the activation without its mean and without the part along
+/// x. Around the mean, since over few places little is left.
+/// \param numbers (6; channels): the scale, the shift, the mean, by, the mean to take off, the part along x - mean
 template <class T>
 TRANSFERLIB_SIMD_TARGET inline void norm_to_input(const NormRows& n, const T* x, const T* gradient,
                                                   const float* numbers, Bent a, T* out, float* scratch) {
   const Index together = rows_together(n.channels), width = together * n.channels;
-  repeat(scratch, numbers, 5, n.channels, together);
-  const float *scale = scratch, *shift = scale + width, *by = shift + width, *slope = by + width, *plus = slope + width;
+  repeat(scratch, numbers, 6, n.channels, together);
+  const float *scale = scratch, *shift = scale + width, *mean = shift + width, *by = mean + width, *off = by + width,
+              *along = off + width;
   for_rows(
       n, together,
       [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET {
         const F v = read(x + at), g = read(gradient + at) * bend(v * read(scale + c) + read(shift + c), a);
-        write(out + at, g * read(by + c) + (v * read(slope + c) + read(plus + c)));
+        write(out + at, (g - read(off + c) - (v - read(mean + c)) * read(along + c)) * read(by + c));
       },
       [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET {
         const float v = read_one(x + at), g = read_one(gradient + at) * bend(F{} + (v * scale[c] + shift[c]), a)[0];
-        write_some(out + at, F{} + (g * by[c] + (v * slope[c] + plus[c])), 1);
+        write_some(out + at, F{} + (g - off[c] - (v - mean[c]) * along[c]) * by[c], 1);
       });
 }
 
