@@ -169,4 +169,10 @@ struct Stage {
 /// What a user's own network returns from `stages()`.
 using Stages = std::vector<Stage>;
 
+namespace detail {
+
+/// Float32 at least, where autocast has computed in less.
+inline Tensor exact(const Tensor& x) { return x.to(at::promote_types(x.scalar_type(), at::kFloat)); }
+
+}  // namespace detail
 }  // namespace transferlib

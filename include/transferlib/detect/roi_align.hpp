@@ -201,7 +201,7 @@ struct RoiAlignLoops : torch::autograd::Function<RoiAlignLoops> {
 /// \returns (K, C, height, width) \throws DataError, OptionError
 inline Tensor roi_align(const Tensor& map, const Tensor& rois, const RoiOptions& options = {}) {
   detail::check_rois(map, rois, options);
-  const Tensor x = map.scalar_type() == at::kDouble ? map : map.to(at::kFloat);
+  const Tensor x = detail::exact(map);
   if (!x.is_cpu()) return detail::roi_align_by_operators(x, rois, options);
   return detail::RoiAlignLoops::apply(x, rois.detach().to(x.scalar_type()).contiguous(), options);
 }
@@ -328,7 +328,7 @@ namespace transferlib {
 
 TRANSFERLIB_API Tensor roi_pool(const Tensor& map, const Tensor& rois, const RoiOptions& o) {
   detail::check_rois(map, rois, o);
-  const Tensor x = map.scalar_type() == at::kDouble ? map : map.to(at::kFloat), boxes = rois.detach().to(x.options());
+  const Tensor x = detail::exact(map), boxes = rois.detach().to(x.options());
   const Index height = map.size(2), width = map.size(3), bins = o.height * o.width, count = rois.size(0);
   const auto whole = boxes.options().dtype(at::kLong);
   // Where the bins begin and end on one axis: (K, parts). Halves are rounded away from zero, as C's `round` does.

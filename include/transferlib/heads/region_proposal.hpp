@@ -167,10 +167,8 @@ TRANSFERLIB_API RegionProposal::Output RegionProposal::forward(const Activations
     codes.push_back(codes_->forward(x).permute({0, 2, 3, 1}).reshape({n, -1, 4}));
     out.per_map.push_back(objectness.back().size(1));
   }
-  // In float32 at least, where autocast has multiplied in less.
-  const auto exact = [](const Tensor& t) { return t.to(at::promote_types(t.scalar_type(), at::kFloat)); };
-  out.objectness = exact(at::cat(objectness, 1));
-  out.codes = exact(at::cat(codes, 1));
+  out.objectness = detail::exact(at::cat(objectness, 1));
+  out.codes = detail::exact(at::cat(codes, 1));
   out.anchors = anchors_(maps, canvas, strides_);
   return out;
 }

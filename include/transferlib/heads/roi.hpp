@@ -152,9 +152,7 @@ TRANSFERLIB_API RoI::Output RoI::forward(const Activations& maps, std::span<cons
     x = norm->forward(convolution->forward(x), pass.training && x.size(0) > 0, Activation::relu);
   x = x.flatten(1);
   for (const auto& layer : linears_) x = at::relu(layer->forward(x));
-  // In float32 at least, where autocast has multiplied in less.
-  const auto exact = [](const Tensor& t) { return t.to(at::promote_types(t.scalar_type(), at::kFloat)); };
-  return {exact(scores_->forward(x)), exact(codes_->forward(x)).view({x.size(0), classes_ + 1, 4})};
+  return {detail::exact(scores_->forward(x)), detail::exact(codes_->forward(x)).view({x.size(0), classes_ + 1, 4})};
 }
 
 TRANSFERLIB_API LossTerms RoI::loss(const Activations& maps, const std::vector<Detections>& proposals,

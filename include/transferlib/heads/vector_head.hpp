@@ -100,8 +100,7 @@ class VectorHead : public Module {
   /// The loss, one term, in float32 where autocast computes in less. For `ClassIndex` the target may be soft too,
   /// (N, classes), as `MixUp` makes it.
   LossTerms loss(const Tensor& y, const Batch& batch) {
-    const Tensor exact = y.to(at::promote_types(y.scalar_type(), at::kFloat));
-    return {{{"loss", loss_of(loss_, exact, batch.target)}}};
+    return {{{"loss", loss_of(loss_, detail::exact(y), batch.target)}}};
   }
   /// Probabilities or numbers.
   Tensor predict(const Tensor& y) { return detail::Learns<T>::predict(y); }

@@ -16,9 +16,6 @@ enum class BoxSizes {
 
 namespace detail {
 
-/// Float32 at least, where autocast has computed in less.
-inline Tensor exact(const Tensor& x) { return x.to(at::promote_types(x.scalar_type(), at::kFloat)); }
-
 /// Boxes (…, 4) of centre and size, by their corners.
 inline Tensor to_corners(const Tensor& boxes) { return convert_boxes(boxes, BoxForm::cxcywh, BoxForm::xyxy); }
 

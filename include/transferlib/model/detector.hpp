@@ -48,7 +48,7 @@ namespace detail {
 
 /// What crossed a cut or left an engine, as necks and heads take it: float32, maps with their channels last in memory.
 /// \param precision in which they will be worked on: what is in it already stays so
-TRANSFERLIB_API Activations as_maps(Activations values, Precision precision = Precision::fp32);
+TRANSFERLIB_API Activations as_maps(Activations values, Precision precision);
 
 /// Shows a metric what was found on the network's input, and what is there, both in the pixels of the pictures.
 template <class Metric>
