@@ -85,6 +85,7 @@
 #include <transferlib/train/loop.hpp>
 #include <transferlib/train/optimizer.hpp>
 #include <transferlib/train/options.hpp>
+#include <transferlib/train/pruning.hpp>
 #include <transferlib/train/schedule.hpp>
 #include <transferlib/train/source.hpp>
 #include <transferlib/train/trainer.hpp>

@@ -29,6 +29,7 @@
 #include <transferlib/nn/losses.hpp>
 #include <transferlib/report/rate_plot.hpp>
 #include <transferlib/train/calibrate.hpp>
+#include <transferlib/train/pruning.hpp>
 #include <transferlib/train/rate_finder.hpp>
 #include <transferlib/train/rate_range.hpp>
 #include <transferlib/train/schedule.hpp>
@@ -751,6 +752,107 @@ TEST_CASE("balanced weights make classes count the same") {
 }
 
 // ---------------------------------------------------------------------------------------------- temperature and flips
+
+// --------------------------------------------------------------------------------------------------------------
+// pictures left out
+
+TEST_CASE("pictures that are told better than the mean are left out by half, and the others of them count twice") {
+  const Index n = 2000;
+  std::vector<Index> all(n);
+  std::iota(all.begin(), all.end(), 0);
+  detail::PictureLosses losses(n);
+  const InfoBatch half{};
+  // Nothing was shown yet.
+  CHECK(losses.choose(half, all, 1, 1) == std::pair{all, std::vector<float>(n, 1.0F)});
+  // Of each four pictures three are told well; the hundred last ones are not shown.
+  Tensor told = at::full({n - 100}, 0.1);
+  for (Index i = 0; i < n - 100; i += 4) told[i] = 2.0;
+  losses.update(std::span(all).first(n - 100), told);
+  CHECK(losses.choose(half, all, 1, 2).first == all);  // they count from the next epoch on
+  losses.end_epoch();
+  const auto [ids, weights] = losses.choose(half, all, 1, 2);
+  CHECK(losses.choose(half, all, 1, 2) == std::pair{ids, weights});
+  CHECK(losses.choose(half, all, 1, 3).first != ids);
+  CHECK(losses.choose(half, all, 2, 2).first != ids);
+  CHECK(std::is_sorted(ids.begin(), ids.end()));
+  Index well = 0, badly = 0, never = 0;
+  for (std::size_t k = 0; k < ids.size(); ++k) {
+    const Index i = ids[k];
+    const bool hard = i >= n - 100 || i % 4 == 0;
+    CHECK(weights[k] == (hard ? 1.0F : 2.0F));
+    ++(i >= n - 100 ? never : hard ? badly : well);
+  }
+  CHECK(never == 100);
+  CHECK(badly == 475);
+  // 1,425 with one half each: within four deviations.
+  CHECK(std::abs(static_cast<double>(well) - 712.5) < 4.0 * std::sqrt(1425.0) / 2.0);
+  // A picture that was left out keeps its loss.
+  const auto kept = losses.state();
+  losses.update(std::span(all).first(1), at::full({1}, 5.0));
+  losses.end_epoch();
+  CHECK(losses.state().first[0] == 5.0);
+  CHECK(losses.state().first[1] == kept.first[1]);
+  // A third left out: the others count one and a half times.
+  const auto third = losses.choose({.ratio = 1.0 / 3.0}, all, 1, 2);
+  CHECK(std::count(third.second.begin(), third.second.end(), 1.5F) > 800);
+}
+
+TEST_CASE("a picture's weight is that of its gradient, and the loss is as it was") {
+  const Tensor logits = at::linspace(-2.0, 1.5, 12, at::kDouble).view({4, 3}).sin();
+  const Tensor target = at::tensor({0, 2, 1, 1}, at::kLong), weights = at::tensor({1.0F, 2.0F, 1.0F, 2.0F});
+  const Tensor a = logits.clone().requires_grad_(), b = logits.clone().requires_grad_();
+  const Tensor value = loss_of(CrossEntropy{.label_smoothing = 0.1}, detail::weigh_gradient(a, weights), target);
+  value.backward();
+  const Tensor terms = at::cross_entropy_loss(b, target, {}, at::Reduction::None, -100, 0.1);
+  (terms * weights).mean().backward();
+  CHECK(at::allclose(a.grad(), b.grad(), 1e-12, 1e-12));
+  CHECK(at::equal(value, terms.mean()));
+  CHECK(at::allclose(detail::picture_losses(a, target), at::cross_entropy_loss(logits, target, {}, 0).to(at::kFloat)));
+}
+
+TEST_CASE("the first epoch shows all pictures, the last ones too, and those between fewer") {
+  const auto train = toys::colour_data(60, 16, 1), val = toys::colour_data(12, 16, 2);
+  struct Shown {
+    std::vector<Index> totals;
+    void on_progress(const Progressed& p) {
+      if (p.phase == "train" && (totals.empty() || static_cast<Index>(totals.size()) < p.epoch))
+        totals.push_back(p.total);
+      if (p.phase == "train") CHECK(totals.back() == p.total);
+    }
+  };
+  const auto model = [] {
+    return Classifier{toys::lively<toys::SqueezeNet>(16, 1), FreezePolicy<FreezeAll>{}, Head<Linear>{}, toys::colours};
+  };
+  TrainerOptions options{
+      .epochs = 8, .batch = 7, .optimizer = Adam{.lr = 1e-2}, .info_batch = InfoBatch{.whole = 0.25}};
+  auto first = model();
+  Shown shown;
+  const History history = Trainer{first, options}.fit(train, val, shown);
+  REQUIRE(shown.totals.size() == 8);
+  CHECK(shown.totals.front() == 60);
+  CHECK(shown.totals[6] == 60);
+  CHECK(shown.totals[7] == 60);
+  for (std::size_t e = 1; e < 6; ++e) CHECK((shown.totals[e] < 56 && shown.totals[e] > 20));
+  CHECK(history["train_loss"].back() < history["train_loss"].front());
+  // It goes with class indices, one row of logits each, and no other way to choose or to mix pictures.
+  const auto refusal = [&](auto change) {
+    auto other = options;
+    change(other);
+    auto m = model();
+    return sentence_of<OptionError>([&] { Trainer{m, other}.fit(train, val); });
+  };
+  CHECK_THAT(refusal([](auto& o) { o.balanced = true; }), ContainsSubstring("not with balanced"));
+  CHECK_THAT(refusal([](auto& o) { o.mix = MixUp{}; }), ContainsSubstring("no mixing"));
+  CHECK_THAT(refusal([](auto& o) { o.info_batch->ratio = 1.0; }), ContainsSubstring("between 0 and 1, not 1"));
+  CHECK_THAT(refusal([](auto& o) { o.info_batch->whole = -0.5; }), ContainsSubstring("in [0, 1], not -0.5"));
+  const TensorData<Values> numbers{at::rand({6, 3, 16, 16}), at::rand({6, 1}), {"width"}};
+  Classifier regression{
+      toys::lively<toys::SqueezeNet>(16, 1), FreezePolicy<FreezeAll>{}, Head<RegressionLinear>{}, {"width"}};
+  CHECK_THAT(sentence_of<OptionError>([&] {
+               Trainer{regression, options}.fit(numbers, numbers);
+             }),
+             ContainsSubstring("info_batch needs class indices"));
+}
 
 TEST_CASE("a temperature is the likeliest one") {
   const Index pictures = 200, kinds = 4;

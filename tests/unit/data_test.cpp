@@ -247,9 +247,15 @@ TEST_CASE("what is prepared depends on the picture alone") {
       at::set_num_threads(threads == 1 ? 3 : 1);
       CHECK(at::equal(preprocess(batch, p, 3), all));
       at::set_num_threads(threads);
+      CHECK(at::equal(preprocess(batch, p, 3, {}, at::kBFloat16), all.to(at::kBFloat16)));
       const c10::InferenceMode mode;
       CHECK(at::equal(preprocess(batch, p, 3), all));
     }
+  const Preprocessing canvas{.size = 24, .fit = tl::Fit::darknet};
+  const Tensor half = preprocess(mixed, canvas, 3, {}, at::kBFloat16);
+  CHECK(half.is_contiguous(at::MemoryFormat::ChannelsLast));
+  CHECK(at::equal(half, preprocess(mixed, canvas, 3).to(at::kBFloat16)));
+  CHECK_THROWS_AS(preprocess(mixed, canvas, 3, {}, at::kHalf), tl::OptionError);
 }
 
 TEST_CASE("channels: grey is repeated, colour becomes grey for a network of one channel") {

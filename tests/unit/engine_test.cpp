@@ -5,6 +5,8 @@
 #include <fstream>
 #include <numeric>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include <transferlib/backbones/convnext.hpp>
@@ -112,6 +114,51 @@ TEST_CASE("The engine in fp32 against the plain network: EfficientNet-Lite0") {
   const Tensor larger = noise(2, 96);
   CHECK(difference(engine(larger)[0],
                    graph.run({larger}, tl::Cut{}, std::vector{graph.pooled}, {}, backbone.core.frozen)[0]) <= 1e-4);
+}
+
+TEST_CASE(
+    "Other sizes get weights in their own layout: values of any order of sizes are those of an engine for that size") {
+  const auto backbone = lively<tl::EfficientNetLite0>(96);
+  const tl::Graph& graph = backbone.core.graph;
+  const torch::NoGradGuard guard;
+  const std::vector<Index> wanted{graph.map};
+  // On processors with AMX the small maps want another layout in bfloat16 than the large ones.
+  for (const auto precision : {tl::Precision::fp32, tl::Precision::bf16}) {
+    const Index input[3] = {3, 384, 384};
+    const tl::Engine engine(graph, wanted, input, {.precision = precision});
+    std::vector<Tensor> pictures, expected;
+    for (const auto& [n, size] : {std::pair<Index, Index>{1, 96}, {2, 128}, {1, 224}, {3, 96}}) {
+      pictures.push_back(noise(n, size));
+      const Index own[3] = {3, size, size};
+      expected.push_back(tl::Engine(graph, wanted, own, {.precision = precision, .piece = n})(pictures.back())[0]);
+    }
+    std::vector<double> worst(4, 1.0);
+    std::vector<std::thread> threads;
+    for (std::size_t t = 0; t < 4; ++t)
+      threads.emplace_back([&, t] {
+        worst[t] = 0.0;
+        for (std::size_t i = 0; i < 8; ++i) {
+          const std::size_t which = (i + t) % 4;
+          worst[t] =
+              std::max(worst[t], difference(engine(pictures[which])[0].to(at::kFloat), expected[which].to(at::kFloat)));
+        }
+      });
+    for (std::thread& thread : threads) thread.join();
+    for (double w : worst) CHECK(w <= (precision == tl::Precision::bf16 ? 1e-2 : 1e-5));
+  }
+
+  // One convolution: what is packed again is told apart by its layout, and kept.
+  const tl::nn::Conv2dOptions numbers{.in = 192, .out = 1152};
+  const Tensor plain = at::linspace(-1.0, 1.0, 1152 * 192).view({1152, 192, 1, 1});
+  const auto pack = [&](at::IntArrayRef sizes) {
+    return at::mkldnn_reorder_conv2d_weight(plain.to_mkldnn(), {0, 0}, {1, 1}, {1, 1}, 1, sizes);
+  };
+  tl::detail::PackedWeights weights(pack({32, 192, 24, 24}), {32, 192, 24, 24}, numbers);
+  const Tensor first = weights.of({32, 192, 24, 24}, 0, 0), other = weights.of({1, 192, 6, 8}, 0, 0);
+  CHECK(at::equal(first.to_dense(), plain));
+  CHECK(at::equal(other.to_dense(), plain));
+  CHECK(weights.of({1, 192, 6, 8}, 0, 0).is_same(other));
+  CHECK(weights.of({32, 192, 24, 24}, 0, 0).is_same(first));
 }
 
 TEST_CASE("explain tells each call and the totals") {

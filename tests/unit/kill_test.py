@@ -33,7 +33,7 @@ SET_UPS = {
                                                 "--checkpoint-every", "2", "--lr", "0.001"],
     "two phases in bf16": ["--epochs", "2", "--fine-tune", "--autocast", "bf16", "--l2-sp", "0.01", "--ema", "0.9",
                            "--checkpoint-every", "0.05s"],
-    "fp16 with a scaler": ["--epochs", "3", "--autocast", "fp16", "--optimizer", "sgd", "--label-smoothing", "0.1",
+    "fp16 with a scaler, pictures left out": ["--epochs", "3", "--autocast", "fp16", "--info-batch", "0.5", "--optimizer", "sgd", "--label-smoothing", "0.1",
                            "--checkpoint-every", "1"],
     "a detector on mosaics": ["--epochs", "3", "--augment", "mosaic", "--ema", "0.9", "--schedule", "cosine", "--checkpoint-every", "1"],
     "a head on frozen features": ["--epochs", "30", "--freeze", "all", "--head", "mlp:8", "--checkpoint-every", "1"],

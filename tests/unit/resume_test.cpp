@@ -142,6 +142,17 @@ std::vector<SetUp> set_ups() {
                   .unfreezing = tl::UnfreezeOnStall{.monitor = "val_accuracy", .higher = true, .patience = 1},
                   .autocast = tl::Precision::bf16,
                   .checkpoints = {.every_steps = 1}}});
+  out.push_back({"pictures left out that are told well, accumulation, one-cycle, flips",
+                 tl::FreezeAll{},
+                 {.epochs = 4,
+                  .batch = 4,
+                  .optimizer = tl::Adam{.lr = 1e-2},
+                  .schedule = tl::OneCycle{},
+                  .info_batch = tl::InfoBatch{.ratio = 0.7, .whole = 0.25},
+                  .accumulate = 2,
+                  .seed = 5,
+                  .checkpoints = {.every_steps = 1}},
+                 true});
   out.push_back({"two phases with an average, fp16 with its scaler",
                  tl::FreezeAll{},
                  {.epochs = 2,

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <limits>
 #include <map>
+#include <set>
 #include <span>
 #include <stop_token>
 #include <string>
@@ -169,13 +170,22 @@ TEST_CASE("The cache is an optimisation: off, limited, in memory and in a file g
     return memory.first;
   };
   const auto plain = expect_equal(train, folder / "plain");
-  SECTION("with views: a flip is kept as two pictures, and drawn") {
+  SECTION("with views: a flip is kept as two pictures, of which those are computed that an epoch draws") {
     const auto flipped = tl::augment(train, tl::Flip{});
     CHECK(expect_equal(flipped, folder / "flipped") != plain);
-    auto model = toy_model();
-    CountFeatures count;
-    tl::Trainer{model, {.epochs = 1}}.fit(flipped, val, count);
-    CHECK(count.computed == 2 * 96 + 32);
+    for (const Index epochs : {1, 3, 20}) {
+      auto model = toy_model();
+      CountFeatures count;
+      tl::Trainer{model, {.epochs = epochs}}.fit(flipped, val, count);
+      Index drawn = 0;
+      for (Index id = 0; id < 96; ++id) {
+        std::set<Index> views;
+        for (Index epoch = 1; epoch <= epochs; ++epoch) views.insert(tl::draw_view(2, 0, epoch, id));
+        drawn += static_cast<Index>(views.size());
+      }
+      CHECK(drawn >= (epochs == 20 ? 190 : 96));
+      CHECK(count.computed == drawn + 32);
+    }
   }
   SECTION("a continuous augmentation is drawn anew each epoch, and kept nowhere") {
     const auto cropped = tl::augment(train, tl::RandomResizedCrop{.size = 16});

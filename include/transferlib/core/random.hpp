@@ -43,7 +43,8 @@ enum class Purpose : std::uint32_t {
   regions = 10,
   preflight = 11,
   windows = 12,
-  scale = 13
+  scale = 13,
+  prune = 14
 };
 
 /// The random numbers of one thing: purpose, and up to two numbers that say which (an epoch and a picture, say).

@@ -57,15 +57,15 @@ TRANSFERLIB_API std::pair<float, float> normalisation(const Preprocessing& p, In
 
 /// Writes what lies on the canvas of one picture (H, W, C), scaled to its place, to `out` (size, size, channels),
 /// normalised. `source` has one channel (repeated), or as many as `out`.
-template <class Pixel, class Value>
-void normalise_picture(const Pixel* picture, const PicturePlacement& at, Index source, Index channels, float* out,
+template <class Pixel, class Out, class Value>
+void normalise_picture(const Pixel* picture, const PicturePlacement& at, Index source, Index channels, Out* out,
                        const Value& value) {
   const Index size = at.canvas.width, width = at.inner.width;
   const Index right = std::min(size, at.left + width), bottom = std::min(size, at.top + at.inner.height);
   const Index left = std::max<Index>(0, at.left);
   for (Index y = std::max<Index>(0, at.top); y < bottom; ++y) {
     const Pixel* row = picture + ((y - at.top) * width + left - at.left) * source;
-    float* to = out + (y * size + left) * channels;
+    Out* to = out + (y * size + left) * channels;
     if (source == channels && channels == 3) {
       for (Index x = left; x < right; ++x, row += 3, to += 3) {
         to[0] = value(row[0], 0);
@@ -111,10 +111,11 @@ TRANSFERLIB_API Tensor resize(const Tensor& pictures, Index height, Index width,
 /// and mean and deviation are the averages over R, G, B. A picture's result depends on the picture alone, not on what
 /// stands beside it in the batch nor on the number of threads.
 /// \param ids the pictures' numbers in their data set, for errors; empty: those in the batch
+/// \param type float32, or bfloat16: the same values, rounded to the nearest (half as much to write and to read)
 /// \throws DataError if the pictures have neither 1 nor `channels` channels (an alpha channel is to be dropped first),
 /// or a float32 one holds NaN or infinity, which a network would pass on or, behind a ReLU6, hide; OptionError
 TRANSFERLIB_API Tensor preprocess(const Batch& batch, const Preprocessing& p, Index channels = 3,
-                                  std::span<const Index> ids = {});
+                                  std::span<const Index> ids = {}, at::ScalarType type = at::kFloat);
 
 namespace detail {
 
@@ -248,9 +249,80 @@ TRANSFERLIB_API Tensor resize(const Tensor& pictures, Index height, Index width,
   });
 }
 
+}  // namespace transferlib
+
+namespace transferlib::detail {
+
+/// `preprocess` of checked pictures, as `Out`.
+template <class Out>
+Tensor prepared_as(const Batch& batch, const Preprocessing& p, Index channels, std::span<const Index> ids) {
+  const Index total = batch.size(), area = p.size * p.size * channels;
+  Tensor out =
+      at::empty({total, channels, p.size, p.size},
+                at::TensorOptions(c10::CppTypeToScalarType<Out>::value).memory_format(at::MemoryFormat::ChannelsLast));
+  // A uint8 value's result is one of 256 a channel; the same float32 operations as ToTensor and Normalize do.
+  std::vector<std::pair<float, float>> normal;
+  std::vector<Out> table(static_cast<std::size_t>(channels) * 256);
+  for (Index c = 0; c < channels; ++c) {
+    normal.push_back(normalisation(p, channels, c));
+    for (Index v = 0; v < 256; ++v)
+      table[static_cast<std::size_t>(c * 256 + v)] =
+          static_cast<Out>((static_cast<float>(v) / 255.0F - normal.back().first) / normal.back().second);
+  }
+  // A piece: pictures of one block, few enough to stay in the processor's cache.
+  struct Piece {
+    const Tensor* block;
+    Index from, count, to;
+  };
+  std::vector<Piece> pieces;
+  Index first = 0;
+  for (const Tensor& block : batch.pictures) {
+    for (Index i = 0; i < block.size(0); i += 4)
+      pieces.push_back({&block, i, std::min<Index>(4, block.size(0) - i), first + i});
+    first += block.size(0);
+  }
+  Out* const out_data = out.mutable_data_ptr<Out>();
+  for_each_in_parallel(static_cast<Index>(pieces.size()), [&](Index i) {
+    // No autograd here; and the worker threads do not know of the caller's inference mode.
+    const at::AutoDispatchBelowADInplaceOrView below;
+    const Piece& piece = pieces[static_cast<std::size_t>(i)];
+    Tensor x = piece.block->narrow(0, piece.from, piece.count).cpu();
+    if (x.scalar_type() == at::kFloat && !at::isfinite(x).all().item<bool>()) refuse_not_finite(x, piece.to, ids);
+    if (x.size(1) == 3 && channels == 1) x = to_grey(x);
+    const Index have = x.size(1);
+    const PicturePlacement place = placement(x.size(2), x.size(3), p);
+    if (p.interpolation == Interpolation::corners && x.scalar_type() == at::kByte) x = x.to(at::kFloat) / 255.0F;
+    x = x.contiguous(at::MemoryFormat::ChannelsLast);
+    if (place.inner != place.picture) x = resize_block(x, place.inner.height, place.inner.width, p.interpolation);
+    x = x.permute({0, 2, 3, 1}).contiguous();
+    const Index pixels = place.inner.height * place.inner.width * have;
+    const auto normalised = [values = normal.data()](float v, Index c) {
+      return static_cast<Out>((v - values[c].first) / values[c].second);
+    };
+    for (Index k = 0; k < piece.count; ++k) {
+      Out* const to = out_data + (piece.to + k) * area;
+      if (place.inner.width < p.size || place.inner.height < p.size)
+        for (Index i2 = 0; i2 < area; ++i2) to[i2] = normalised(grey_of(p.fit), i2 % channels);
+      if (x.scalar_type() == at::kByte) {
+        const auto value = [values = table.data()](std::uint8_t v, Index c) { return values[c * 256 + v]; };
+        normalise_picture(x.const_data_ptr<std::uint8_t>() + k * pixels, place, have, channels, to, value);
+      } else {
+        normalise_picture(x.const_data_ptr<float>() + k * pixels, place, have, channels, to, normalised);
+      }
+    }
+  });
+  return out;
+}
+
+}  // namespace transferlib::detail
+
+namespace transferlib {
+
 TRANSFERLIB_API Tensor preprocess(const Batch& batch, const Preprocessing& p, Index channels,
-                                  std::span<const Index> ids) {
+                                  std::span<const Index> ids, at::ScalarType type) {
   detail::check_preprocessing(p);
+  if (type != at::kFloat && type != at::kBFloat16)
+    throw OptionError(detail::text("a network's input is made in float32 or bfloat16, not ", c10::toString(type)));
   if (channels < 1) throw OptionError(detail::text("a network's input must have at least 1 channel, not ", channels));
   for (const Tensor& block : batch.pictures) {
     detail::check_pictures(block);
@@ -266,63 +338,8 @@ TRANSFERLIB_API Tensor preprocess(const Batch& batch, const Preprocessing& p, In
                                    std::min(size.inner.height, size.inner.width)));
   }
   return detail::guarded("preparing pictures for the network", [&] {
-    const Index total = batch.size(), area = p.size * p.size * channels;
-    Tensor out = at::empty({total, channels, p.size, p.size},
-                           at::TensorOptions(at::kFloat).memory_format(at::MemoryFormat::ChannelsLast));
-    // A uint8 value's result is one of 256 a channel; the same float32 operations as ToTensor and Normalize do.
-    std::vector<std::pair<float, float>> normal;
-    std::vector<float> table(static_cast<std::size_t>(channels) * 256);
-    for (Index c = 0; c < channels; ++c) {
-      normal.push_back(detail::normalisation(p, channels, c));
-      for (Index v = 0; v < 256; ++v)
-        table[static_cast<std::size_t>(c * 256 + v)] =
-            (static_cast<float>(v) / 255.0F - normal.back().first) / normal.back().second;
-    }
-    // A piece: pictures of one block, few enough to stay in the processor's cache.
-    struct Piece {
-      const Tensor* block;
-      Index from, count, to;
-    };
-    std::vector<Piece> pieces;
-    Index first = 0;
-    for (const Tensor& block : batch.pictures) {
-      for (Index i = 0; i < block.size(0); i += 4)
-        pieces.push_back({&block, i, std::min<Index>(4, block.size(0) - i), first + i});
-      first += block.size(0);
-    }
-    float* const out_data = out.mutable_data_ptr<float>();
-    detail::for_each_in_parallel(static_cast<Index>(pieces.size()), [&](Index i) {
-      // No autograd here; and the worker threads do not know of the caller's inference mode.
-      const at::AutoDispatchBelowADInplaceOrView below;
-      const Piece& piece = pieces[static_cast<std::size_t>(i)];
-      Tensor x = piece.block->narrow(0, piece.from, piece.count).cpu();
-      if (x.scalar_type() == at::kFloat && !at::isfinite(x).all().item<bool>())
-        detail::refuse_not_finite(x, piece.to, ids);
-      if (x.size(1) == 3 && channels == 1) x = detail::to_grey(x);
-      const Index have = x.size(1);
-      const PicturePlacement place = detail::placement(x.size(2), x.size(3), p);
-      if (p.interpolation == Interpolation::corners && x.scalar_type() == at::kByte) x = x.to(at::kFloat) / 255.0F;
-      x = x.contiguous(at::MemoryFormat::ChannelsLast);
-      if (place.inner != place.picture)
-        x = detail::resize_block(x, place.inner.height, place.inner.width, p.interpolation);
-      x = x.permute({0, 2, 3, 1}).contiguous();
-      const Index pixels = place.inner.height * place.inner.width * have;
-      const auto normalised = [values = normal.data()](float v, Index c) {
-        return (v - values[c].first) / values[c].second;
-      };
-      for (Index k = 0; k < piece.count; ++k) {
-        float* const to = out_data + (piece.to + k) * area;
-        if (place.inner.width < p.size || place.inner.height < p.size)
-          for (Index i2 = 0; i2 < area; ++i2) to[i2] = normalised(detail::grey_of(p.fit), i2 % channels);
-        if (x.scalar_type() == at::kByte) {
-          const auto value = [values = table.data()](std::uint8_t v, Index c) { return values[c * 256 + v]; };
-          detail::normalise_picture(x.const_data_ptr<std::uint8_t>() + k * pixels, place, have, channels, to, value);
-        } else {
-          detail::normalise_picture(x.const_data_ptr<float>() + k * pixels, place, have, channels, to, normalised);
-        }
-      }
-    });
-    return out;
+    return type == at::kFloat ? detail::prepared_as<float>(batch, p, channels, ids)
+                              : detail::prepared_as<at::BFloat16>(batch, p, channels, ids);
   });
 }
 

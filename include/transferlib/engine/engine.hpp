@@ -7,8 +7,10 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -55,7 +57,7 @@ inline at::ScalarType scalar_type(Precision precision) {
 /// oneDNN's convolution and linear layer with what follows them, through LibTorch's dispatcher: there is no C++ header
 /// for them.
 struct FusedOperators {
-  std::optional<c10::OperatorHandle> convolution, convolution_sum, linear, linear_sum, pack_linear;
+  std::optional<c10::OperatorHandle> convolution, convolution_sum, linear, linear_sum, pack_linear, layout;
 
   static const FusedOperators& get();
 };
@@ -65,6 +67,31 @@ inline Tensor call_boxed(const c10::OperatorHandle& op, torch::jit::Stack& stack
   op.callBoxed(stack);
   return stack.at(0).toTensor();
 }
+
+/// A convolution's packed weights by the size of its input: oneDNN wants another layout of them for some sizes, and a
+/// call with the wrong one reorders them each time, element by element, which takes hundreds of times as long as a
+/// small map's convolution. Safe from several threads.
+class PackedWeights {
+ public:
+  using Sizes = std::array<Index, 4>;
+
+  /// \param weight packed for an input of these sizes (N, C, H, W)
+  PackedWeights(Tensor weight, const Sizes& sizes, const nn::Conv2dOptions& numbers);
+
+  /// What an input of these sizes wants; the weights are packed anew where nobody asked for that layout before.
+  Tensor of(at::IntArrayRef sizes, Index pad_h, Index pad_w);
+
+ private:
+  struct Layout {
+    Tensor weight, name;
+  };
+  static constexpr std::size_t kMostSizes = 4096;
+
+  std::mutex mutex_;
+  nn::Conv2dOptions numbers_;
+  std::vector<Layout> layouts_;            ///< the first is the one that it was given
+  std::map<Sizes, std::size_t> by_sizes_;  ///< which layout
+};
 
 /// An activation in oneDNN's words: name, scalars, algorithm. Empty name: it has no word for it.
 struct FusedActivation {
@@ -108,6 +135,8 @@ class Engine {
   /// The precision that `automatic` came to.
   Precision precision() const { return precision_; }
   const EngineOptions& options() const { return options_; }
+  /// What pictures are best prepared in: what it would turn them into first.
+  at::ScalarType input_type() const { return precision_ == Precision::bf16 ? at::kBFloat16 : at::kFloat; }
 
   /// A line a call: which steps it covers and how it runs; then the totals.
   std::string explain() const;
@@ -136,6 +165,7 @@ class Engine {
     Activation activation = Activation::identity;
     detail::FusedActivation fused;
     bool packed = false;
+    std::shared_ptr<detail::PackedWeights> layouts;  ///< of `weight`, if packed
     Index leading = 0;  ///< rows and columns of zeros in front of the kernel; see `prepare`
   };
 
@@ -253,9 +283,42 @@ TRANSFERLIB_API const FusedOperators& FusedOperators::get() {
     out.linear = all.findSchema({"mkldnn::_linear_pointwise", ""});
     out.linear_sum = all.findSchema({"mkldnn::_linear_pointwise", "binary"});
     out.pack_linear = all.findSchema({"mkldnn::_reorder_linear_weight", ""});
+    out.layout = all.findSchema({"mkldnn::_get_mkldnn_serialized_md", ""});
     return out;
   }();
   return ops;
+}
+
+TRANSFERLIB_API PackedWeights::PackedWeights(Tensor weight, const Sizes& sizes, const nn::Conv2dOptions& numbers)
+    : numbers_(numbers), layouts_{{std::move(weight), {}}}, by_sizes_{{sizes, 0}} {}
+
+TRANSFERLIB_API Tensor PackedWeights::of(at::IntArrayRef sizes, Index pad_h, Index pad_w) {
+  const auto& layout_of = FusedOperators::get().layout;
+  if (!layout_of || sizes.size() != 4) return layouts_.front().weight;
+  const auto name_of = [&](const Tensor& weight) {
+    torch::jit::Stack stack;
+    torch::jit::push(stack, weight);
+    return call_boxed(*layout_of, stack);
+  };
+  const std::lock_guard lock(mutex_);
+  const Sizes key{sizes[0], sizes[1], sizes[2], sizes[3]};
+  if (const auto found = by_sizes_.find(key); found != by_sizes_.end()) return layouts_[found->second].weight;
+  Layout& first = layouts_.front();
+  if (!first.name.defined()) first.name = name_of(first.weight);
+  const nn::Conv2dOptions& o = numbers_;
+  Layout wanted;
+  // Out of the plain layout: from one packed layout to another oneDNN has no fast way.
+  wanted.weight = at::mkldnn_reorder_conv2d_weight(first.weight.to_dense().to_mkldnn(), {pad_h, pad_w},
+                                                   {o.stride, o.stride}, {o.dilation, o.dilation}, o.groups, sizes);
+  wanted.name = name_of(wanted.weight);
+  const auto same =
+      std::find_if(layouts_.begin(), layouts_.end(), [&](const Layout& l) { return at::equal(l.name, wanted.name); });
+  const auto which = static_cast<std::size_t>(same - layouts_.begin());
+  if (same == layouts_.end()) layouts_.push_back(std::move(wanted));
+  // Whoever shows pictures of ever new sizes packs now and then again what he had.
+  if (by_sizes_.size() == kMostSizes) by_sizes_.clear();
+  by_sizes_.emplace(key, which);
+  return layouts_[which].weight;
 }
 
 TRANSFERLIB_API std::optional<FusedActivation> FusedActivation::of(Activation a) {
@@ -587,6 +650,8 @@ TRANSFERLIB_API void Engine::prepare(Instruction& i, const Tensor& weight, const
   }
   const std::vector<Index> stride{o.stride, o.stride}, padding{o.padding, o.padding}, dilation{o.dilation, o.dilation};
   i.weight = at::mkldnn_reorder_conv2d_weight(i.weight.to_mkldnn(), padding, stride, dilation, o.groups, input);
+  i.layouts = std::make_shared<detail::PackedWeights>(
+      i.weight, detail::PackedWeights::Sizes{input[0], input[1], input[2], input[3]}, o);
   const auto optional_bias = i.bias.defined() ? std::optional<Tensor>(i.bias) : std::nullopt;
   if (i.sums)
     torch::jit::push(i.arguments, c10::IValue(), c10::IValue(), i.weight, optional_bias, padding, stride, dilation,
@@ -656,6 +721,7 @@ TRANSFERLIB_API Tensor Engine::run(const Instruction& i, Activations& inputs) co
   const std::size_t first = i.sums ? 1 : 0;
   if (i.sums) stack[0] = inputs[1];
   stack[first] = x;
+  stack[first + 1] = i.layouts->of(x.sizes(), pad_h, pad_w);
   if (o.same) stack[first + 3] = std::vector<Index>{pad_h, pad_w};
   return detail::call_boxed(i.sums ? *ops.convolution_sum : *ops.convolution, stack);
 }

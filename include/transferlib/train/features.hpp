@@ -40,9 +40,18 @@ class FeatureSource {
   /// Why nothing of an earlier run could be used, where there was one like it.
   const std::string& why() const { return why_; }
 
-  /// Computes everything that the cache has room for and lacks, piece by piece in the order of the pictures, so that
-  /// every run computes the same pieces. `report(done, all)` after each; stops early when told to.
-  void fill(const std::stop_token& stop, const std::function<void(Index, Index)>& report);
+  /// Computes what the cache has room for and lacks, piece by piece in the order of the pictures, so that every run
+  /// like it computes the same pieces: of the views those that the first `epochs` epochs draw, or all (0).
+  /// `report(done, all)` after each; stops early when told to.
+  void fill(const std::stop_token& stop, const std::function<void(Index, Index)>& report, Index epochs = 0);
+
+  /// How many rows of the cache these epochs need; 0 where nothing is cached.
+  Index needed(Index epochs = 0) const {
+    Index out = 0;
+    if (cache_ != nullptr)
+      for (const auto& view : needed_rows(epochs)) out += static_cast<Index>(view.size());
+    return out;
+  }
 
   /// Calls `use` for each batch of `size` of the pictures in `order`, the last one smaller: which pictures they are,
   /// what crosses the cut for them in this epoch, on the model's device, and their targets. Tensors that go on into the
@@ -53,6 +62,9 @@ class FeatureSource {
 
  private:
   static constexpr Index piece = 32;
+
+  /// The rows of each view that these epochs need, in the order of the pictures.
+  std::vector<std::vector<Index>> needed_rows(Index epochs) const;
 
   /// Which view each picture shows in an epoch; view and picture as one number, by which the cache knows them.
   std::vector<Index> rows_of(std::span<const Index> ids, Index epoch) const;
@@ -130,7 +142,21 @@ TRANSFERLIB_API FeatureSource::FeatureSource(const BackboneCore& core, const Cut
       std::make_unique<ActivationCache>(source_.size * *source_.views, std::move(layout), key, description, options);
 }
 
-TRANSFERLIB_API void FeatureSource::fill(const std::stop_token& stop, const std::function<void(Index, Index)>& report) {
+TRANSFERLIB_API std::vector<std::vector<Index>> FeatureSource::needed_rows(Index epochs) const {
+  std::vector<std::vector<Index>> out(static_cast<std::size_t>(*source_.views));
+  const bool draws = source_.augment != nullptr && epochs > 0;
+  for (Index id = 0; id < source_.size; ++id) {
+    std::vector<bool> shown(out.size(), !draws);
+    for (Index epoch = 1; draws && epoch <= epochs; ++epoch)
+      shown[static_cast<std::size_t>(draw_view(*source_.views, seed_, epoch, id))] = true;
+    for (std::size_t view = 0; view < out.size(); ++view)
+      if (shown[view]) out[view].push_back(static_cast<Index>(view) * source_.size + id);
+  }
+  return out;
+}
+
+TRANSFERLIB_API void FeatureSource::fill(const std::stop_token& stop, const std::function<void(Index, Index)>& report,
+                                         Index epochs) {
   if (cache_ == nullptr || stop.stop_requested()) return;
   cache_->begin();
   struct Finish {
@@ -138,11 +164,15 @@ TRANSFERLIB_API void FeatureSource::fill(const std::stop_token& stop, const std:
     ~Finish() { cache->finish(); }
   } const finish{cache_.get()};
   std::vector<std::vector<Index>> missing;
-  for (Index view = 0; view < *source_.views; ++view)
-    for (Index from = 0; from < source_.size; from += piece) {
-      const Index first = view * source_.size;
-      auto rows = numbers(first + from, first + std::min(from + piece, source_.size));
-      if (!is_cached(rows)) missing.push_back(std::move(rows));
+  Index done = 0, all = 0;
+  for (const auto& view : needed_rows(epochs))
+    for (std::size_t from = 0; from < view.size(); from += piece) {
+      const auto rows = std::span(view).subspan(from, std::min<std::size_t>(piece, view.size() - from));
+      all += static_cast<Index>(rows.size());
+      if (is_cached(rows))
+        done += static_cast<Index>(rows.size());
+      else
+        missing.emplace_back(rows.begin(), rows.end());
     }
   try {
     Loader loader(static_cast<Index>(missing.size()),
@@ -151,7 +181,8 @@ TRANSFERLIB_API void FeatureSource::fill(const std::stop_token& stop, const std:
     for (const auto& rows : missing) {
       if (cache_->full()) return;
       cache_->put(rows, compute(loader.next()->pictures[0]));
-      if (report) report(cache_->count(), cache_->rows());
+      done += static_cast<Index>(rows.size());
+      if (report) report(done, all);
     }
   } catch (const Stopped&) {
   }
@@ -172,7 +203,7 @@ TRANSFERLIB_API void FeatureSource::for_each_batch(
     if (source_.mix) source_.mix(batch, first + i);
     return batch;
   };
-  const bool complete = cache_ != nullptr && cache_->count() == cache_->rows();
+  const bool complete = is_cached(rows_of(order, epoch));
   Loader loader((all + size - 1) / size, prepared, {.workers = complete ? 0 : workers_, .stop = stop});
   for (Index i = 0; auto batch = loader.next(); ++i) {
     Activations activations =
@@ -216,7 +247,9 @@ TRANSFERLIB_API Batch FeatureSource::prepare(std::span<const Index> rows, Index 
     batch.sizes = sizes_of(batch);
     batch.target = move_targets(batch, p);
   }
-  batch.pictures = {preprocess(batch, p, core_->options.in_channels, ids)};
+  // As the engine would round them; mixing and a network that is trained whole want float32.
+  const auto type = engine_ != nullptr && !source_.mix ? engine_->input_type() : at::kFloat;
+  batch.pictures = {preprocess(batch, p, core_->options.in_channels, ids, type)};
   return batch;
 }
 
@@ -237,10 +270,12 @@ TRANSFERLIB_API Batch FeatureSource::prepared_targets(std::span<const Index> row
 TRANSFERLIB_API Activations FeatureSource::compute(const Tensor& x) const {
   if (engine_ == nullptr) return {x};
   if (x.size(0) <= piece) return (*engine_)(x);
-  // In pieces, so that memory stays flat and a picture's values do not depend on the size of the batch.
+  // In pieces, so that memory stays flat and a picture's values do not depend on the size of the batch; of one size,
+  // since a short last one takes nearly as long as a whole one.
+  const Index count = (x.size(0) + piece - 1) / piece, each = (x.size(0) + count - 1) / count;
   std::vector<Activations> parts;
-  for (Index from = 0; from < x.size(0); from += piece)
-    parts.push_back((*engine_)(x.narrow(0, from, std::min(piece, x.size(0) - from))));
+  for (Index from = 0; from < x.size(0); from += each)
+    parts.push_back((*engine_)(x.narrow(0, from, std::min(each, x.size(0) - from))));
   Activations out;
   for (std::size_t t = 0; t < parts.front().size(); ++t) {
     std::vector<Tensor> column;

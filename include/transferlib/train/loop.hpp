@@ -14,6 +14,7 @@
 #include <stop_token>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -32,6 +33,7 @@
 #include <transferlib/train/gradient_scaler.hpp>
 #include <transferlib/train/history.hpp>
 #include <transferlib/train/options.hpp>
+#include <transferlib/train/pruning.hpp>
 #include <transferlib/train/source.hpp>
 
 namespace transferlib {
@@ -53,8 +55,10 @@ struct LoopHooks {
   std::function<StateDict()> state;              ///< every tensor of the model by name
   std::function<void(const AnyRule&)> refreeze;  ///< and cuts anew
   std::function<FeatureSource(Source)> open;     ///< what crosses the model's cut
-  /// The loss of what crosses the cut; adds the predictions to the metric.
-  std::function<LossTerms(const Activations&, const Batch&, const Pass&)> loss;
+  /// The loss of what crosses the cut; adds the predictions to the metric. `each`: of a model that weighs pictures, or
+  /// null.
+  std::function<LossTerms(const Activations&, const Batch&, const Pass&, EachPicture* each)> loss;
+  bool weighs = false;  ///< whether it gives one row of numbers a picture, and its target is one class each
   /// The metric's values since the last time.
   std::function<NamedValues(bool reset)> metric;
   /// What the metric has seen, and back; none where it can't tell: a run then stops and goes on between epochs only.
@@ -88,21 +92,14 @@ TRANSFERLIB_API void check_labels(const Labels& model, const Labels& data, std::
 /// out of range
 TRANSFERLIB_API std::vector<Index> check_targets(const Source& source, std::string_view which);
 
-/// The mean and deviation of what crosses the cut, over the whole training set, in double precision.
+/// The mean and deviation of what crosses the cut, over the whole training set as the first epoch shows it, in double
+/// precision.
 TRANSFERLIB_API std::pair<Tensor, Tensor> feature_statistics(const FeatureSource& features,
                                                              const std::stop_token& stop);
 
 /// Whether a step behind the cut is so little work (a head on pooled features) that one thread does it sooner than a
 /// team can be woken: half the time on an idle machine, and a hundredth on one whose cores others use too.
 TRANSFERLIB_API bool is_small_step(const Activations& activations, const std::vector<Tensor>& parameters);
-
-/// Computes what the cache lacks.
-inline void fill(FeatureSource& features, Index before, Index total, Index epochs, const std::stop_token& stop,
-                 const std::function<void(const Progressed&)>& progress) {
-  features.fill(stop, [&](Index done, Index) {
-    if (progress) progress({"features", 0, epochs, before + done, total, {}});
-  });
-}
 
 /// Runs over a data set once without training. \returns `loss` and the metric's values
 TRANSFERLIB_API NamedValues evaluate_loop(const FeatureSource& features, const TrainerOptions& options,
@@ -148,11 +145,16 @@ class Loop {
 
   void run_epoch();
 
-  /// Takes a batch in; where it is the last of a step, steps.
-  void take(std::size_t p, Index batches, std::span<const Index> ids, const Activations& activations,
-            const Batch& batch);
+  /// Batches of an epoch that shows all pictures.
+  Index whole_batches(const TrainerOptions& o) const { return (train_source_.size + o.batch - 1) / o.batch; }
 
-  void step(const TrainerOptions& o, Index batches);
+  /// Which pictures the epoch at hand shows, and in which order.
+  void choose_pictures(const TrainerOptions& o, Index local_epoch);
+
+  /// Takes a batch in; where it is the last of a step, steps.
+  void take(std::size_t p, std::span<const Index> ids, const Activations& activations, const Batch& batch);
+
+  void step(const TrainerOptions& o);
 
   /// Adds the gradient of L2-SP.
   void pull_back(const L2Sp& l2);
@@ -222,6 +224,10 @@ class Loop {
   std::vector<bool> base_mask_;                    ///< what was frozen when the phase began
   Index opened_ = 0;                               ///< stages that were unfrozen since
   Index epoch_ = 1, batch_ = 0;                    ///< which epoch it is, and how many of its batches are done
+  Index batches_ = 0;                              ///< of this epoch
+  std::vector<Index> order_;                       ///< its pictures
+  std::vector<float> weights_;                     ///< what the gradient of each counts; none: 1
+  PictureLosses losses_;                           ///< where pictures are left out
   Index steps_ = 0, phase_steps_ = 0, best_step_ = -1;
   bool ended_ = false, learning_ = false;
   double total_ = 0.0;                                ///< of this epoch's losses
@@ -272,7 +278,8 @@ TRANSFERLIB_API std::vector<Index> check_targets(const Source& source, std::stri
 TRANSFERLIB_API std::pair<Tensor, Tensor> feature_statistics(const FeatureSource& features,
                                                              const std::stop_token& stop) {
   Tensor sum, squares;
-  features.for_each_batch(numbers(0, features.size()), 1024, 0, stop, [&](auto, const Activations& values, auto&) {
+  // The views of the first epoch, which are computed in any case.
+  features.for_each_batch(numbers(0, features.size()), 1024, 1, stop, [&](auto, const Activations& values, auto&) {
     const Tensor x = values.at(0).to(at::kDouble);
     const Tensor s = x.sum(0), q = (x * x).sum(0);
     sum = sum.defined() ? sum + s : s;
@@ -301,7 +308,7 @@ TRANSFERLIB_API NamedValues evaluate_loop(const FeatureSource& features, const T
   progress.total = features.size();
   features.for_each_batch(numbers(0, features.size()), options.batch, 0, options.stop,
                           [&](std::span<const Index> ids, const Activations& activations, const Batch& batch) {
-                            loss += hooks.loss(activations, batch, {}).total().item<double>() *
+                            loss += hooks.loss(activations, batch, {}, nullptr).total().item<double>() *
                                     static_cast<double>(ids.size());
                             progress.done += static_cast<Index>(ids.size());
                             if (hooks.progress) hooks.progress(progress);
@@ -342,6 +349,10 @@ TRANSFERLIB_API Loop::Loop(std::vector<Phase> phases, Source train, Source val, 
     TrainerOptions& o = phase.options;
     if (classes_.empty() && (o.balanced || !std::holds_alternative<std::monostate>(o.mix)))
       throw OptionError("balanced sampling and mixing need class indices as targets, and these data have others");
+    if (o.info_batch && (classes_.empty() || !hooks_.weighs))
+      throw OptionError(
+          "info_batch needs class indices as targets, and a head that gives a row of logits for each picture");
+    if (o.info_batch && losses_.state().first.empty()) losses_ = PictureLosses(train_source_.size);
     if (o.autocast == Precision::automatic) o.autocast = resolve(o.autocast, hooks_.core->device());
   }
 }
@@ -441,9 +452,14 @@ TRANSFERLIB_API void Loop::open(std::size_t p) {
   val_ = std::make_unique<FeatureSource>(hooks_.open(val_source_));
   for (const FeatureSource* features : {train_.get(), val_.get()})
     if (!features->why().empty()) note(features->why());
-  const auto rows = [](const FeatureSource& f) { return f.cache() == nullptr ? 0 : f.cache()->rows(); };
-  fill(*train_, 0, rows(*train_) + rows(*val_), epochs_, first().stop, hooks_.progress);
-  fill(*val_, rows(*train_), rows(*train_) + rows(*val_), epochs_, first().stop, hooks_.progress);
+  const Index shown = train_->needed(epochs_), all = shown + val_->needed();
+  const auto report = [&](Index before) {
+    return [this, before, all](Index done, Index) {
+      if (hooks_.progress) hooks_.progress({"features", 0, epochs_, before + done, all, {}});
+    };
+  };
+  train_->fill(first().stop, report(0), epochs_);
+  val_->fill(first().stop, report(shown));
   if (hooks_.wants_standardising && hooks_.wants_standardising()) {
     hooks_.mode(false);
     const torch::NoGradGuard guard;
@@ -470,6 +486,15 @@ TRANSFERLIB_API std::optional<AnyRule> Loop::unfreezing(const Unfreezing& how, I
   return FreezeMask{std::move(mask)};
 }
 
+TRANSFERLIB_API void Loop::choose_pictures(const TrainerOptions& o, Index local_epoch) {
+  const auto seed = first().seed, epoch = static_cast<std::uint64_t>(epoch_);
+  order_ = o.balanced ? balanced_order(classes_, seed, epoch) : shuffled(train_source_.size, seed, epoch);
+  weights_.clear();
+  if (o.info_batch && local_epoch <= static_cast<Index>(static_cast<double>(o.epochs) * (1.0 - o.info_batch->whole)))
+    std::tie(order_, weights_) = losses_.choose(*o.info_batch, order_, seed, epoch);
+  batches_ = (static_cast<Index>(order_.size()) + o.batch - 1) / o.batch;
+}
+
 TRANSFERLIB_API void Loop::run_epoch() {
   const auto [p, before] = phase_of(epoch_);
   const TrainerOptions& o = phases_[p].options;
@@ -488,23 +513,23 @@ TRANSFERLIB_API void Loop::run_epoch() {
     }
   }
   const auto start = std::chrono::steady_clock::now();
-  const Index size = train_source_.size, batches = (size + o.batch - 1) / o.batch;
+  choose_pictures(o, local);
+  const Index size = static_cast<Index>(order_.size());
   hooks_.mode(true);
   if (batch_ == 0) {
     hooks_.metric(true);
     sums_.clear();
     total_ = 0.0;
   }
-  const auto order = o.balanced ? balanced_order(classes_, first().seed, static_cast<std::uint64_t>(epoch_))
-                                : shuffled(size, first().seed, static_cast<std::uint64_t>(epoch_));
   const std::span<const Index> left =
-      std::span(order).subspan(static_cast<std::size_t>(std::min(batch_ * o.batch, size)));
+      std::span(order_).subspan(static_cast<std::size_t>(std::min(batch_ * o.batch, size)));
   train_->for_each_batch(
       left, o.batch, epoch_, {},
       [&, p = p](std::span<const Index> ids, const Activations& activations, const Batch& batch) {
-        take(p, batches, ids, activations, batch);
+        take(p, ids, activations, batch);
       },
-      (epoch_ - 1) * batches + batch_);
+      (epoch_ - 1) * whole_batches(o) + batch_);
+  losses_.end_epoch();
 
   Epoch result;
   result.number = epoch_;
@@ -542,23 +567,30 @@ TRANSFERLIB_API void Loop::run_epoch() {
   if (folder_ != nullptr) write_checkpoint();
 }
 
-TRANSFERLIB_API void Loop::take(std::size_t p, Index batches, std::span<const Index> ids,
-                                const Activations& activations, const Batch& batch) {
+TRANSFERLIB_API void Loop::take(std::size_t p, std::span<const Index> ids, const Activations& activations,
+                                const Batch& batch) {
   const TrainerOptions& o = phases_[p].options;
   const OneThread alone(is_small_step(activations, optimizer_->parameters()));
-  const Index size = train_source_.size, group = batch_ - batch_ % o.accumulate;
-  const Index group_end = std::min(group + o.accumulate, batches);
+  const Index size = static_cast<Index>(order_.size()), group = batch_ - batch_ % o.accumulate;
+  const Index group_end = std::min(group + o.accumulate, batches_);
   const double n = static_cast<double>(ids.size());
   const double pictures = static_cast<double>(std::min(group_end * o.batch, size) - group * o.batch);
   if (batch_ == group) optimizer_->zero_gradients();
   const auto device = hooks_.core->device();
   double value = 0.0;
+  EachPicture each;
+  if (o.info_batch) {
+    each.weights = at::ones({static_cast<Index>(ids.size())});
+    if (!weights_.empty())
+      std::copy_n(weights_.begin() + batch_ * o.batch, ids.size(), each.weights.mutable_data_ptr<float>());
+  }
   {
     LossTerms loss;
     Tensor sum;
     {
       const Autocast cast(o.autocast, device);
-      loss = hooks_.loss(activations, batch, {true, first().seed, (epoch_ - 1) * batches + batch_});
+      loss = hooks_.loss(activations, batch, {true, first().seed, (epoch_ - 1) * whole_batches(o) + batch_},
+                         o.info_batch ? &each : nullptr);
       sum = loss.total();
     }
     value = sum.item<double>();
@@ -571,6 +603,7 @@ TRANSFERLIB_API void Loop::take(std::size_t p, Index batches, std::span<const In
     if (n != pictures) scaled = scaled * (n / pictures);
     if (o.autocast == Precision::fp16) scaled = scaled * scaler_.scale();
     scaled.backward();
+    if (o.info_batch) losses_.update(ids, each.losses);
     total_ += value * n;
     if (loss.terms.size() > 1) {
       sums_.resize(loss.terms.size());
@@ -589,22 +622,25 @@ TRANSFERLIB_API void Loop::take(std::size_t p, Index batches, std::span<const In
     hooks_.progress(progress);
   }
   if (batch_ != group_end) return;
-  step(o, batches);
+  step(o);
   if (first().stop.stop_requested()) throw Stopped("stopped while training, as asked");
   const Checkpoints& c = first().checkpoints;
   const auto now = std::chrono::steady_clock::now();
-  if (can_write_here() && batch_ != batches &&
+  if (can_write_here() && batch_ != batches_ &&
       ((c.every_steps > 0 && steps_ % c.every_steps == 0) ||
        (c.every_seconds > 0.0 && std::chrono::duration<double>(now - written_).count() >= c.every_seconds)))
     write_checkpoint();
 }
 
-TRANSFERLIB_API void Loop::step(const TrainerOptions& o, Index batches) {
+TRANSFERLIB_API void Loop::step(const TrainerOptions& o) {
   const torch::NoGradGuard guard;
   auto gradients = optimizer_->gradients();
   const bool good = o.autocast != Precision::fp16 || scaler_.unscale(gradients);
-  const Index per_epoch = (batches + o.accumulate - 1) / o.accumulate;
-  const auto factors = factors_at(o.schedule, {phase_steps_, per_epoch * o.epochs, per_epoch});
+  const auto steps = [&](Index batches) { return (batches + o.accumulate - 1) / o.accumulate; };
+  const Index per_epoch = steps(whole_batches(o)), done = steps(batch_) - 1;
+  // An epoch that leaves out pictures takes fewer and longer steps along the schedule.
+  const Index at = (epoch_ - phase_of(epoch_).second - 1) * per_epoch + done * per_epoch / steps(batches_);
+  const auto factors = factors_at(o.schedule, {at, per_epoch * o.epochs, per_epoch});
   ++phase_steps_;
   ++steps_;
   if (!good) return;
@@ -642,17 +678,16 @@ TRANSFERLIB_API void Loop::watch(const UnfreezeOnStall& options, const Epoch& ep
 
 TRANSFERLIB_API bool Loop::can_write_here() const {
   const Index accumulate = phases_[phase_of(epoch_).first].options.accumulate;
-  const Index batch = phases_[phase_of(epoch_).first].options.batch;
-  const Index batches = (train_source_.size + batch - 1) / batch;
-  return folder_ != nullptr && (batch_ == 0 || hooks_.metric_state) && (batch_ % accumulate == 0 || batch_ == batches);
+  return folder_ != nullptr && (batch_ == 0 || hooks_.metric_state) && (batch_ % accumulate == 0 || batch_ == batches_);
 }
 
 TRANSFERLIB_API Described Loop::identity() {
   Described out;
   for (std::size_t p = 0; p < phases_.size(); ++p)
     for (auto& [name, value] : describe(phases_[p].options)) {
-      // Where no schedule looks at the end, a run may be made longer.
-      if (name == "epochs" && phases_.size() == 1 && !looks_at_the_end(first().schedule)) continue;
+      // Where nothing looks at the end, a run may be made longer.
+      if (name == "epochs" && phases_.size() == 1 && !looks_at_the_end(first().schedule) && !first().info_batch)
+        continue;
       out.emplace_back(p == 0 ? name : text("phase ", p + 1, ": ", name), std::move(value));
     }
   if (described_data_.empty()) {
@@ -700,6 +735,10 @@ TRANSFERLIB_API void Loop::write_checkpoint() {
   for (std::size_t t = 0; t < sums_.size(); ++t)
     state.add(text("loop.sum.", 1000 + t, ".", sums_[t].first), std::vector<double>{sums_[t].second});
   if (hooks_.metric_state) state.add("loop.metric", hooks_.metric_state());
+  if (const auto [before, now] = losses_.state(); !before.empty()) {
+    state.add("loop.losses_before", before);
+    state.add("loop.losses", now);
+  }
   if (plateau_) {
     const auto plateau = plateau_->state();
     state.add("loop.plateau", std::vector<double>(plateau.begin(), plateau.end()));
@@ -762,6 +801,8 @@ TRANSFERLIB_API void Loop::restore(const RunState& state) {
   }
   hooks_.metric(true);
   if (hooks_.set_metric_state && batch_ > 0) hooks_.set_metric_state(state.numbers("loop.metric"));
+  if (const auto size = static_cast<Index>(losses_.state().first.size()); size > 0)
+    losses_.set_state(state.numbers("loop.losses_before", size), state.numbers("loop.losses", size));
   sums_.clear();
   StateDict terms = state.part("loop.sum");
   std::sort(terms.begin(), terms.end(), [](const auto& a, const auto& b) { return a.first < b.first; });

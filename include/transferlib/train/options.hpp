@@ -19,6 +19,7 @@
 #include <transferlib/engine/engine.hpp>
 #include <transferlib/freeze/policy.hpp>
 #include <transferlib/train/optimizer.hpp>
+#include <transferlib/train/pruning.hpp>
 #include <transferlib/train/schedule.hpp>
 
 namespace transferlib {
@@ -103,9 +104,10 @@ struct TrainerOptions {
   Mix mix{};                     ///< of the pictures of a batch: `MixUp{…}`, `CutMix{…}`; class indices only
   MultiScale multi_scale{};      ///< sizes of the pictures, drawn every few batches; of networks trained as a whole
   bool balanced = false;         ///< each class is seen as often as any other; class indices only
-  std::optional<Ema> ema{};      ///< none: the weights themselves are kept
-  double clip_norm = 0.0;        ///< the greatest length of the whole gradient; 0: any
-  Index accumulate = 1;          ///< batches whose gradients make one step
+  std::optional<InfoBatch> info_batch{};  ///< leaves out pictures that are told well; class indices only
+  std::optional<Ema> ema{};               ///< none: the weights themselves are kept
+  double clip_norm = 0.0;                 ///< the greatest length of the whole gradient; 0: any
+  Index accumulate = 1;                   ///< batches whose gradients make one step
   /// Of what is trained: `bf16` and `fp16` compute by autocast, as PyTorch's does; fp16 with a gradient scaler.
   Precision autocast = Precision::fp32;
   L2Sp l2_sp{};
@@ -167,6 +169,13 @@ TRANSFERLIB_API void check(const TrainerOptions& o) {
         m.most % m.multiple != 0)
       throw OptionError(text("multi_scale draws multiples of ", m.multiple, " every ", m.every, " batches from ",
                              m.least, " to ", m.most, "; all must be at least 1, and both bounds such multiples"));
+  if (o.info_batch) {
+    check(*o.info_batch);
+    if (o.balanced || !std::holds_alternative<std::monostate>(o.mix))
+      throw OptionError(
+          "info_batch leaves out pictures by their own losses: it goes with no mixing of them, and not with balanced, "
+          "which chooses them otherwise");
+  }
   if (o.ema && !(o.ema->decay >= 0.0 && o.ema->decay < 1.0))
     throw OptionError(text("the decay of the average of the weights must lie in [0, 1), not ", o.ema->decay));
   if (!(o.clip_norm >= 0.0)) throw OptionError(text("clip_norm must be at least 0, not ", o.clip_norm));
@@ -209,24 +218,26 @@ TRANSFERLIB_API std::string describe(const Unfreezing& unfreezing) {
 }
 
 TRANSFERLIB_API Described describe(const TrainerOptions& o) {
-  return {{"epochs", text(o.epochs)},
-          {"batch", text(o.batch)},
-          {"optimizer", describe(o.optimizer)},
-          {"schedule", to_string(o.schedule)},
-          {"groups", describe(o.groups)},
-          {"unfreezing", describe(o.unfreezing)},
-          {"mix", to_string(o.mix)},
-          {"multi_scale", o.multi_scale.most == 0 ? std::string("none")
-                                                  : text(o.multi_scale.least, " to ", o.multi_scale.most, " by ",
-                                                         o.multi_scale.multiple, " every ", o.multi_scale.every)},
-          {"balanced", o.balanced ? "yes" : "no"},
-          {"ema", o.ema ? text(o.ema->decay, o.ema->warmup ? " with warm-up" : "") : std::string("none")},
-          {"clip_norm", text(o.clip_norm)},
-          {"accumulate", text(o.accumulate)},
-          {"autocast", std::string(to_string(o.autocast))},
-          {"l2_sp", text(o.l2_sp.backbone, " ", o.l2_sp.head)},
-          {"seed", text(o.seed)},
-          {"precision", std::string(to_string(o.precision))}};
+  return {
+      {"epochs", text(o.epochs)},
+      {"batch", text(o.batch)},
+      {"optimizer", describe(o.optimizer)},
+      {"schedule", to_string(o.schedule)},
+      {"groups", describe(o.groups)},
+      {"unfreezing", describe(o.unfreezing)},
+      {"mix", to_string(o.mix)},
+      {"multi_scale", o.multi_scale.most == 0 ? std::string("none")
+                                              : text(o.multi_scale.least, " to ", o.multi_scale.most, " by ",
+                                                     o.multi_scale.multiple, " every ", o.multi_scale.every)},
+      {"balanced", o.balanced ? "yes" : "no"},
+      {"info_batch", o.info_batch ? text(o.info_batch->ratio, ", whole ", o.info_batch->whole) : std::string("none")},
+      {"ema", o.ema ? text(o.ema->decay, o.ema->warmup ? " with warm-up" : "") : std::string("none")},
+      {"clip_norm", text(o.clip_norm)},
+      {"accumulate", text(o.accumulate)},
+      {"autocast", std::string(to_string(o.autocast))},
+      {"l2_sp", text(o.l2_sp.backbone, " ", o.l2_sp.head)},
+      {"seed", text(o.seed)},
+      {"precision", std::string(to_string(o.precision))}};
 }
 
 }  // namespace transferlib::detail

@@ -181,8 +181,11 @@ class Trainer {
     hooks.refreeze = [this](const AnyRule& rule) { model_->refreeze(FreezePolicy<AnyRule>{rule}); };
     hooks.open = [this](detail::Source source) { return features(std::move(source)); };
     hooks.model = description();
-    hooks.loss = [this, &metric, &others...](const Activations& a, const Batch& b, const Pass& pass) {
-      const auto output = model_->above_cut(a, pass);
+    constexpr bool weighs = std::same_as<typename M::Target, ClassIndex> && std::same_as<typename M::Output, Tensor>;
+    hooks.weighs = weighs;
+    hooks.loss = [this, &metric, &others...](const Activations& a, const Batch& b, const Pass& pass,
+                                             [[maybe_unused]] detail::EachPicture* each) {
+      auto output = model_->above_cut(a, pass);
       {
         const torch::NoGradGuard guard;
         if constexpr (std::same_as<typename M::Target, Boxes>) {
@@ -193,6 +196,11 @@ class Trainer {
           (others.update(model_->head().predict(output), b), ...);
         }
       }
+      if constexpr (weighs)
+        if (each != nullptr) {
+          each->losses = detail::picture_losses(output, b.target);
+          output = detail::weigh_gradient(output, each->weights);
+        }
       return model_->loss(output, b);
     };
     hooks.metric = [&metric](bool reset) {
