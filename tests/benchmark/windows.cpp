@@ -28,9 +28,10 @@ namespace {
 tl::AnySlidingWindow model_of(const std::string& file, tl::Index smallest) {
   if (!file.empty()) return tl::load_window(file);
   tl::AnyBackbone backbone(tl::Backbone<tl::EfficientNetLite0>::random({.size = 96, .output_stride = 16}).core);
-  return {tl::AnyClassifier<>{std::move(backbone), tl::FreezePolicy{tl::AnyRule(tl::FreezeAll{})},
-                              tl::any_head<tl::ClassIndex>("linear"), tl::Labels{"cell", "background"}},
-          {.smallest = smallest, .threshold = 0.9}};
+  return tl::AnySlidingWindow{
+      tl::AnyClassifier<>{std::move(backbone), tl::FreezePolicy{tl::AnyRule(tl::FreezeAll{})},
+                          tl::any_head<tl::ClassIndex>("linear"), tl::Labels{"cell", "background"}},
+      {.smallest = smallest, .threshold = 0.9}};
 }
 
 void measure(int argc, char** argv) {

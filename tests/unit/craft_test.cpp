@@ -760,7 +760,7 @@ TEST_CASE("pictures that are told better than the mean are left out by half, and
   const Index n = 2000;
   std::vector<Index> all(n);
   std::iota(all.begin(), all.end(), 0);
-  detail::PictureLosses losses(n);
+  transferlib::detail::PictureLosses losses(n);
   const InfoBatch half{};
   // Nothing was shown yet.
   CHECK(losses.choose(half, all, 1, 1) == std::pair{all, std::vector<float>(n, 1.0F)});
@@ -801,13 +801,15 @@ TEST_CASE("a picture's weight is that of its gradient, and the loss is as it was
   const Tensor logits = at::linspace(-2.0, 1.5, 12, at::kDouble).view({4, 3}).sin();
   const Tensor target = at::tensor({0, 2, 1, 1}, at::kLong), weights = at::tensor({1.0F, 2.0F, 1.0F, 2.0F});
   const Tensor a = logits.clone().requires_grad_(), b = logits.clone().requires_grad_();
-  const Tensor value = loss_of(CrossEntropy{.label_smoothing = 0.1}, detail::weigh_gradient(a, weights), target);
+  const Tensor value =
+      loss_of(CrossEntropy{.label_smoothing = 0.1}, transferlib::detail::weigh_gradient(a, weights), target);
   value.backward();
   const Tensor terms = at::cross_entropy_loss(b, target, {}, at::Reduction::None, -100, 0.1);
   (terms * weights).mean().backward();
   CHECK(at::allclose(a.grad(), b.grad(), 1e-12, 1e-12));
   CHECK(at::equal(value, terms.mean()));
-  CHECK(at::allclose(detail::picture_losses(a, target), at::cross_entropy_loss(logits, target, {}, 0).to(at::kFloat)));
+  CHECK(at::allclose(transferlib::detail::picture_losses(a, target),
+                     at::cross_entropy_loss(logits, target, {}, 0).to(at::kFloat)));
 }
 
 TEST_CASE("the first epoch shows all pictures, the last ones too, and those between fewer") {
