@@ -40,8 +40,9 @@ struct KillAt {
 struct StopAt {
   std::stop_source* source = nullptr;
   Index left = -1;
+  std::string phase = "train";
   void on_progress(const tl::Progressed& p) {
-    if (p.phase == "train" && left-- == 0) source->request_stop();
+    if (p.phase == phase && left-- == 0) source->request_stop();
   }
 };
 struct Sentences {
@@ -199,14 +200,21 @@ TEST_CASE("A run that is stopped writes where it stands, and goes on from there"
     INFO(set_up.name);
     Folder whole, folder;
     const Outcome expected = run(set_up, whole, false);
-    std::stop_source source;
-    SetUp stopping = set_up;
-    stopping.options.stop = source.get_token();
-    StopAt stop{&source, 6};
-    run(stopping, folder, false, stop);
-    Sentences sentences;
-    CHECK(run(set_up, folder, true, sentences) == expected);
-    CHECK_THAT(sentences.text, ContainsSubstring("goes on after step "));
+    const auto stop_and_go_on = [&](const std::filesystem::path& where, StopAt stop) {
+      std::stop_source source;
+      SetUp stopping = set_up;
+      stopping.options.stop = source.get_token();
+      stop.source = &source;
+      run(stopping, where, false, stop);
+      Sentences sentences;
+      CHECK(run(set_up, where, true, sentences) == expected);
+      CHECK_THAT(sentences.text, ContainsSubstring("goes on after step "));
+    };
+    stop_and_go_on(folder, {.left = 6});
+    // After the last step of an epoch, which is measured then: the second, whose pictures may be fewer.
+    const Folder measured;
+    const Index of_an_epoch = (12 + set_up.options.batch - 1) / set_up.options.batch;
+    stop_and_go_on(measured, {.left = of_an_epoch, .phase = "validate"});
     // What is complete is not trained again.
     KillAt none{.left = 0};
     CHECK(run(set_up, folder, true, none) == expected);

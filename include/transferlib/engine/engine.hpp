@@ -144,7 +144,7 @@ class Engine {
   /// The bytes of values that live at one time, at most, while a piece of pictures passes; what a call takes for itself
   /// while it runs is not in it.
   Index peak_bytes() const { return peak_; }
-  /// The bytes of the weights that the calls have.
+  /// The bytes of the weights that the calls have, without what inputs of other sizes make them pack besides.
   Index weight_bytes() const { return weights_; }
 
  private:

@@ -529,7 +529,6 @@ TRANSFERLIB_API void Loop::run_epoch() {
         take(p, ids, activations, batch);
       },
       (epoch_ - 1) * whole_batches(o) + batch_);
-  losses_.end_epoch();
 
   Epoch result;
   result.number = epoch_;
@@ -559,6 +558,7 @@ TRANSFERLIB_API void Loop::run_epoch() {
   }
   if (&best_epoch(history_) == &history_.epochs.back()) best_step_ = steps_;
   ended_ = !goes_on;
+  losses_.end_epoch();  // not sooner: a run that is stopped while it measures chooses this epoch's pictures again
   ++epoch_;
   batch_ = 0;
   hooks_.metric(true);
