@@ -218,7 +218,7 @@ def write_document(folder, results):
                   f" in float32, {100 * r['bf16']['accuracy']:.2f} % in bf16.", ""]
     if "memory" in results:
         r = results["memory"]
-        told = "; ".join(f"{m['pictures']:,} pictures {m['peak'] / 2**20:,.0f} MiB" for m in r["runs"])
+        told = "; ".join(f"{m['pictures']:,.0f} pictures {m['peak'] / 2**20:,.0f} MiB" for m in r["runs"])
         lines += ["## Memory of a first run", "",
                   f"Keras's MobileNetV3-Small from layer 100 on, flips, a cache of {r['limit'] >> 20} MiB, less than the"
                   f" activations: the process takes, at its peak, {told}; {r['runs'][0]['weights'] / 2**20:.0f} MiB of it are weights.", ""]

@@ -110,10 +110,10 @@ def accuracy(args, row):
         raise SystemExit("accuracy needs --data, CIFAR-10's folder")
     out = {}
     for precision in ("fp32", "bf16"):
-        told = ours(args, network="efficientnet_lite0", weights=1, size=128, pictures=5000, test=2000, epochs=10, batch=100,
+        told = ours(args, network="efficientnet_lite0", weights=1, size=128, pictures=TRAIN, test=TEST, epochs=10, batch=100,
                     precision=precision)
         out[precision] = {"accuracy": told["accuracy"], "loss": told["loss"]}
-    return {"kind": "accuracy", "pictures": 5000, "test": 2000, **out}
+    return {"kind": "accuracy", "pictures": TRAIN, "test": TEST, **out}
 
 
 def fine_tune_accuracy(args, row):
