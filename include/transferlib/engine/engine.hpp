@@ -69,8 +69,8 @@ inline Tensor call_boxed(const c10::OperatorHandle& op, torch::jit::Stack& stack
 }
 
 /// A convolution's packed weights by the size of its input: oneDNN wants another layout of them for some sizes, and a
-/// call with the wrong one reorders them each time, element by element, which takes hundreds of times as long as a
-/// small map's convolution. Safe from several threads.
+/// call with the wrong one reorders them each time, element by element, which takes far longer than a small map's
+/// convolution. Safe from several threads.
 class PackedWeights {
  public:
   using Sizes = std::array<Index, 4>;

@@ -147,8 +147,13 @@ TRANSFERLIB_API std::vector<std::vector<Index>> FeatureSource::needed_rows(Index
   const bool draws = source_.augment != nullptr && epochs > 0;
   for (Index id = 0; id < source_.size; ++id) {
     std::vector<bool> shown(out.size(), !draws);
-    for (Index epoch = 1; draws && epoch <= epochs; ++epoch)
-      shown[static_cast<std::size_t>(draw_view(*source_.views, seed_, epoch, id))] = true;
+    // A few epochs have drawn every view: the others need not be looked at.
+    auto left = static_cast<Index>(out.size());
+    for (Index epoch = 1; draws && epoch <= epochs && left > 0; ++epoch) {
+      auto view = shown[static_cast<std::size_t>(draw_view(*source_.views, seed_, epoch, id))];
+      left -= view ? 0 : 1;
+      view = true;
+    }
     for (std::size_t view = 0; view < out.size(); ++view)
       if (shown[view]) out[view].push_back(static_cast<Index>(view) * source_.size + id);
   }
@@ -203,7 +208,7 @@ TRANSFERLIB_API void FeatureSource::for_each_batch(
     if (source_.mix) source_.mix(batch, first + i);
     return batch;
   };
-  const bool complete = is_cached(rows_of(order, epoch));
+  const bool complete = cache_ != nullptr && is_cached(rows_of(order, epoch));
   Loader loader((all + size - 1) / size, prepared, {.workers = complete ? 0 : workers_, .stop = stop});
   for (Index i = 0; auto batch = loader.next(); ++i) {
     Activations activations =

@@ -352,7 +352,7 @@ TRANSFERLIB_API Loop::Loop(std::vector<Phase> phases, Source train, Source val, 
     if (o.info_batch && (classes_.empty() || !hooks_.weighs))
       throw OptionError(
           "info_batch needs class indices as targets, and a head that gives a row of logits for each picture");
-    if (o.info_batch && losses_.state().first.empty()) losses_ = PictureLosses(train_source_.size);
+    if (o.info_batch && losses_.size() == 0) losses_ = PictureLosses(train_source_.size);
     if (o.autocast == Precision::automatic) o.autocast = resolve(o.autocast, hooks_.core->device());
   }
 }
@@ -735,7 +735,8 @@ TRANSFERLIB_API void Loop::write_checkpoint() {
   for (std::size_t t = 0; t < sums_.size(); ++t)
     state.add(text("loop.sum.", 1000 + t, ".", sums_[t].first), std::vector<double>{sums_[t].second});
   if (hooks_.metric_state) state.add("loop.metric", hooks_.metric_state());
-  if (const auto [before, now] = losses_.state(); !before.empty()) {
+  if (losses_.size() > 0) {
+    const auto [before, now] = losses_.state();
     state.add("loop.losses_before", before);
     state.add("loop.losses", now);
   }
@@ -801,7 +802,7 @@ TRANSFERLIB_API void Loop::restore(const RunState& state) {
   }
   hooks_.metric(true);
   if (hooks_.set_metric_state && batch_ > 0) hooks_.set_metric_state(state.numbers("loop.metric"));
-  if (const auto size = static_cast<Index>(losses_.state().first.size()); size > 0)
+  if (const Index size = losses_.size(); size > 0)
     losses_.set_state(state.numbers("loop.losses_before", size), state.numbers("loop.losses", size));
   sums_.clear();
   StateDict terms = state.part("loop.sum");
