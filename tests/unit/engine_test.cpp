@@ -292,13 +292,14 @@ TEST_CASE("ConvNeXt's blocks: a linear layer takes another order, a scale and a 
   }
 }
 
-TEST_CASE("A gate is multiplied in place where nobody needs the map any more") {
+TEST_CASE("Squeeze-and-excitation is one call, in place where nobody needs the map any more") {
   const auto backbone = lively<SqueezeNet>(32);
   const auto& net = dynamic_cast<const SqueezeNet&>(*backbone.core.network);
   const tl::Graph& graph = backbone.core.graph;
   const torch::NoGradGuard guard;
   const Tensor x = noise(3, 32);
   const Index input[3] = {3, 32, 32};
+  std::string how;
   const auto in_place = [&](const std::vector<Index>& wanted) {
     const tl::Engine engine(graph, wanted, input, {.precision = tl::Precision::fp32, .piece = 3});
     const auto plain = graph.run({x}, tl::Cut{}, wanted, {}, backbone.core.frozen);
@@ -306,11 +307,16 @@ TEST_CASE("A gate is multiplied in place where nobody needs the map any more") {
       const auto got = engine(x);
       for (std::size_t i = 0; i < wanted.size(); ++i) CHECK(difference(got[i], plain[i]) <= 1e-5);
     }
-    return engine.explain().find("multiply, in place") != std::string::npos;
+    how = engine.explain();
+    return how.find(", in place") != std::string::npos;
   };
+  const auto one_call = ContainsSubstring("multiply with squeeze, convolution, silu, convolution, sigmoid");
   CHECK(in_place({graph.pooled}));
+  CHECK_THAT(how, one_call);
   CHECK(in_place({net.gated, net.gate}));
+  CHECK_THAT(how, ContainsSubstring("multiply, in place") && !one_call);
   CHECK_FALSE(in_place({net.before_gate, graph.pooled}));
+  CHECK_THAT(how, one_call);
 }
 
 TEST_CASE("The mean over places in bfloat16 is rounded once") {

@@ -1,8 +1,10 @@
-// Our own operators for training on the CPU against LibTorch's.
+// Our own operators on the CPU against LibTorch's.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <ATen/ATen.h>
@@ -131,6 +133,17 @@ TEST_CASE("depthwise convolutions and their gradients are LibTorch's") {
         CHECK(difference(got[i], want[i]) < (type == at::kFloat ? 1e-5 : 1e-2));
       }
     }
+  }
+}
+
+TEST_CASE("rows of outputs of every width") {
+  for (Index width = 1; width <= 33; ++width) {
+    CAPTURE(width);
+    const Convolution o{2, 20, 3, width, 3, 1};
+    at::manual_seed(9);
+    const Tensor x = at::randn({o.n, o.c, o.h, o.w}), g = output_gradient(o);
+    const auto want = theirs(o, x, g), got = ours(o, x, g, at::kFloat);
+    for (std::size_t i = 0; i < want.size(); ++i) CHECK(difference(got[i], want[i]) < 1e-5);
   }
 }
 
@@ -285,4 +298,57 @@ TEST_CASE("batch norm in training keeps a NaN, leaves double precision to LibTor
   CHECK_THROWS_WITH(
       torch::autograd::grad({layer.forward(z, true).sum()}, {z}, {}, {}, true),
       Catch::Matchers::ContainsSubstring("a batch norm in training was asked for the gradient of its gradient"));
+}
+
+TEST_CASE("squeeze-and-excitation is LibTorch's four calls") {
+  using tl::Activation;
+  const std::vector<std::pair<Activation, Activation>> activations{{Activation::relu, Activation::hardsigmoid},
+                                                                   {Activation::silu, Activation::sigmoid},
+                                                                   {Activation::hardswish, Activation::relu6},
+                                                                   {Activation::identity, Activation::identity}};
+  Index number = 0;
+  for (const auto& [n, c, side, squeezed] :
+       {std::array<Index, 4>{1, 16, 7, 8}, {9, 72, 5, 24}, {6, 17, 3, 5}, {3, 240, 14, 64}, {2, 5, 1, 1}, {0, 8, 4, 4}})
+    for (const bool bias : {true, false}) {
+      const auto [between, behind] = activations[static_cast<std::size_t>(number++ % 4)];
+      CAPTURE(n, c, side, squeezed, bias, tl::to_string(between), tl::to_string(behind));
+      at::manual_seed(10 + number);
+      const Tensor w1 = at::randn({squeezed, c}) / std::sqrt(double(c)), w2 = at::randn({c, squeezed}),
+                   b1 = bias ? at::randn({squeezed}) : Tensor(), b2 = bias ? at::randn({c}) : Tensor();
+      for (const auto type : {at::kFloat, at::kBFloat16}) {
+        const tl::detail::Gate gate({w1, b1, between, type}, {w2, b2, behind, type});
+        const Tensor x = at::randn({n, c, side, side + 1}).to(type);  // not channels last: made so
+        const Tensor exact = x.to(at::kDouble), first = w1.to(type).to(at::kDouble), last = w2.to(type).to(at::kDouble);
+        const auto shift = [](const Tensor& b) { return b.defined() ? b.to(at::kDouble) : b; };
+        const Tensor factors = tl::activate(
+            at::linear(tl::activate(at::linear(exact.mean({2, 3}), first, shift(b1)), between), last, shift(b2)),
+            behind);
+        Tensor got = x.clone();
+        gate(got);
+        CHECK(got.scalar_type() == type);
+        CHECK(difference(got, exact * factors.view({n, c, 1, 1})) < (type == at::kFloat ? 1e-5 : 5e-3));
+        // A picture by itself, and with any number of threads: the same bytes.
+        for (const int threads : {1, 2, 4}) {
+          const Threads now(threads);
+          Tensor again = x.clone(), alone = x.narrow(0, 0, std::min<Index>(n, 1)).clone();
+          gate(again);
+          gate(alone);
+          CHECK(equal_bytes(again, got));
+          CHECK(equal_bytes(alone, got.narrow(0, 0, alone.size(0))));
+        }
+      }
+    }
+}
+
+TEST_CASE("a NaN passes squeeze-and-excitation") {
+  for (const auto activation : {tl::Activation::relu, tl::Activation::hardsigmoid, tl::Activation::silu}) {
+    CAPTURE(tl::to_string(activation));
+    const tl::detail::Gate gate({at::ones({4, 4}), {}, tl::Activation::relu6, at::kFloat},
+                                {at::ones({4, 4}), {}, activation, at::kFloat});
+    Tensor x = at::ones({2, 4, 3, 3});
+    x[0][1][0][0] = std::nan("");
+    gate(x);
+    CHECK(at::isnan(x[0]).all().item<bool>());
+    CHECK(at::isfinite(x[1]).all().item<bool>());
+  }
 }

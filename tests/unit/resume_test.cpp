@@ -296,6 +296,16 @@ TEST_CASE("What does not go together with a checkpoint is refused in a sentence"
   Sentences sentences;
   run(other, folder, true, sentences);
   CHECK_THAT(sentences.text, ContainsSubstring("begun otherwise: batch was 8 and is 4"));
+  // What the run before did not know begins anew.
+  Folder unpruned;
+  run(set_up, unpruned, false);
+  SetUp pruned = set_up;
+  pruned.options.info_batch = tl::InfoBatch{};
+  pruned.options.epochs += 2;
+  pruned.options.checkpoints.allow = true;
+  Sentences begun;
+  run(pruned, unpruned, true, begun);
+  CHECK_THAT(begun.text, ContainsSubstring("info_batch was none and is 0.5"));
   SetUp smoothed = set_up;
   smoothed.smoothing = 0.1;
   CHECK_THAT(sentence_of<tl::Error>([&] { run(smoothed, folder, true); }), ContainsSubstring("smoothing 0.1"));

@@ -18,6 +18,9 @@
 
 namespace transferlib {
 
+/// The activation functions of the zoo's networks.
+enum class Activation { identity, relu, relu6, silu, hardswish, hardsigmoid, sigmoid, gelu, tanh, leaky_relu, mish };
+
 /// Public counts, indices and sizes: signed, as LibTorch's are.
 using Index = std::int64_t;
 

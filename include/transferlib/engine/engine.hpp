@@ -26,6 +26,7 @@
 #include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/engine/precision.hpp>
+#include <transferlib/nn/gate.hpp>
 #include <transferlib/nn/plan.hpp>
 
 namespace transferlib {
@@ -164,8 +165,8 @@ class Engine {
     nn::Conv2dOptions numbers;
     Activation activation = Activation::identity;
     detail::FusedActivation fused;
-    bool packed = false;
-    std::shared_ptr<detail::PackedWeights> layouts;  ///< of `weight`, if packed
+    std::shared_ptr<detail::PackedWeights> layouts;  ///< of `weight`, packed; none: it is not
+    std::shared_ptr<const detail::Gate> gate;        ///< a whole squeeze-and-excitation, of the first input
     Index leading = 0;  ///< rows and columns of zeros in front of the kernel; see `prepare`
   };
 
@@ -219,6 +220,22 @@ class Engine {
 
   /// Whether a product is that of a map and of a factor for each of its channels, both made by convolutions here.
   bool is_gate(const std::map<Index, Instruction>& calls, const Step& s) const;
+
+  /// The layers of a squeeze-and-excitation that ends in the product at step `s`.
+  struct GateSteps {
+    Index map = 0;
+    std::array<Index, 2> layers{};  ///< the convolutions, in their order
+    std::array<Activation, 2> activations{Activation::identity, Activation::identity};
+    std::vector<Index> covered;  ///< all steps but the product
+  };
+  /// Finds them, where a gate is nothing else: the means of the product's map through two layers, and nobody else asks
+  /// for a value between.
+  std::optional<GateSteps> gate_steps(Index s, const std::vector<std::vector<Index>>& users) const;
+
+  /// Whether a step is the mean of each channel over all places: which is asked of the step itself.
+  bool is_global_mean(Index s) const;
+
+  bool is_wanted(Index s) const { return std::find(wanted_.begin(), wanted_.end(), s) != wanted_.end(); }
 
   /// Whether a step is the linear layer alone: darknet's flattens a map before.
   bool is_plain(const nn::Linear& linear, Index s) const {
@@ -406,7 +423,6 @@ TRANSFERLIB_API void Engine::compile(std::span<const Index> input) {
   for (std::size_t s = 0; s < n; ++s)
     if (need[s])
       for (Index f : graph_.steps[s].from) users[Graph::at(f)].push_back(static_cast<Index>(s));
-  const auto is_wanted = [&](Index s) { return std::find(wanted_.begin(), wanted_.end(), s) != wanted_.end(); };
   // The one step that takes the value of `s`, if it is of this kind and nobody else asks for that value; else 0.
   const auto follower = [&](Index s, Kind kind) -> Index {
     const auto& after = users[Graph::at(s)];
@@ -428,9 +444,20 @@ TRANSFERLIB_API void Engine::compile(std::span<const Index> input) {
         producer->second.convolution || last.kind == Kind::add || (last.kind == Kind::pool && !last.layers.empty());
     if (!own) return false;
     return std::all_of(users[Graph::at(other)].begin(), users[Graph::at(other)].end(), [&](Index u) {
-      return u == a || (covered_by[Graph::at(u)] != 0 && covered_by[Graph::at(u)] < s && makes_memory(step(u)));
+      // A gate has read all of its map before it writes.
+      if (u == a || (covered_by[Graph::at(u)] == a && step(u).kind == Kind::pool)) return true;
+      return covered_by[Graph::at(u)] != 0 && covered_by[Graph::at(u)] < s && makes_memory(step(u));
     });
   };
+
+  // Gates first: of their layers' own calls there are none.
+  std::map<Index, GateSteps> gates;
+  for (Index s = 1; s < graph_.size(); ++s)
+    if (need[Graph::at(s)] && step(s).kind == Kind::multiply && device_.is_cpu() && options_.fold)
+      if (auto found = gate_steps(s, users)) {
+        for (Index t : found->covered) covered_by[Graph::at(t)] = s;
+        gates.emplace(s, std::move(*found));
+      }
 
   for (Index s = 1; s < graph_.size(); ++s) {
     if (!need[Graph::at(s)] || covered_by[Graph::at(s)] != 0) continue;
@@ -513,6 +540,19 @@ TRANSFERLIB_API void Engine::compile(std::span<const Index> input) {
         }
       }
       pack(i, weight, bias);
+    } else if (const auto found = gates.find(s); found != gates.end()) {
+      const GateSteps& g = found->second;
+      const auto layer = [&](std::size_t k) {
+        const auto& conv = dynamic_cast<const nn::Conv2d&>(*step(g.layers[k]).module);
+        return detail::GateLayer(conv.weight.detach().flatten(1), conv.bias.defined() ? conv.bias.detach() : Tensor(),
+                                 g.activations[k], detail::scalar_type(precision_));
+      };
+      i.gate = std::make_shared<const detail::Gate>(layer(0), layer(1));
+      i.from = {g.map};
+      i.overwrites = may_overwrite(g.map, s, s);
+      covered.insert(covered.end(), g.covered.begin(), g.covered.end());
+      parts = detail::text(" with squeeze, convolution, ", to_string(g.activations[0]), ", convolution, ",
+                           to_string(g.activations[1]), i.overwrites ? ", in place" : "");
     } else if (step(s).kind == Kind::multiply && fuses() && is_gate(calls, step(s)) &&
                may_overwrite(step(s).from[0], s, s)) {
       i.overwrites = true;
@@ -549,7 +589,7 @@ TRANSFERLIB_API void Engine::count_memory() {
   Index now = held[0] = bytes_of(0);
   peak_ = now;
   for (const Instruction& i : instructions_) {
-    weights_ += bytes(i.weight) + bytes(i.bias);
+    weights_ += bytes(i.weight) + bytes(i.bias) + (i.gate != nullptr ? i.gate->bytes() : 0);
     if (!i.weight.defined() && step(i.step).module != nullptr)
       for (const Tensor& p : step(i.step).module->parameters()) weights_ += bytes(p);
     Index& own = held[Graph::at(i.step)];
@@ -607,6 +647,47 @@ TRANSFERLIB_API bool Engine::is_gate(const std::map<Index, Instruction>& calls, 
   return shape.size() == 3 && shape[1] == 1 && shape[2] == 1;
 }
 
+TRANSFERLIB_API bool Engine::is_global_mean(Index s) const {
+  const auto& shape = shapes_[Graph::at(s)];
+  if (step(s).kind != Kind::pool || step(s).from.size() != 1 || shape.size() != 3 || shape[1] != 1 || shape[2] != 1)
+    return false;
+  std::vector<Index> sides{1};
+  for (Index side : shapes_[Graph::at(step(s).from[0])]) sides.push_back(side);
+  const Tensor probe = at::arange(c10::multiply_integers(sides), at::kFloat).sin_().add_(0.5).view(sides);
+  return sides.size() == 4 && at::allclose(step(s).run(std::span(&probe, 1), {}), probe.mean({2, 3}, true), 1e-4, 1e-5);
+}
+
+TRANSFERLIB_API auto Engine::gate_steps(Index s, const std::vector<std::vector<Index>>& users) const
+    -> std::optional<GateSteps> {
+  if (step(s).from.size() != 2) return std::nullopt;
+  for (const std::size_t which : {std::size_t{0}, std::size_t{1}}) {
+    GateSteps out;
+    out.map = step(s).from[which];
+    if (shapes_[Graph::at(out.map)].size() != 3 || shapes_[Graph::at(out.map)] != shapes_[Graph::at(s)]) continue;
+    // Backwards from the factors.
+    Index at = step(s).from[1 - which];
+    const auto take = [&](Kind kind) {
+      if (step(at).kind != kind || step(at).from.size() != 1 || users[Graph::at(at)].size() != 1 || is_wanted(at))
+        return false;
+      out.covered.push_back(at);
+      at = step(at).from[0];
+      return true;
+    };
+    bool good = true;
+    for (std::size_t k : {std::size_t{1}, std::size_t{0}}) {
+      if (const Index last = at; take(Kind::activation)) out.activations[k] = step(last).activation;
+      out.layers[k] = at;
+      const auto* conv = dynamic_cast<const nn::Conv2d*>(step(at).module.get());
+      good = good && conv != nullptr && conv->options.kernel == 1 && conv->options.stride == 1 &&
+             conv->options.groups == 1 && conv->options.padding == 0 && detail::gates_know(out.activations[k]) &&
+             take(Kind::convolution);
+    }
+    const Index pool = at;
+    if (good && step(pool).from == std::vector{out.map} && is_global_mean(pool) && take(Kind::pool)) return out;
+  }
+  return std::nullopt;
+}
+
 TRANSFERLIB_API void Engine::pack(Instruction& i, const Tensor& weight, const Tensor& bias) const {
   const auto type = detail::scalar_type(precision_);
   Index rows = options_.piece;
@@ -634,7 +715,6 @@ TRANSFERLIB_API void Engine::prepare(Instruction& i, const Tensor& weight, const
     i.numbers.same = false;
   }
   if (!fuses()) return;
-  i.packed = true;
   std::vector<Index> input{options_.piece};
   for (Index side : shapes_[Graph::at(i.from[0])]) input.push_back(side);
   nn::Conv2dOptions& o = i.numbers;
@@ -690,6 +770,11 @@ TRANSFERLIB_API Tensor Engine::run_linear(const Instruction& i, const Activation
 
 TRANSFERLIB_API Tensor Engine::run(const Instruction& i, Activations& inputs) const {
   if (i.linear) return run_linear(i, inputs);
+  if (i.gate != nullptr) {
+    Tensor map = i.overwrites ? std::move(inputs[0]) : inputs[0].clone();
+    (*i.gate)(map);
+    return map;
+  }
   if (!i.convolution) {
     const Step& s = graph_.steps[Graph::at(i.step)];
     if (i.overwrites) return inputs[0].mul_(inputs[1]);
@@ -710,7 +795,7 @@ TRANSFERLIB_API Tensor Engine::run(const Instruction& i, Activations& inputs) co
       pad_h = pad_w = 0;
     }
   }
-  if (!i.packed) {
+  if (i.layouts == nullptr) {
     Tensor y =
         at::conv2d(x, i.weight, i.bias, {o.stride, o.stride}, {pad_h, pad_w}, {o.dilation, o.dilation}, o.groups);
     if (i.sums) y = y + inputs[1];

@@ -22,6 +22,8 @@
 #include <transferlib/core/guard.hpp>
 #include <transferlib/core/hash.hpp>
 #include <transferlib/core/separate.hpp>
+#include <transferlib/data/preprocess.hpp>
+#include <transferlib/engine/engine.hpp>
 #include <transferlib/formats/checkpoint.hpp>
 #include <transferlib/nn/plan.hpp>
 #include <transferlib/weights/keras.hpp>
@@ -66,6 +68,13 @@ struct BackboneCore {
     return torch::Device(at::kCPU);
   }
 };
+
+/// The input of the frozen part for the pictures of a batch, in the numbers that it would turn them into first.
+/// \param ids as `preprocess` takes them
+inline Tensor input_of(const BackboneCore& core, const Batch& batch, const Engine& engine,
+                       std::span<const Index> ids = {}) {
+  return preprocess(batch, core.preprocessing, core.options.in_channels, ids, engine.input_type());
+}
 
 /// The steps whose values a head of this `Input` takes.
 inline std::vector<Index> wanted_steps(const BackboneCore& core, Pooled) { return {core.graph.pooled}; }

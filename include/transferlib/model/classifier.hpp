@@ -83,7 +83,7 @@ class Classifier : public detail::ModelBase {
     return detail::guarded("predicting", [&] {
       const torch::NoGradGuard guard;
       const auto engine = engine_->get(core_, wanted_, precision);
-      const Tensor x = preprocess(batch, core_.preprocessing, core_.options.in_channels, {}, engine->input_type());
+      const Tensor x = detail::input_of(core_, batch, *engine);
       return head_->predict(head_->forward((*engine)(x), Pass{}));
     });
   }

@@ -149,7 +149,7 @@ class Detector : public detail::ModelBase {
     return detail::guarded("detecting", [&] {
       const torch::NoGradGuard guard;
       const auto engine = engine_->get(core_, wanted_, precision);
-      const Tensor x = preprocess(batch, core_.preprocessing, core_.options.in_channels, {}, engine->input_type());
+      const Tensor x = detail::input_of(core_, batch, *engine);
       const Activations maps = detail::as_maps((*engine)(x), engine->precision());
       const Output y = [&] {
         const detail::Autocast cast(engine->precision(), core_.device());

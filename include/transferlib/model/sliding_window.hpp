@@ -272,9 +272,7 @@ class SlidingWindow {
       for (Index from = 0; from < data.size(); from += options_.batch) {
         const Index n = std::min(options_.batch, data.size() - from);
         const Batch batch{{data.pictures().narrow(0, from, n)}};
-        rows.push_back(
-            (*engine)(preprocess(batch, core.preprocessing, core.options.in_channels, {}, engine->input_type()))[0]
-                .cpu());
+        rows.push_back((*engine)(detail::input_of(core, batch, *engine))[0].cpu());
       }
       fit_offsets(at::cat(rows), data.target(), ridge);
       return 0;
@@ -574,8 +572,7 @@ TRANSFERLIB_API void visit_exactly(const Tensor& picture, const WindowLevel& lev
           scaled.narrow(2, row * level.stride, level.window).narrow(3, column * level.stride, level.window));
       places.push_back(windows_of(level, column, 1, row, 1));
     }
-    const Tensor x =
-        preprocess(Batch{{at::cat(crops)}}, core.preprocessing, core.options.in_channels, {}, engine.input_type());
+    const Tensor x = input_of(core, Batch{{at::cat(crops)}}, engine);
     visit(engine(x), at::cat(places));
   }
 }

@@ -212,8 +212,8 @@ class TwoStage : public detail::ModelBase {
         return detections(above_backbone(maps, {x.size(3), x.size(2)}, sizes, Pass{}));
       };
       if (!sides_)
-        return detail::on_pictures(found(preprocess(batch, core_.preprocessing, core_.options.in_channels), {}),
-                                   detail::sizes_of(batch), core_.preprocessing);
+        return detail::on_pictures(found(detail::input_of(core_, batch, *engine), {}), detail::sizes_of(batch),
+                                   core_.preprocessing);
       const auto resized = detail::resize_sides(batch, *sides_, core_.preprocessing, core_.options.in_channels);
       return detail::to_pictures(found(resized.input, resized.sizes), resized);
     });

@@ -67,10 +67,8 @@ inline NormRows rows_of(const NormRows& all, Index item) {
 /// Calls `kernel(rows, offset, item, scratch)` for every item, on all threads.
 template <class Kernel>
 void for_each_item(const NormRows& n, const Kernel& kernel) {
-  in_team(n.items(), [&](Index begin, Index end) {
-    const Tensor scratch = at::empty({n.scratch()}, at::TensorOptions(at::kFloat));
-    for (Index item = begin; item < end; ++item)
-      kernel(rows_of(n, item), item * n.item() * n.channels, item, scratch.mutable_data_ptr<float>());
+  with_scratch(n.items(), n.scratch(), [&](Index item, float* scratch) {
+    kernel(rows_of(n, item), item * n.item() * n.channels, item, scratch);
   });
 }
 

@@ -26,21 +26,12 @@ inline Tensor packed_taps(const Depthwise& d, const Tensor& weight) {
   return out;
 }
 
-/// Calls `kernel(item, scratch)` for every item, on all threads.
-template <class Kernel>
-void for_each_block(const Depthwise& d, Index items, const Kernel& kernel) {
-  in_team(items, [&](Index begin, Index end) {
-    const Tensor scratch = at::empty({d.scratch()}, at::TensorOptions(at::kFloat));
-    for (Index item = begin; item < end; ++item) kernel(item, scratch.mutable_data_ptr<float>());
-  });
-}
-
 template <class T>
 void depthwise_forward(const Depthwise& d, const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& out) {
   const Tensor taps = packed_taps(d, weight);
   Tensor start = at::zeros({d.padded_channels()}, at::TensorOptions(at::kFloat));
   if (bias.defined()) start.narrow(0, 0, d.channels).copy_(bias);
-  for_each_block(d, d.images * d.blocks(), [&](Index item, float* scratch) {
+  with_scratch(d.images * d.blocks(), d.scratch(), [&](Index item, float* scratch) {
     kernels_of<T>().depthwise_forward(d, elements<T>(x), taps.const_data_ptr<float>(), start.const_data_ptr<float>(),
                                       elements<T>(out), item, scratch);
   });
@@ -49,7 +40,7 @@ void depthwise_forward(const Depthwise& d, const Tensor& x, const Tensor& weight
 template <class T>
 void depthwise_to_input(const Depthwise& d, const Tensor& gradient, const Tensor& weight, Tensor& out) {
   const Tensor taps = packed_taps(d, weight), zeros = at::zeros({Depthwise::block}, at::TensorOptions(at::kFloat));
-  for_each_block(d, d.images * d.blocks(), [&](Index item, float* scratch) {
+  with_scratch(d.images * d.blocks(), d.scratch(), [&](Index item, float* scratch) {
     kernels_of<T>().depthwise_to_input(d, elements<T>(gradient), taps.const_data_ptr<float>(),
                                        zeros.const_data_ptr<float>(), elements<T>(out), item, scratch);
   });
@@ -61,7 +52,7 @@ Tensor depthwise_to_weight(const Depthwise& d, const Tensor& x, const Tensor& gr
   const Index taps = d.kernel * d.kernel + 1;
   if (d.images == 0) return at::zeros({taps, d.channels}, at::TensorOptions(at::kFloat));
   Tensor parts = at::empty({d.shares(), taps, d.padded_channels()}, at::TensorOptions(at::kFloat));
-  for_each_block(d, d.shares() * d.blocks(), [&](Index item, float* scratch) {
+  with_scratch(d.shares() * d.blocks(), d.scratch(), [&](Index item, float* scratch) {
     kernels_of<T>().depthwise_to_weight(d, elements<T>(x), elements<T>(gradient), parts.mutable_data_ptr<float>(), item,
                                         scratch);
   });

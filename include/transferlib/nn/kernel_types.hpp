@@ -74,6 +74,9 @@ struct KernelsOf {
   void (*norm_forward)(const NormRows&, const T*, const float*, Bent, T*, float*);
   void (*norm_gradient_sums)(const NormRows&, const T*, const T*, const float*, Bent, float*, float*);
   void (*norm_to_input)(const NormRows&, const T*, const T*, const float*, Bent, T*, float*);
+  void (*row_sums)(const NormRows&, const T*, float*, float*);
+  void (*scale_rows)(const NormRows&, const float*, T*, float*);
+  void (*dense)(const T*, const float*, const float*, Index, Index, Index, Activation, float*);
 };
 struct Kernels {
   KernelsOf<float> fp32;

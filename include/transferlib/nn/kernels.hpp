@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include <transferlib/nn/kernel_types.hpp>
@@ -42,10 +43,15 @@ TRANSFERLIB_INLINE F read(const std::uint16_t* p) {
 
 /// Rounds to the nearest bfloat16, ties to even; a NaN stays one.
 TRANSFERLIB_INLINE void write(std::uint16_t* p, F v) {
+#ifdef TRANSFERLIB_SIMD_BF16
+  const auto rounded = _mm512_cvtneps_pbh((__m512)v);
+  std::memcpy(p, &rounded, sizeof rounded);
+#else
   const U bits = (U)v;
   const U rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const U nan = (U)(v != v);
   *reinterpret_cast<H_*>(p) = __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0u), H);
+#endif
 }
 
 /// The first `count` of a vector; the others are 0.
@@ -62,6 +68,11 @@ TRANSFERLIB_INLINE void write_some(T* p, F v, Index count) {
   T some[TRANSFERLIB_SIMD_LANES];
   write(some, v);
   std::memcpy(p, some, static_cast<std::size_t>(count) * sizeof(T));
+}
+
+template <class Mask>
+TRANSFERLIB_INLINE F chosen(Mask mask, F yes, F no) {
+  return mask ? yes : no;
 }
 
 // ------------------------------------------------------------------------------------------- depthwise convolutions
@@ -120,22 +131,40 @@ TRANSFERLIB_SIMD_TARGET inline void correlate(float* to, Index to_step, Index co
   for (Index c = 0; c < width; c += lanes) {
     const F first = read(start + c);
     for (Index i = 0; i < columns;) {
-      const Index left = columns - i;
+      // Eight at a time; of the last fifteen at most two halves.
+      const Index left = columns - i, now = left > 15 ? 8 : left > 8 ? (left + 1) / 2 : left;
       float* t = to + i * to_step + c;
       const float* f = from + i * from_step + c;
-      if (left % 7 == 0) {
-        correlate_some(std::make_integer_sequence<int, 7>{}, t, to_step, f, from_step, taps, weights + c, first);
-        i += 7;
-      } else if (left >= 6) {
-        correlate_some(std::make_integer_sequence<int, 6>{}, t, to_step, f, from_step, taps, weights + c, first);
-        i += 6;
-      } else if (left >= 3) {
-        correlate_some(std::make_integer_sequence<int, 3>{}, t, to_step, f, from_step, taps, weights + c, first);
-        i += 3;
-      } else {
-        correlate_some(std::make_integer_sequence<int, 1>{}, t, to_step, f, from_step, taps, weights + c, first);
-        i += 1;
+      const auto some = [&](auto count) TRANSFERLIB_SIMD_TARGET {
+        correlate_some(count, t, to_step, f, from_step, taps, weights + c, first);
+      };
+      switch (now) {
+        case 1:
+          some(std::make_integer_sequence<int, 1>{});
+          break;
+        case 2:
+          some(std::make_integer_sequence<int, 2>{});
+          break;
+        case 3:
+          some(std::make_integer_sequence<int, 3>{});
+          break;
+        case 4:
+          some(std::make_integer_sequence<int, 4>{});
+          break;
+        case 5:
+          some(std::make_integer_sequence<int, 5>{});
+          break;
+        case 6:
+          some(std::make_integer_sequence<int, 6>{});
+          break;
+        case 7:
+          some(std::make_integer_sequence<int, 7>{});
+          break;
+        default:
+          some(std::make_integer_sequence<int, 8>{});
+          break;
       }
+      i += now;
     }
   }
 }
@@ -270,16 +299,14 @@ TRANSFERLIB_SIMD_TARGET inline void depthwise_to_weight(const Depthwise& d, cons
 
 // ---------------------------------------------------------------------------------------- batch norms in training
 
-TRANSFERLIB_INLINE F chosen(U mask, F yes, F no) { return (F)(((U)yes & mask) | ((U)no & ~mask)); }
-
 /// The activation; a NaN stays one.
 TRANSFERLIB_INLINE F bent(F z, Bent a) {
-  const F top = F{} + a.top, y = chosen((U)(z > F{}), z, z * a.slope);
-  return chosen((U)(y > top), top, y);
+  const F top = F{} + a.top, y = chosen(z > F{}, z, z * a.slope);
+  return chosen(y > top, top, y);
 }
 /// Its derivative.
 TRANSFERLIB_INLINE F bend(F z, Bent a) {
-  return chosen((U)(z > F{}), chosen((U)(z >= F{} + a.top), F{}, F{} + 1.0F), F{} + a.slope);
+  return chosen(z > F{}, chosen(z >= F{} + a.top, F{}, F{} + 1.0F), F{} + a.slope);
 }
 
 /// So many rows are whole vectors, whatever the number of channels: those that a loop takes as one.
@@ -432,10 +459,133 @@ TRANSFERLIB_SIMD_TARGET inline void norm_to_input(const NormRows& n, const T* x,
       });
 }
 
+// ---------------------------------------------------------------------------------------------------- inference
+
+/// e to the power of x, to some 1e-7 of it, between the least and the greatest number: the nearest multiple of ln 2 and
+/// a polynomial for the rest (Cephes' `expf`).
+TRANSFERLIB_INLINE F exponential(F x) {
+  const F least = F{} - 87.3F, most = F{} + 88.3F;
+  x = chosen(x < least, least, x);
+  x = chosen(x > most, most, x);
+  const F magic = F{} + 12582912.0F;  // 1.5 * 2^23: what is added to it is rounded to a whole number
+  const F shifted = x * 1.44269504088896341F + magic, n = shifted - magic;
+  const F r = (x - n * 0.693359375F) + n * 2.12194440e-4F;
+  F p = F{} + 1.9875691500e-4F;
+  p = p * r + 1.3981999507e-3F;
+  p = p * r + 8.3334519073e-3F;
+  p = p * r + 4.1665795894e-2F;
+  p = p * r + 1.6666665459e-1F;
+  p = p * r + 5.0000001201e-1F;
+  const F y = p * r * r + r + 1.0F;
+  return (F)((U)y + ((U)shifted << 23));
+}
+
+template <Activation A>
+TRANSFERLIB_INLINE F active(F z) {
+  const F zero{}, six = F{} + 6.0F;
+  if constexpr (A == Activation::relu || A == Activation::relu6) z = chosen(z < zero, zero, z);
+  if constexpr (A == Activation::relu6) z = chosen(z > six, six, z);
+  if constexpr (A == Activation::hardswish || A == Activation::hardsigmoid) {
+    F gate = z + 3.0F;
+    gate = chosen(gate < zero, zero, gate);
+    gate = chosen(gate > six, six, gate) * (1.0F / 6.0F);
+    z = A == Activation::hardswish ? z * gate : gate;
+  }
+  if constexpr (A == Activation::sigmoid || A == Activation::silu) {
+    const F gate = 1.0F / (exponential(-z) + 1.0F);
+    z = chosen(z == z, A == Activation::silu ? z * gate : gate, z);
+  }
+  return z;
+}
+
+/// Calls `work` with a constant for the activation, one of those that `gates_know`.
+template <class Work>
+TRANSFERLIB_INLINE void with_activation(Activation a, const Work& work) {
+  switch (a) {
+    case Activation::relu:
+      return work(std::integral_constant<Activation, Activation::relu>{});
+    case Activation::relu6:
+      return work(std::integral_constant<Activation, Activation::relu6>{});
+    case Activation::hardswish:
+      return work(std::integral_constant<Activation, Activation::hardswish>{});
+    case Activation::hardsigmoid:
+      return work(std::integral_constant<Activation, Activation::hardsigmoid>{});
+    case Activation::sigmoid:
+      return work(std::integral_constant<Activation, Activation::sigmoid>{});
+    case Activation::silu:
+      return work(std::integral_constant<Activation, Activation::silu>{});
+    default:
+      return work(std::integral_constant<Activation, Activation::identity>{});
+  }
+}
+
+/// `rows` of a linear layer's outputs.
+template <Activation A, Index rows, class T>
+TRANSFERLIB_INLINE void dense_rows(const T* weights, const float* start, const float* x, Index inputs, Index outputs,
+                                   float* out) {
+  const Index step = whole(outputs, 16);
+  for (Index o = 0; o < outputs; o += 16, weights += inputs * 16)
+    for (Index c = 0; c < 16; c += lanes) {
+      F sums[rows];
+      for (Index r = 0; r < rows; ++r) sums[r] = read(start + o + c);
+      const T* w = weights + c;
+      for (Index i = 0; i < inputs; ++i, w += 16) {
+        const F weight = read(w);
+        for (Index r = 0; r < rows; ++r) sums[r] += weight * x[r * inputs + i];
+      }
+      for (Index r = 0; r < rows; ++r) write(out + r * step + o + c, active<A>(sums[r]));
+    }
+}
+
+/// A linear layer and its activation: `x` is (rows; inputs), `weights` (outputs / 16; inputs; 16), `start` and a row of
+/// `out` have room for whole sixteens of outputs.
+template <class T>
+TRANSFERLIB_SIMD_TARGET inline void dense(const T* weights, const float* start, const float* x, Index rows,
+                                          Index inputs, Index outputs, Activation activation, float* out) {
+  with_activation(activation, [&](auto a) TRANSFERLIB_SIMD_TARGET {
+    constexpr Activation A = decltype(a)::value;
+    Index row = 0;
+    for (; row + 4 <= rows; row += 4)
+      dense_rows<A, 4>(weights, start, x + row * inputs, inputs, outputs, out + row * whole(outputs, 16));
+    for (; row < rows; ++row)
+      dense_rows<A, 1>(weights, start, x + row * inputs, inputs, outputs, out + row * whole(outputs, 16));
+  });
+}
+
+/// The sums of each channel over some rows.
+template <class T>
+TRANSFERLIB_SIMD_TARGET inline void row_sums(const NormRows& n, const T* x, float* out, float* scratch) {
+  const Index together = rows_together(n.channels), width = together * n.channels;
+  std::fill(scratch, scratch + width, 0.0F);
+  const Index fours = n.rows / (4 * together);
+  for (Index row = 0; row < fours; ++row, x += 4 * width)
+    for (Index c = 0; c < width; c += lanes)
+      write(scratch + c, read(scratch + c) + ((read(x + c) + read(x + width + c)) +
+                                              (read(x + 2 * width + c) + read(x + 3 * width + c))));
+  for_rows(
+      {n.rows - fours * 4 * together, n.channels}, together,
+      [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET { write(scratch + c, read(scratch + c) + read(x + at)); },
+      [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET { scratch[c] += read_one(x + at); });
+  fold(out, scratch, n.channels, together);
+}
+
+/// Multiplies each channel of some rows by its factor, in place.
+template <class T>
+TRANSFERLIB_SIMD_TARGET inline void scale_rows(const NormRows& n, const float* factors, T* x, float* scratch) {
+  const Index together = rows_together(n.channels);
+  repeat(scratch, factors, 1, n.channels, together);
+  for_rows(
+      n, together, [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET { write(x + at, read(x + at) * read(scratch + c)); },
+      [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET { write_some(x + at, read_some(x + at, 1) * scratch[c], 1); });
+}
+
 template <class T>
 KernelsOf<T> kernels_of() {
-  return {depthwise_forward<T>, depthwise_to_input<T>, depthwise_to_weight<T>, norm_sums<T>,
-          norm_forward<T>,      norm_gradient_sums<T>, norm_to_input<T>};
+  return {depthwise_forward<T>,   depthwise_to_input<T>,
+          depthwise_to_weight<T>, norm_sums<T>,
+          norm_forward<T>,        norm_gradient_sums<T>,
+          norm_to_input<T>,       row_sums<T>,
+          scale_rows<T>,          dense<T>};
 }
 
 inline Kernels kernels() { return {kernels_of<float>(), kernels_of<std::uint16_t>()}; }
@@ -445,6 +595,7 @@ inline Kernels kernels() { return {kernels_of<float>(), kernels_of<std::uint16_t
 /// \cond
 #undef TRANSFERLIB_INLINE
 #undef TRANSFERLIB_SIMD_NAME
+#undef TRANSFERLIB_SIMD_BF16
 #undef TRANSFERLIB_SIMD_LANES
 #undef TRANSFERLIB_SIMD_TARGET
 #endif

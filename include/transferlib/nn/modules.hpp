@@ -19,11 +19,9 @@
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/batch_norm.hpp>
 #include <transferlib/nn/depthwise.hpp>
+#include <transferlib/nn/gate.hpp>
 
 namespace transferlib {
-
-/// The activation functions of the zoo's networks.
-enum class Activation { identity, relu, relu6, silu, hardswish, hardsigmoid, sigmoid, gelu, tanh, leaky_relu, mish };
 
 /// The activation's name as PyTorch writes it.
 TRANSFERLIB_API std::string_view to_string(Activation activation);
@@ -294,10 +292,9 @@ TRANSFERLIB_API Tensor mean_of_places(const Tensor& x, bool keep, std::optional<
   if (x.scalar_type() != at::kBFloat16 || !x.is_cpu() || x.dim() != 4 || x.numel() == 0 ||
       (at::GradMode::is_enabled() && x.requires_grad()))
     return at::mean(x, {2, 3}, keep, type);
-  // LibTorch's mean of bfloat16 takes several times as long as its pooling.
-  if (type == at::kFloat) return at::mean(x.to(at::kFloat), {2, 3}, keep);
-  const Tensor y = at::avg_pool2d(x, {x.size(2), x.size(3)});
-  return keep ? y : y.flatten(1);
+  // LibTorch's mean of bfloat16 does not vectorise.
+  const Tensor y = means_of(x).to(type.value_or(at::kBFloat16));
+  return keep ? y.unflatten(1, {y.size(1), 1, 1}) : y;
 }
 
 }  // namespace transferlib::detail

@@ -14,23 +14,6 @@
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/kernel_types.hpp>
 
-/// \cond
-#if defined(__x86_64__)
-#define TRANSFERLIB_SIMD_NAME simd_avx512
-#define TRANSFERLIB_SIMD_LANES 16
-#define TRANSFERLIB_SIMD_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
-#include <transferlib/nn/kernels.hpp>
-#define TRANSFERLIB_SIMD_NAME simd_avx2
-#define TRANSFERLIB_SIMD_LANES 8
-#define TRANSFERLIB_SIMD_TARGET __attribute__((target("avx2,fma")))
-#include <transferlib/nn/kernels.hpp>
-#endif
-#define TRANSFERLIB_SIMD_NAME simd_baseline
-#define TRANSFERLIB_SIMD_LANES 4
-#define TRANSFERLIB_SIMD_TARGET
-#include <transferlib/nn/kernels.hpp>
-/// \endcond
-
 namespace transferlib::detail {
 
 /// The kernels for what the processor has and LibTorch is allowed to use (ATEN_CPU_CAPABILITY restricts it).
@@ -75,9 +58,41 @@ void in_team(Index n, const Work& work) {
   iterator.for_each(rows, 1);
 }
 
+/// Calls `work(item, scratch)` for 0 … items - 1 on LibTorch's threads, each with so many floats of its own.
+template <class Work>
+void with_scratch(Index items, Index floats, const Work& work) {
+  in_team(items, [&](Index begin, Index end) {
+    const at::Tensor scratch = at::empty({floats}, at::TensorOptions(at::kFloat));
+    for (Index item = begin; item < end; ++item) work(item, scratch.mutable_data_ptr<float>());
+  });
+}
+
 }  // namespace transferlib::detail
 
 #if TRANSFERLIB_DEFINES
+
+/// \cond
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define TRANSFERLIB_SIMD_NAME simd_avx512
+#define TRANSFERLIB_SIMD_LANES 16
+#define TRANSFERLIB_SIMD_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
+#include <transferlib/nn/kernels.hpp>
+#define TRANSFERLIB_SIMD_NAME simd_avx512_bf16
+#define TRANSFERLIB_SIMD_LANES 16
+#define TRANSFERLIB_SIMD_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+#define TRANSFERLIB_SIMD_BF16
+#include <transferlib/nn/kernels.hpp>
+#define TRANSFERLIB_SIMD_NAME simd_avx2
+#define TRANSFERLIB_SIMD_LANES 8
+#define TRANSFERLIB_SIMD_TARGET __attribute__((target("avx2,fma")))
+#include <transferlib/nn/kernels.hpp>
+#endif
+#define TRANSFERLIB_SIMD_NAME simd_baseline
+#define TRANSFERLIB_SIMD_LANES 4
+#define TRANSFERLIB_SIMD_TARGET
+#include <transferlib/nn/kernels.hpp>
+/// \endcond
 
 namespace transferlib::detail {
 
@@ -87,8 +102,11 @@ TRANSFERLIB_API const Kernels& kernels() {
     const std::string allowed = at::get_cpu_capability();
     const bool avx512 = allowed.rfind("AVX512", 0) == 0;
     if (avx512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-      return simd_avx512::kernels();
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+      Kernels out = simd_avx512::kernels();
+      if (__builtin_cpu_supports("avx512bf16")) out.bf16 = simd_avx512_bf16::kernels_of<std::uint16_t>();
+      return out;
+    }
     if ((avx512 || allowed == "AVX2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
       return simd_avx2::kernels();
 #endif

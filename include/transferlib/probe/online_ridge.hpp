@@ -346,7 +346,7 @@ namespace transferlib {
 TRANSFERLIB_API Tensor OnlineRidge::features(const Batch& pictures) const {
   return detail::guarded("the features of pictures", [&] {
     const torch::NoGradGuard guard;
-    const Tensor x = preprocess(pictures, core_->preprocessing, core_->options.in_channels, {}, engine_->input_type());
+    const Tensor x = detail::input_of(*core_, pictures, *engine_);
     if (x.size(0) == 0) throw DataError("there are no pictures");
     std::vector<Tensor> rows;
     for (Index i = 0; i < x.size(0); ++i) rows.push_back((*engine_)(x.narrow(0, i, 1))[0]);

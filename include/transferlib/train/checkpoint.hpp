@@ -61,6 +61,9 @@ class RunState {
 
   /// The tensors under a prefix, without it.
   StateDict part(std::string_view prefix) const;
+  bool has(std::string_view name) const {
+    return std::any_of(tensors.begin(), tensors.end(), [&](const auto& item) { return item.first == name; });
+  }
   /// Numbers by name. \throws FormatError where they are not there, or others than `count` (-1: any)
   std::vector<double> numbers(std::string_view name, Index count = -1) const {
     for (const auto& [own, tensor] : tensors)

@@ -802,7 +802,8 @@ TRANSFERLIB_API void Loop::restore(const RunState& state) {
   }
   hooks_.metric(true);
   if (hooks_.set_metric_state && batch_ > 0) hooks_.set_metric_state(state.numbers("loop.metric"));
-  if (const Index size = losses_.size(); size > 0)
+  // A run that began without leaving pictures out knows no losses yet.
+  if (const Index size = losses_.size(); size > 0 && state.has("loop.losses"))
     losses_.set_state(state.numbers("loop.losses_before", size), state.numbers("loop.losses", size));
   sums_.clear();
   StateDict terms = state.part("loop.sum");
