@@ -26,9 +26,8 @@ Shares of the calls' time in bf16, measured call by call on two cores of an AMD 
 | ConvNeXt-Tiny | 81 % (42 % with GELU) | 6 % | norms 5 %, layer scales 5 %, sums 2 % |
 | ViT-S/16 | 70 %, and attention 25 % | – | norms 4 % |
 
-- Squeezes were LibTorch's mean over places, which does not vectorise in bf16; since then they are its pooling, which took a
-  sixth of the time where it was measured (480 channels of 14 x 14: 90 by 518 microseconds). Gates are multiplied in place;
-  ConvNeXt's scale and sum are part of its linear layer's call.
+- Squeezes were LibTorch's mean over places, which does not vectorise in bf16. Since this was measured, squeeze, its two layers
+  and the product are one pass over a few pictures that stay in the cache. ConvNeXt's scale and sum are part of its linear layer's call.
 - ResNet-50, ConvNeXt-Tiny and ViT-S/16 are products of matrices for the most part: what is left to win there is what the
   column "of the peak" lacks of 100 %.
 - Depthwise convolutions, squeezes and gates have few multiply-adds for each value that they read, so that memory sets their
