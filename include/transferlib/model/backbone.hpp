@@ -69,11 +69,9 @@ struct BackboneCore {
   }
 };
 
-/// The input of the frozen part for the pictures of a batch, in the numbers that it would turn them into first.
-/// \param ids as `preprocess` takes them
-inline Tensor input_of(const BackboneCore& core, const Batch& batch, const Engine& engine,
-                       std::span<const Index> ids = {}) {
-  return preprocess(batch, core.preprocessing, core.options.in_channels, ids, engine.input_type());
+/// An engine's input for the pictures of a batch, in the numbers that it would turn them into first.
+inline Tensor input_of(const BackboneCore& core, const Batch& batch, const Engine& engine) {
+  return preprocess(batch, core.preprocessing, core.options.in_channels, {}, engine.input_type());
 }
 
 /// The steps whose values a head of this `Input` takes.

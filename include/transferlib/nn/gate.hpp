@@ -30,7 +30,6 @@ struct GateLayer {
   Index in = 0, out = 0;
   Activation activation = Activation::identity;
 
-  GateLayer() = default;
   /// \param weight (out, in) \param bias (out), or undefined
   GateLayer(const Tensor& weight, const Tensor& bias, Activation activation, at::ScalarType type);
 
