@@ -61,9 +61,9 @@ def multiply_adds(zoo):
 
 
 def of_peak(results, key, isa, zoo):
-    """The part of the machine's matrix peak that our pass reaches."""
+    """The part of the machine's matrix peak that our pass reaches, where both were measured on one."""
     r, machine = results[key + isa], results.get("peak" + isa)
-    if machine is None or key == "latency" or r["network"] not in zoo:
+    if machine is None or key == "latency" or r["network"] not in zoo or r["processor"] != machine["processor"]:
         return "–"
     count, size = zoo[r["network"]]
     speed = statistics.median(x[r["ours"]] for x in r["rounds"])
@@ -193,7 +193,7 @@ def write_document(folder, results):
                   *passes({"latency": results["latency"]}, "", zoo)]
     if avx2:
         lines += ["## On a processor with AVX2 alone", "",
-                  "The same with `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2`, all in float32.", "", *avx2]
+                  "The same with `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2`, all in float32.", "", *avx2]
     job_rows = jobs(results)
     if job_rows:
         lines += ["## Whole trainings", "",

@@ -59,9 +59,8 @@ def network():
     elif name == "vit_s_16":
         import timm
 
-        model = timm.create_model("vit_small_patch16_224")
+        model = timm.create_model("vit_small_patch16_224", num_classes=0)
         model.load_state_dict(weights)
-        model.head = torch.nn.Identity()
     else:
         model = getattr(torchvision.models, name)()
         model.load_state_dict(weights)
