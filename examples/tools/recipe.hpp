@@ -40,7 +40,7 @@ struct Recipe {
                                  cache_dtype = "auto";
   double lr = 0.0, weight_decay = -1.0, warmup = 0.0, least = 0.0, backbone_rate = 1.0, stage_decay = 1.0, ema = 0.0,
          clip_norm = 0.0, l2_sp = 0.0, cache_limit = 8.0;
-  tl::Index size = 0, batch = 0, epochs = 0, accumulate = 1, workers = 1;
+  tl::Index size = 0, batch = 0, epochs = 0, accumulate = 1, workers = -1;
   int threads = 0;
   std::uint64_t seed = 0;
   bool decay_all = false, allow = false;
@@ -183,7 +183,7 @@ inline void add_training(Arguments& arguments, Recipe& told) {
               told.l2_sp);
 }
 inline void add_going_on(Arguments& arguments, Recipe& told) {
-  arguments.option("--workers", "N", "threads that prepare pictures (1)", told.workers)
+  arguments.option("--workers", "N", "threads that prepare pictures beside the network (on a GPU 1, else 0)", told.workers)
       .option("--cache-limit", "GIB", "of what the frozen part gives, kept on disk; 0: nothing is kept (8)",
               told.cache_limit)
       .option("--cache-dir", "DIR", "where; see cache list (the cache folder)", told.cache_dir)
@@ -242,7 +242,7 @@ inline tl::TrainerOptions training_of(const Recipe& told, const std::filesystem:
                     told.cache_dir.empty() ? tl::cache_folder() / "activations" : std::filesystem::path(told.cache_dir),
                 .limit = static_cast<tl::Index>(std::min(told.cache_limit, 1e6) * 1073741824.0),
                 .precision = told.cache_dtype == "fp16" ? tl::Precision::fp16 : precision_of(told.cache_dtype)},
-      .workers = told.workers,
+      .workers = told.workers < 0 ? std::nullopt : std::optional(told.workers),
       .checkpoints = {.folder = out / "checkpoints", .resume = !told.resume.empty(), .allow = told.allow},
       .stop = stop_on_interrupt("stopping after this step")};
   if (told.ema > 0.0) options.ema = tl::Ema{.decay = told.ema};

@@ -4,15 +4,15 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <exception>
 #include <mutex>
-#include <system_error>
-#include <thread>
-#include <vector>
 
 #include <dlfcn.h>
 
 #include <ATen/Parallel.h>
+#include <ATen/TensorIterator.h>
+#include <ATen/ops/empty.h>
 
 #include <transferlib/core/layers.hpp>
 
@@ -42,9 +42,32 @@ class OneThread {
   int before_;  ///< 0: nothing was changed
 };
 
+/// Calls `work(begin, end)` for parts of 0 … n - 1 on LibTorch's threads. `at::parallel_for` is serial in a program
+/// that is not compiled for OpenMP, as users' programs are; its iterator is compiled in LibTorch, and is not. Threads
+/// of our own would wait for those of LibTorch, which wait busily.
+template <class Work>
+void in_team(Index n, const Work& work) {
+  if (n <= 0) return;
+  at::Tensor items = at::empty({n}, at::TensorOptions(at::kByte));
+  const auto* first = items.const_data_ptr<std::uint8_t>();
+  auto iterator = at::TensorIteratorConfig()
+                      .check_all_same_dtype(false)
+                      .resize_outputs(false)
+                      .declare_static_shape({n})
+                      .add_output(items)
+                      .build();
+  // By rows, of which there is one: the iterator's own loop over rows gives a user's compiler false alarms.
+  const auto rows = [&](char** data, const std::int64_t* strides, std::int64_t size, std::int64_t count) {
+    for (std::int64_t row = 0; row < count; ++row) {
+      const Index begin = reinterpret_cast<const std::uint8_t*>(data[0] + row * strides[1]) - first;
+      work(begin, begin + size);
+    }
+  };
+  iterator.for_each(rows, 1);
+}
+
 /// Calls `work(i)` for i in 0 … n - 1, each once, in no order. What `work(i)` does must not depend on the thread. The
-/// first exception is thrown again; what has not begun by then is left out. (`at::parallel_for` is serial in a program
-/// that is not compiled for OpenMP, as users' programs are.)
+/// first exception is thrown again; what has not begun by then is left out.
 template <class Work>
 void for_each_in_parallel(Index n, const Work& work) {
   std::atomic<Index> next{0};
@@ -61,14 +84,10 @@ void for_each_in_parallel(Index n, const Work& work) {
       }
   };
   const Index threads = std::min<Index>(at::get_num_threads(), n);
-  std::vector<std::thread> others;
-  try {
-    for (Index t = 1; t < threads; ++t) others.emplace_back(run);
-  } catch (const std::system_error&) {
-    // Those that could be started do it.
-  }
-  run();
-  for (std::thread& thread : others) thread.join();
+  if (threads > 1)
+    in_team(threads, [&](Index, Index) { run(); });
+  else
+    run();
   if (error != nullptr) std::rethrow_exception(error);
 }
 

@@ -6,10 +6,10 @@
 #include <string>
 #include <type_traits>
 
-#include <ATen/TensorIterator.h>
 #include <ATen/Version.h>
 #include <ATen/ops/empty.h>
 
+#include <transferlib/core/parallel.hpp>
 #include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/kernel_types.hpp>
@@ -32,30 +32,6 @@ const KernelsOf<T>& kernels_of() {
 template <class T>
 T* elements(const Tensor& x) {
   return static_cast<T*>(const_cast<void*>(x.const_data_ptr()));
-}
-
-/// Calls `work(begin, end)` for parts of 0 … n - 1 on LibTorch's threads. `at::parallel_for` is serial in a program
-/// that is not compiled for OpenMP, as users' programs are; its iterator is compiled in LibTorch, and is not. Threads
-/// of our own would wait for those of LibTorch, which wait busily.
-template <class Work>
-void in_team(Index n, const Work& work) {
-  if (n <= 0) return;
-  at::Tensor items = at::empty({n}, at::TensorOptions(at::kByte));
-  const auto* first = items.const_data_ptr<std::uint8_t>();
-  auto iterator = at::TensorIteratorConfig()
-                      .check_all_same_dtype(false)
-                      .resize_outputs(false)
-                      .declare_static_shape({n})
-                      .add_output(items)
-                      .build();
-  // By rows, of which there is one: the iterator's own loop over rows gives a user's compiler false alarms.
-  const auto rows = [&](char** data, const std::int64_t* strides, std::int64_t size, std::int64_t count) {
-    for (std::int64_t row = 0; row < count; ++row) {
-      const Index begin = reinterpret_cast<const std::uint8_t*>(data[0] + row * strides[1]) - first;
-      work(begin, begin + size);
-    }
-  };
-  iterator.for_each(rows, 1);
 }
 
 /// Calls `work(item, scratch)` for 0 … items - 1 on LibTorch's threads, each with so many floats of its own.

@@ -114,9 +114,10 @@ struct TrainerOptions {
   std::uint64_t seed = 0;                      ///< what order, views and dropout are drawn from
   Precision precision = Precision::automatic;  ///< of the frozen part
   CacheOptions cache{};                        ///< of what leaves the frozen part
-  /// Threads that read, augment and scale the next pictures while the network runs; 0: none, each batch is made when it
-  /// is needed. The result is the same with any number.
-  Index workers = 1;
+  /// Threads that read, augment and scale the next pictures while the network runs; 0: none, each batch is made by all
+  /// threads when it is needed. By default one for a network on a GPU and none on the CPU, where they would keep the
+  /// network's threads waiting for each other. The result is the same with any number.
+  std::optional<Index> workers{};
   Checkpoints checkpoints{};
   std::stop_token stop{};  ///< obeyed between steps, in caching too
 };

@@ -160,8 +160,14 @@ class Trainer {
   }
 
   detail::FeatureSource features(detail::Source source) {
-    return {model_->backbone_core(), model_->cut(), std::move(source), options_.precision,
-            options_.cache,          options_.seed, options_.workers};
+    const auto& core = model_->backbone_core();
+    return {core,
+            model_->cut(),
+            std::move(source),
+            options_.precision,
+            options_.cache,
+            options_.seed,
+            options_.workers.value_or(core.device().is_cpu() ? 0 : 1)};
   }
 
   template <class D>
