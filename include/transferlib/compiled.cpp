@@ -95,6 +95,7 @@
 #include <transferlib/necks/yolo_v3.hpp>
 #include <transferlib/nn/batch_norm.hpp>
 #include <transferlib/nn/depthwise.hpp>
+#include <transferlib/nn/folded_convolutions.hpp>
 #include <transferlib/nn/gate.hpp>
 #include <transferlib/nn/losses.hpp>
 #include <transferlib/nn/modules.hpp>

@@ -14,6 +14,8 @@
 #include <catch2/matchers/catch_matchers_string.hpp>
 
 #include <transferlib/core/error.hpp>
+#include <transferlib/nn/folded_convolutions.hpp>
+#include <transferlib/nn/gate.hpp>
 #include <transferlib/nn/modules.hpp>
 
 namespace tl = transferlib;
@@ -350,5 +352,128 @@ TEST_CASE("a NaN passes squeeze-and-excitation") {
     gate(x);
     CHECK(at::isnan(x[0]).all().item<bool>());
     CHECK(at::isfinite(x[1]).all().item<bool>());
+  }
+}
+
+namespace {
+
+/// A convolution and its activation in double precision, of values that are rounded to bfloat16.
+Tensor convolved(const tl::nn::Conv2dOptions& o, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                 tl::Activation activation) {
+  tl::nn::SamePadding h{o.padding}, w{o.padding};
+  if (o.same) {
+    h = {x.size(2), o.kernel, o.stride, 1};
+    w = {x.size(3), o.kernel, o.stride, 1};
+  }
+  const Tensor padded = at::constant_pad_nd(x.to(at::kDouble), {w.before, w.after, h.before, h.after});
+  return tl::activate(at::conv2d(padded, weight, bias, o.stride, at::IntArrayRef{0}, 1, o.groups), activation);
+}
+
+/// Checks maps against exact ones, and that a picture by itself, and any number of threads, give the same bytes.
+template <class Layer>
+void check_layer(const Layer& layer, const Tensor& x, const Tensor& exact) {
+  const Tensor got = layer(x);
+  CHECK(got.scalar_type() == at::kBFloat16);
+  CHECK(difference(got, exact) < 5e-3);
+  const Index last = std::max<Index>(0, x.size(0) - 1);
+  for (const int threads : {1, 2, 4}) {
+    const Threads now(threads);
+    CHECK(equal_bytes(layer(x), got));
+    CHECK(equal_bytes(layer(x.slice(0, last)), got.slice(0, last)));
+  }
+}
+
+Tensor rounded(at::IntArrayRef sizes) { return at::randn(sizes).to(at::kBFloat16).to(at::kDouble); }
+
+}  // namespace
+
+TEST_CASE("a depthwise convolution in inference is LibTorch's") {
+  using tl::Activation, tl::detail::FoldedDepthwiseLayer;
+  if (tl::detail::kernels().bf16.folded_depthwise == nullptr) SKIP("this processor has no kernel for it");
+  struct Case {
+    Index n, c, h, w, kernel, stride, padding;
+    bool same;
+    Activation activation;
+  };
+  for (const Case& o : std::vector<Case>{{2, 16, 28, 28, 3, 2, 1, false, Activation::relu},
+                                         {3, 72, 14, 14, 5, 1, 2, false, Activation::hardswish},
+                                         {1, 33, 7, 9, 5, 2, 0, true, Activation::silu},
+                                         {2, 64, 8, 7, 7, 1, 3, false, Activation::identity},
+                                         {5, 96, 4, 4, 7, 2, 0, true, Activation::relu6},
+                                         {2, 31, 11, 13, 3, 1, 0, false, Activation::sigmoid},
+                                         {1, 8, 1, 1, 5, 1, 2, false, Activation::hardsigmoid},
+                                         {1, 40, 2, 30, 7, 1, 0, true, Activation::hardswish},
+                                         {1, 1, 17, 3, 3, 2, 0, false, Activation::relu},
+                                         {1, 160, 40, 41, 3, 2, 0, true, Activation::relu},
+                                         {0, 8, 4, 4, 3, 1, 1, false, Activation::relu}})
+    for (const bool bias : {true, false}) {
+      CAPTURE(o.n, o.c, o.h, o.w, o.kernel, o.stride, tl::to_string(o.activation), bias);
+      const tl::nn::Conv2dOptions options{.in = o.c,
+                                          .out = o.c,
+                                          .kernel = o.kernel,
+                                          .stride = o.stride,
+                                          .padding = o.padding,
+                                          .same = o.same,
+                                          .groups = o.c};
+      REQUIRE(FoldedDepthwiseLayer::applies(options, o.activation, at::kBFloat16));
+      at::manual_seed(o.c + o.kernel);
+      const Tensor weight = rounded({o.c, 1, o.kernel, o.kernel}), shift = bias ? rounded({o.c}) : Tensor(),
+                   x = rounded({o.n, o.c, o.h, o.w}).to(at::kBFloat16);
+      check_layer(FoldedDepthwiseLayer(weight, shift, options, o.activation), x,
+                  convolved(options, x, weight, shift, o.activation));
+    }
+}
+
+TEST_CASE("a first convolution in inference, with a depthwise one and without, is LibTorch's") {
+  using tl::Activation, tl::detail::FoldedFirstLayer;
+  if (tl::detail::kernels().bf16.folded_first == nullptr) SKIP("this processor has no kernel for it");
+  struct Case {
+    Index n, c, h, w, out, kernel, stride, padding;
+    bool same;
+    Activation activation;
+    Index then;  ///< stride
+  };
+  for (const Case& o : std::vector<Case>{{3, 3, 64, 64, 16, 3, 2, 1, false, Activation::hardswish, 2},
+                                         {2, 3, 45, 38, 32, 3, 2, 0, true, Activation::relu6, 1},
+                                         {1, 3, 70, 51, 40, 7, 2, 3, false, Activation::relu, 1},
+                                         {2, 1, 9, 33, 8, 5, 1, 2, false, Activation::silu, 2},
+                                         {1, 4, 32, 32, 24, 4, 4, 0, false, Activation::identity, 1},
+                                         {1, 2, 3, 5, 17, 3, 1, 1, false, Activation::relu, 2},
+                                         {1, 3, 1, 1, 16, 3, 2, 1, false, Activation::sigmoid, 1},
+                                         {0, 3, 8, 8, 16, 3, 2, 1, false, Activation::relu, 1}})
+    for (const bool bias : {true, false})
+      for (const bool same : {true, false}) {
+        CAPTURE(o.n, o.c, o.h, o.w, o.out, o.kernel, o.stride, tl::to_string(o.activation), bias, same);
+        const tl::nn::Conv2dOptions options{
+            .in = o.c, .out = o.out, .kernel = o.kernel, .stride = o.stride, .padding = o.padding, .same = o.same};
+        const tl::nn::Conv2dOptions then{
+            .in = o.out, .out = o.out, .kernel = 3, .stride = o.then, .padding = 1, .same = same, .groups = o.out};
+        REQUIRE(FoldedFirstLayer::applies(options, o.activation, at::kBFloat16));
+        REQUIRE(FoldedFirstLayer::takes(then, Activation::relu));
+        at::manual_seed(o.h + o.w);
+        const Tensor weight = rounded({o.out, o.c, o.kernel, o.kernel}), shift = bias ? rounded({o.out}) : Tensor(),
+                     taps = rounded({o.out, 1, 3, 3}), x = rounded({o.n, o.c, o.h, o.w}).to(at::kBFloat16);
+        FoldedFirstLayer layer(weight, shift, options, o.activation);
+        const Tensor map = convolved(options, x, weight, shift, o.activation);
+        check_layer(layer, x, map);
+        layer.follow(taps, shift, then, Activation::relu);
+        check_layer(layer, x, convolved(then, map.to(at::kBFloat16), taps, shift, Activation::relu));
+      }
+}
+
+TEST_CASE("convolutions in inference keep a NaN to its picture and channel") {
+  using tl::Activation, tl::detail::FoldedDepthwiseLayer;
+  if (tl::detail::kernels().bf16.folded_depthwise == nullptr) SKIP("this processor has no kernel for it");
+  for (const auto activation : {Activation::relu, Activation::hardswish, Activation::silu}) {
+    CAPTURE(tl::to_string(activation));
+    const FoldedDepthwiseLayer layer(at::ones({40, 1, 3, 3}), {},
+                                     {.in = 40, .out = 40, .kernel = 3, .padding = 1, .groups = 40}, activation);
+    Tensor x = at::ones({2, 40, 6, 6}, at::kBFloat16);
+    x[0][33][2][2] = std::nan("");
+    const Tensor y = layer(x);
+    CHECK(at::isnan(y[0][33].narrow(0, 1, 3).narrow(1, 1, 3)).all().item<bool>());
+    CHECK(at::isfinite(y[0][32]).all().item<bool>());
+    CHECK(at::isfinite(y[0].narrow(0, 34, 6)).all().item<bool>());
+    CHECK(at::isfinite(y[1]).all().item<bool>());
   }
 }

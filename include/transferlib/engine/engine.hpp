@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -26,6 +27,7 @@
 #include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/engine/precision.hpp>
+#include <transferlib/nn/folded_convolutions.hpp>
 #include <transferlib/nn/gate.hpp>
 #include <transferlib/nn/plan.hpp>
 
@@ -116,26 +118,14 @@ class Engine {
   Engine(const Graph& graph, std::span<const Index> wanted, std::span<const Index> input, EngineOptions options = {});
 
   /// Pictures (N, C, H, W) float32, normalised, to the wanted values. Feature maps come in the engine's precision,
-  /// pooled features in float32.
-  Activations operator()(const Tensor& pictures) const {
-    const torch::NoGradGuard guard;
-    Activations values(graph_.steps.size());
-    values[0] = pictures.to(device_).to(detail::scalar_type(precision_)).contiguous(at::MemoryFormat::ChannelsLast);
-    Activations inputs;
-    for (const Instruction& i : instructions_) {
-      inputs.clear();
-      for (Index f : i.from) inputs.push_back(values[Graph::at(f)]);
-      for (Index f : i.dead) values[Graph::at(f)] = Tensor();
-      values[Graph::at(i.step)] = run(i, inputs);
-    }
-    Activations out;
-    for (Index w : wanted_) out.push_back(values[Graph::at(w)]);
-    return out;
-  }
+  /// pooled features in float32. On the CPU many pictures pass in pieces whose maps stay in the processor's cache.
+  Activations operator()(const Tensor& pictures) const;
 
   /// The precision that `automatic` came to.
   Precision precision() const { return precision_; }
   const EngineOptions& options() const { return options_; }
+  /// Pictures that pass at one time, at most.
+  Index piece() const { return piece_; }
   /// What pictures are best prepared in: what it would turn them into first.
   at::ScalarType input_type() const { return precision_ == Precision::bf16 ? at::kBFloat16 : at::kFloat; }
 
@@ -167,6 +157,8 @@ class Engine {
     detail::FusedActivation fused;
     std::shared_ptr<detail::PackedWeights> layouts;  ///< of `weight`, packed; none: it is not
     std::shared_ptr<const detail::Gate> gate;        ///< a whole squeeze-and-excitation, of the first input
+    std::shared_ptr<const detail::FoldedDepthwiseLayer> depthwise;  ///< by a kernel of our own
+    std::shared_ptr<const detail::FoldedFirstLayer> first;          ///< likewise
     Index leading = 0;  ///< rows and columns of zeros in front of the kernel; see `prepare`
   };
 
@@ -195,9 +187,25 @@ class Engine {
 
   void compile(std::span<const Index> input);
 
+  /// The bytes of one picture's value.
+  Index bytes_of(Index step) const {
+    return c10::multiply_integers(shapes_[Graph::at(step)]) *
+           static_cast<Index>(at::elementSize(detail::scalar_type(precision_)));
+  }
+
+  /// So many pictures that what a call reads and writes stays in a cache of a usual size.
+  Index fitting_piece() const;
+
   void count_memory();
 
+  Activations pass(const Tensor& pictures) const;
+
   const Step& step(Index s) const { return graph_.steps[Graph::at(s)]; }
+
+  /// A convolution's weight and bias in float64, the latter undefined where it has none.
+  static std::pair<Tensor, Tensor> numbers_of(const nn::Conv2d& conv) {
+    return {conv.weight.detach().to(at::kDouble), conv.bias.defined() ? conv.bias.detach().to(at::kDouble) : Tensor()};
+  }
 
   static void fold(Tensor& weight, Tensor& bias, const nn::BatchNorm2d& norm);
 
@@ -264,6 +272,7 @@ class Engine {
   std::vector<Instruction> instructions_;
   std::vector<std::vector<Index>> shapes_;
   Index peak_ = 0, weights_ = 0;  ///< bytes
+  Index piece_ = std::numeric_limits<Index>::max();
 };
 
 }  // namespace transferlib
@@ -397,6 +406,52 @@ TRANSFERLIB_API Engine::Engine(const Graph& graph, std::span<const Index> wanted
   compile(input);
 }
 
+TRANSFERLIB_API Activations Engine::operator()(const Tensor& pictures) const {
+  const Index n = pictures.size(0);
+  if (n <= piece_) return pass(pictures);
+  // Of one size, since a short last one takes nearly as long as a whole one.
+  const Index count = (n + piece_ - 1) / piece_, each = (n + count - 1) / count;
+  std::vector<Activations> parts;
+  for (Index from = 0; from < n; from += each)
+    parts.push_back(pass(pictures.narrow(0, from, std::min(each, n - from))));
+  const torch::NoGradGuard guard;
+  Activations out;
+  for (std::size_t t = 0; t < wanted_.size(); ++t) {
+    std::vector<Tensor> column;
+    for (const Activations& part : parts) column.push_back(part[t]);
+    out.push_back(at::cat(column));
+  }
+  return out;
+}
+
+TRANSFERLIB_API Activations Engine::pass(const Tensor& pictures) const {
+  const torch::NoGradGuard guard;
+  Activations values(graph_.steps.size());
+  values[0] = pictures.to(device_).to(detail::scalar_type(precision_)).contiguous(at::MemoryFormat::ChannelsLast);
+  Activations inputs;
+  for (const Instruction& i : instructions_) {
+    inputs.clear();
+    for (Index f : i.from) inputs.push_back(values[Graph::at(f)]);
+    for (Index f : i.dead) values[Graph::at(f)] = Tensor();
+    values[Graph::at(i.step)] = run(i, inputs);
+  }
+  Activations out;
+  for (Index w : wanted_) out.push_back(values[Graph::at(w)]);
+  return out;
+}
+
+TRANSFERLIB_API Index Engine::fitting_piece() const {
+  Index most = 1;
+  const auto need = graph_.needed(wanted_);
+  for (Index s = 1; s < graph_.size(); ++s) {
+    if (!need[Graph::at(s)] || step(s).kind != Kind::convolution) continue;
+    most = std::max(most, bytes_of(s) + bytes_of(step(s).from[0]));
+  }
+  // Measured: 24 MiB where the last cache has 32. Fewer than eight pictures are not worth the calls.
+  const Index fit = (Index{24} << 20) / most;
+  return fit >= 32 ? 32 : fit >= 16 ? 16 : 8;
+}
+
 TRANSFERLIB_API std::string Engine::explain() const {
   std::string out;
   Index fused = 0, covered = 0, plain = 0;
@@ -419,6 +474,7 @@ TRANSFERLIB_API void Engine::compile(std::span<const Index> input) {
   const std::size_t n = graph_.steps.size();
   const auto need = graph_.needed(wanted_);
   shapes_ = graph_.measure(input[0], input[1]).shapes;
+  if (fuses()) options_.piece = std::min(options_.piece, piece_ = fitting_piece());
   std::vector<std::vector<Index>> users(n);
   for (std::size_t s = 0; s < n; ++s)
     if (need[s])
@@ -474,14 +530,16 @@ TRANSFERLIB_API void Engine::compile(std::span<const Index> input) {
     if (const auto* conv = dynamic_cast<const nn::Conv2d*>(step(s).module.get())) {
       i.convolution = true;
       i.numbers = conv->options;
-      Tensor weight = conv->weight.detach().to(at::kDouble), bias;
-      if (conv->bias.defined()) bias = conv->bias.detach().to(at::kDouble);
-      if (options_.fold) {
+      auto [weight, bias] = numbers_of(*conv);
+      const auto cover_norm = [&](Tensor& w, Tensor& b) {
         if (const Index t = follower(i.step, Kind::norm); t != 0)
           if (const auto* norm = dynamic_cast<const nn::BatchNorm2d*>(step(t).module.get())) {
-            fold(weight, bias, *norm);
+            fold(w, b, *norm);
             cover(t, "batch norm");
           }
+      };
+      if (options_.fold) {
+        cover_norm(weight, bias);
         if (const Index t = follower(i.step, Kind::add); t != 0 && fuses()) {
           const auto& terms = step(t).from;
           const Index other = terms[0] == i.step ? terms[1] : terms[0];
@@ -500,7 +558,27 @@ TRANSFERLIB_API void Engine::compile(std::span<const Index> input) {
             cover(t, to_string(i.activation));
           }
       }
-      prepare(i, weight, bias);
+      const auto type = detail::scalar_type(precision_);
+      if (fuses() && !i.sums && detail::FoldedFirstLayer::applies(i.numbers, i.activation, type)) {
+        const auto first = std::make_shared<detail::FoldedFirstLayer>(weight, bias, i.numbers, i.activation);
+        if (const Index t = follower(i.step, Kind::convolution); t != 0)
+          if (const auto* next = dynamic_cast<const nn::Conv2d*>(step(t).module.get());
+              next != nullptr && detail::FoldedFirstLayer::takes(next->options, Activation::identity)) {
+            auto [w, b] = numbers_of(*next);
+            cover(t, "depthwise convolution");
+            cover_norm(w, b);
+            Activation last = Activation::identity;
+            if (const Index a = follower(i.step, Kind::activation);
+                a != 0 && detail::FoldedFirstLayer::takes(next->options, step(a).activation)) {
+              last = step(a).activation;
+              cover(a, to_string(last));
+            }
+            first->follow(w, b, next->options, last);
+          }
+        i.first = first;
+      } else {
+        prepare(i, weight, bias);
+      }
     } else if (const auto* linear = dynamic_cast<const nn::Linear*>(step(s).module.get());
                linear != nullptr && fuses_linear() && is_plain(*linear, s)) {
       i.linear = true;
@@ -576,12 +654,7 @@ TRANSFERLIB_API void Engine::compile(std::span<const Index> input) {
 }
 
 TRANSFERLIB_API void Engine::count_memory() {
-  const Index size = static_cast<Index>(at::elementSize(detail::scalar_type(precision_)));
-  const auto bytes_of = [&](Index step) {
-    Index n = options_.piece * size;
-    for (Index side : shapes_[Graph::at(step)]) n *= side;
-    return n;
-  };
+  const auto bytes_of = [&](Index step) { return options_.piece * this->bytes_of(step); };
   const auto bytes = [](const Tensor& t) {
     return t.defined() ? t.numel() * static_cast<Index>(at::elementSize(t.scalar_type())) : 0;
   };
@@ -589,8 +662,9 @@ TRANSFERLIB_API void Engine::count_memory() {
   Index now = held[0] = bytes_of(0);
   peak_ = now;
   for (const Instruction& i : instructions_) {
-    weights_ += bytes(i.weight) + bytes(i.bias) + (i.gate != nullptr ? i.gate->bytes() : 0);
-    if (!i.weight.defined() && step(i.step).module != nullptr)
+    weights_ += bytes(i.weight) + bytes(i.bias) + (i.gate != nullptr ? i.gate->bytes() : 0) +
+                (i.depthwise != nullptr ? i.depthwise->bytes() : 0) + (i.first != nullptr ? i.first->bytes() : 0);
+    if (!i.weight.defined() && i.depthwise == nullptr && i.first == nullptr && step(i.step).module != nullptr)
       for (const Tensor& p : step(i.step).module->parameters()) weights_ += bytes(p);
     Index& own = held[Graph::at(i.step)];
     if (i.overwrites)
@@ -679,7 +753,7 @@ TRANSFERLIB_API auto Engine::gate_steps(Index s, const std::vector<std::vector<I
       out.layers[k] = at;
       const auto* conv = dynamic_cast<const nn::Conv2d*>(step(at).module.get());
       good = good && conv != nullptr && conv->options.kernel == 1 && conv->options.stride == 1 &&
-             conv->options.groups == 1 && conv->options.padding == 0 && detail::gates_know(out.activations[k]) &&
+             conv->options.groups == 1 && conv->options.padding == 0 && detail::kernels_know(out.activations[k]) &&
              take(Kind::convolution);
     }
     const Index pool = at;
@@ -707,6 +781,10 @@ TRANSFERLIB_API void Engine::pack(Instruction& i, const Tensor& weight, const Te
 
 TRANSFERLIB_API void Engine::prepare(Instruction& i, const Tensor& weight, const Tensor& bias) const {
   const auto type = detail::scalar_type(precision_);
+  if (fuses() && !i.sums && detail::FoldedDepthwiseLayer::applies(i.numbers, i.activation, type)) {
+    i.depthwise = std::make_shared<const detail::FoldedDepthwiseLayer>(weight, bias, i.numbers, i.activation);
+    return;
+  }
   i.weight = weight.to(type).contiguous(at::MemoryFormat::ChannelsLast);
   if (bias.defined()) i.bias = bias.to(type);
   // TensorFlow's "same" padding is uneven only at a stride or for an even kernel.
@@ -775,6 +853,8 @@ TRANSFERLIB_API Tensor Engine::run(const Instruction& i, Activations& inputs) co
     (*i.gate)(map);
     return map;
   }
+  if (i.depthwise != nullptr) return (*i.depthwise)(inputs[0]);
+  if (i.first != nullptr) return (*i.first)(inputs[0]);
   if (!i.convolution) {
     const Step& s = graph_.steps[Graph::at(i.step)];
     if (i.overwrites) return inputs[0].mul_(inputs[1]);

@@ -18,12 +18,6 @@
 
 namespace transferlib::detail {
 
-/// Whether the kernel of a gate's layers has a word for it.
-constexpr bool gates_know(Activation a) {
-  return a == Activation::identity || a == Activation::relu || a == Activation::relu6 || a == Activation::hardswish ||
-         a == Activation::hardsigmoid || a == Activation::sigmoid || a == Activation::silu;
-}
-
 /// A linear layer and its activation, packed for the kernel of one row.
 struct GateLayer {
   Tensor weight, start;  ///< (ceil(out / 16), in, 16) in the map's precision, (whole sixteens of out) float32

@@ -46,6 +46,48 @@ struct Depthwise {
   }
 };
 
+/// A depthwise convolution in inference, its batch norm folded and its activation behind it. Its work is cut into
+/// groups of blocks of channels of a picture, and those into bands of rows.
+struct FoldedDepthwise {
+  static constexpr Index block = 32;      ///< channels at a time
+  static constexpr Index neighbours = 8;  ///< of an output row at a time, at most
+  Index images, height, width, channels, out_height, out_width, kernel, stride, top, left;
+  Activation activation;
+  Index group = 1, bands = 1;
+
+  Index blocks() const { return (channels + block - 1) / block; }
+  Index groups() const { return (blocks() + group - 1) / group; }
+  Index items() const { return images * groups() * bands; }
+  /// Two rows of the map lie together; so many of these an output row sees at most, wherever it begins.
+  Index pairs() const { return (kernel + 1) / 2; }
+  /// Places of a row with the zeros around it, as far as whole sets of neighbours look.
+  Index columns() const { return (out_width + neighbours) * stride + kernel; }
+  /// Floats that the kernel wants for itself, for a block of a group.
+  Index scratch() const { return pairs() * columns() * block; }
+};
+
+/// A network's first convolution in inference, of a picture of a few channels, and the depthwise convolution behind it,
+/// which takes its rows out of the cache. Norms are folded.
+struct FoldedFirst {
+  static constexpr Index block = 16;    ///< output channels at a time
+  static constexpr Index together = 8;  ///< neighbours of an output row
+  static constexpr Index largest = 7;   ///< side of the kernel
+  static constexpr Index most = 4;      ///< channels of the picture, and stride
+  Index images, height, width, channels, out_height, out_width, kernel, stride, top, left;
+  Activation activation;
+  /// What follows; its `channels` are the convolution's own. Where nothing does, its `kernel` is 0, and its `bands` are
+  /// the convolution's.
+  FoldedDepthwise then;
+
+  Index blocks() const { return (then.channels + block - 1) / block; }
+  Index items() const { return images * then.bands; }
+  /// Pairs of numbers that a row of the kernel sees.
+  Index pairs() const { return (kernel * channels + 1) / 2; }
+  /// Floats that the kernel wants for itself: a row of zeros, and rows of 16 channels.
+  Index scratch() const { return zeros + (then.kernel == 0 ? 0 : then.pairs() * then.columns() * block); }
+  static constexpr Index zeros = 80;
+};
+
 /// Rows of channels that a batch norm in training works on: places of a map whose channels lie together. An item of
 /// work is cut by nothing but the shape.
 struct NormRows {
@@ -57,6 +99,12 @@ struct NormRows {
   /// Floats that a kernel wants for itself.
   Index scratch() const { return 16 * channels * 7; }
 };
+
+/// Whether the kernels of inference have a word for it.
+constexpr bool kernels_know(Activation a) {
+  return a == Activation::identity || a == Activation::relu || a == Activation::relu6 || a == Activation::hardswish ||
+         a == Activation::hardsigmoid || a == Activation::sigmoid || a == Activation::silu;
+}
 
 /// An activation of straight lines: `slope` times what is below 0, and no more than `top`.
 struct Bent {
@@ -77,6 +125,9 @@ struct KernelsOf {
   void (*row_sums)(const NormRows&, const T*, float*, float*);
   void (*scale_rows)(const NormRows&, const float*, T*, float*);
   void (*dense)(const T*, const float*, const float*, Index, Index, Index, Activation, float*);
+  /// None where the instruction set has nothing for it that a convolution library has not.
+  void (*folded_depthwise)(const FoldedDepthwise&, const T*, const T*, const float*, T*, Index, float*);
+  void (*folded_first)(const FoldedFirst&, const T*, const T*, const float*, const T*, const float*, T*, Index, float*);
 };
 struct Kernels {
   KernelsOf<float> fp32;

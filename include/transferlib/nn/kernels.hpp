@@ -75,6 +75,26 @@ TRANSFERLIB_INLINE F chosen(Mask mask, F yes, F no) {
   return mask ? yes : no;
 }
 
+/// The bounds of an activation, which a NaN passes: the processor's own instructions give the second of two then.
+TRANSFERLIB_INLINE F at_least(F z, F least) {
+#if TRANSFERLIB_SIMD_LANES == 16
+  return (F)_mm512_maskz_max_ps(0xffff, (__m512)least, (__m512)z);
+#elif TRANSFERLIB_SIMD_LANES == 8
+  return (F)_mm256_max_ps((__m256)least, (__m256)z);
+#else
+  return chosen(z < least, least, z);
+#endif
+}
+TRANSFERLIB_INLINE F at_most(F z, F most) {
+#if TRANSFERLIB_SIMD_LANES == 16
+  return (F)_mm512_maskz_min_ps(0xffff, (__m512)most, (__m512)z);
+#elif TRANSFERLIB_SIMD_LANES == 8
+  return (F)_mm256_min_ps((__m256)most, (__m256)z);
+#else
+  return chosen(z > most, most, z);
+#endif
+}
+
 // ------------------------------------------------------------------------------------------- depthwise convolutions
 
 /// `width`, a multiple of two vectors, channels of a row of `columns` places, of which memory has `count`.
@@ -465,8 +485,7 @@ TRANSFERLIB_SIMD_TARGET inline void norm_to_input(const NormRows& n, const T* x,
 /// a polynomial for the rest (Cephes' `expf`).
 TRANSFERLIB_INLINE F exponential(F x) {
   const F least = F{} - 87.3F, most = F{} + 88.3F;
-  x = chosen(x < least, least, x);
-  x = chosen(x > most, most, x);
+  x = at_most(at_least(x, least), most);
   const F magic = F{} + 12582912.0F;  // 1.5 * 2^23: what is added to it is rounded to a whole number
   const F shifted = x * 1.44269504088896341F + magic, n = shifted - magic;
   const F r = (x - n * 0.693359375F) + n * 2.12194440e-4F;
@@ -483,12 +502,10 @@ TRANSFERLIB_INLINE F exponential(F x) {
 template <Activation A>
 TRANSFERLIB_INLINE F active(F z) {
   const F zero{}, six = F{} + 6.0F;
-  if constexpr (A == Activation::relu || A == Activation::relu6) z = chosen(z < zero, zero, z);
-  if constexpr (A == Activation::relu6) z = chosen(z > six, six, z);
+  if constexpr (A == Activation::relu || A == Activation::relu6) z = at_least(z, zero);
+  if constexpr (A == Activation::relu6) z = at_most(z, six);
   if constexpr (A == Activation::hardswish || A == Activation::hardsigmoid) {
-    F gate = z + 3.0F;
-    gate = chosen(gate < zero, zero, gate);
-    gate = chosen(gate > six, six, gate) * (1.0F / 6.0F);
+    const F gate = at_most(at_least(z + 3.0F, zero), six) * (1.0F / 6.0F);
     z = A == Activation::hardswish ? z * gate : gate;
   }
   if constexpr (A == Activation::sigmoid || A == Activation::silu) {
@@ -498,7 +515,7 @@ TRANSFERLIB_INLINE F active(F z) {
   return z;
 }
 
-/// Calls `work` with a constant for the activation, one of those that `gates_know`.
+/// Calls `work` with a constant for the activation, one of those that `kernels_know`.
 template <class Work>
 TRANSFERLIB_INLINE void with_activation(Activation a, const Work& work) {
   switch (a) {
@@ -579,13 +596,372 @@ TRANSFERLIB_SIMD_TARGET inline void scale_rows(const NormRows& n, const float* f
       [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET { write_some(x + at, read_some(x + at, 1) * scratch[c], 1); });
 }
 
+// Depthwise convolutions in inference: two rows' values of a channel are multiplied and summed up by one instruction.
+#ifdef TRANSFERLIB_SIMD_BF16
+
+typedef std::uint16_t Halves __attribute__((vector_size(64)));
+typedef std::uint16_t Halves_ __attribute__((vector_size(64), aligned(2), may_alias));
+
+/// A sum and the products of 16 pairs, of a row's pair and of a weights'.
+TRANSFERLIB_INLINE F dot(F sum, const std::uint16_t* pairs, Halves weights) {
+  return (F)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(Halves)(*reinterpret_cast<const Halves_*>(pairs)),
+                             (__m512bh)weights);
+}
+
+/// The same with one pair for all.
+TRANSFERLIB_INLINE F dot(F sum, Halves weights, const std::uint16_t* pair) {
+  int both;
+  std::memcpy(&both, pair, sizeof both);
+  return (F)_mm512_dpbf16_ps((__m512)sum, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(both));
+}
+
+/// Two rows of 32 channels as one: of a place first the pairs of channels 0 … 3, 8 … 11, 16 … 19 and 24 … 27, then
+/// those of the others, which is how the processor lays two vectors together.
+TRANSFERLIB_SIMD_TARGET inline void pair_rows(std::uint16_t* to, const std::uint16_t* upper, Index upper_step,
+                                              const std::uint16_t* lower, Index lower_step, Index columns,
+                                              __mmask32 some) {
+  for (Index i = 0; i < columns; ++i, to += 64, upper += upper_step, lower += lower_step) {
+    const __m512i a = _mm512_maskz_loadu_epi16(some, upper), b = _mm512_maskz_loadu_epi16(some, lower);
+    _mm512_storeu_si512(to, _mm512_unpacklo_epi16(a, b));
+    _mm512_storeu_si512(to + 32, _mm512_unpackhi_epi16(a, b));
+  }
+}
+
+/// The way back: 32 channels of a place, or 16.
+TRANSFERLIB_INLINE void write_place(std::uint16_t* to, F first, F second, __mmask32 some) {
+  alignas(64) static constexpr std::uint16_t order[32] = {0, 1, 2,  3,  16, 17, 18, 19, 4,  5,  6,  7,  20, 21, 22, 23,
+                                                          8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31};
+  const auto both = (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+  _mm512_mask_storeu_epi16(to, some, _mm512_permutexvar_epi16(_mm512_load_si512(order), both));
+}
+
+TRANSFERLIB_INLINE void write_place(std::uint16_t* to, F all, __mmask16 some) {
+  _mm256_mask_storeu_epi16(to, some, (__m256i)_mm512_cvtneps_pbh((__m512)all));
+}
+
+/// One tap of a row of pairs, for a few neighbours.
+template <int stride, int tap, int halves, int... N>
+TRANSFERLIB_INLINE void add_tap(std::integer_sequence<int, N...>, F* sums, const std::uint16_t* row,
+                                const std::uint16_t* weights) {
+  const Halves weight = *reinterpret_cast<const Halves_*>(weights + tap * halves * 32);
+  ((sums[N] = dot(sums[N], row + (N * stride + tap) * halves * 32, weight)), ...);
+}
+template <int stride, int halves, int... tap, class Some>
+TRANSFERLIB_INLINE void add_row(std::integer_sequence<int, tap...>, Some some, F* sums, const std::uint16_t* row,
+                                const std::uint16_t* weights) {
+  (add_tap<stride, tap, halves>(some, sums, row, weights), ...);
+}
+
+/// Activations that take long, which are not worth a copy of them for every kernel.
+TRANSFERLIB_SIMD_TARGET __attribute__((noinline)) inline void bend_all(F* sums, Index count, Activation activation) {
+  with_activation(activation, [&](auto a) TRANSFERLIB_SIMD_TARGET {
+    for (Index i = 0; i < count; ++i) sums[i] = active<decltype(a)::value>(sums[i]);
+  });
+}
+template <int... N>
+TRANSFERLIB_INLINE void bend_some(std::integer_sequence<int, N...>, F* sums, Activation activation) {
+  switch (activation) {
+    case Activation::identity:
+      return;
+    case Activation::relu:
+      return (void((sums[N] = active<Activation::relu>(sums[N]))), ...);
+    case Activation::relu6:
+      return (void((sums[N] = active<Activation::relu6>(sums[N]))), ...);
+    case Activation::hardswish:
+      return (void((sums[N] = active<Activation::hardswish>(sums[N]))), ...);
+    default: {
+      F all[] = {sums[N]...};
+      bend_all(all, sizeof...(N), activation);
+      ((sums[N] = all[N]), ...);
+    }
+  }
+}
+
+/// What a few neighbours of an output row are made of.
+struct Neighbours {
+  const std::uint16_t* rows[4];  ///< pairs of the map's, from the first column that the first neighbour sees
+  Index pairs;
+  const std::uint16_t* weights;
+  F first, second;  ///< what the sums begin with
+  Activation activation;
+  std::uint16_t* to;
+  Index step, count;
+  __mmask32 some;
+};
+
+/// The sums of one half of the channels, bent.
+template <int stride, int kernel, int halves, int... N>
+TRANSFERLIB_INLINE void sum_half(std::integer_sequence<int, N...> some, const Neighbours& n, Index half, F* sums) {
+  constexpr auto taps = std::make_integer_sequence<int, kernel>{};
+  const std::uint16_t* weights = n.weights + half * 32;
+  for (Index p = 0; p < n.pairs; ++p, weights += kernel * halves * 32)
+    add_row<stride, halves>(taps, some, sums, n.rows[p] + half * 32, weights);
+  bend_some(some, sums, n.activation);
+}
+
+/// \tparam halves of 32 channels
+template <int stride, int kernel, int halves, int... N>
+TRANSFERLIB_SIMD_TARGET void correlate_pairs(std::integer_sequence<int, N...> some, const Neighbours& n) {
+  F first[] = {(void(N), n.first)...};
+  sum_half<stride, kernel, halves>(some, n, 0, first);
+  if constexpr (halves == 1) {
+    const auto channels = static_cast<__mmask16>(n.some);
+    ((N < n.count ? write_place(n.to + N * n.step, first[N], channels) : void()), ...);
+  } else {
+    F second[] = {(void(N), n.second)...};
+    sum_half<stride, kernel, halves>(some, n, 1, second);
+    ((N < n.count ? write_place(n.to + N * n.step, first[N], second[N], n.some) : void()), ...);
+  }
+}
+
+template <int stride, int kernel, int halves>
+TRANSFERLIB_SIMD_TARGET inline void correlate_row(Neighbours n, Index columns) {
+  const std::uint16_t* begin[4] = {n.rows[0], n.rows[1], n.rows[2], n.rows[3]};
+  std::uint16_t* const to = n.to;
+  for (Index i = 0; i < columns;) {
+    const Index left = columns - i;
+    for (Index p = 0; p < n.pairs; ++p) n.rows[p] = begin[p] + i * stride * halves * 32;
+    n.to = to + i * n.step;
+    n.count = left;
+    // Fours and sevens are the sides that pictures of 128 and 224 come to.
+    if (left <= 4) {
+      correlate_pairs<stride, kernel, halves>(std::make_integer_sequence<int, 4>{}, n);
+      i += 4;
+    } else if (left % 7 == 0) {
+      correlate_pairs<stride, kernel, halves>(std::make_integer_sequence<int, 7>{}, n);
+      i += 7;
+    } else {
+      correlate_pairs<stride, kernel, halves>(std::make_integer_sequence<int, 8>{}, n);
+      i += 8;
+    }
+  }
+}
+
+/// Which pairs of a map's rows an output row sees.
+struct SeenPairs {
+  Index odd, from, to, skipped;  ///< whether its first row is a pair's lower one; the pairs; those above the map
+
+  SeenPairs(const FoldedDepthwise& d, Index y) {
+    const Index above = y * d.stride + d.top;  // twice as many rows of zeros further down, so that it is not negative
+    odd = above % 2;
+    from = (above - odd) / 2 - d.top;
+    skipped = std::max<Index>(0, -from);
+    to = std::min((d.height + 1) / 2, from + d.pairs());
+  }
+};
+
+/// A band of rows of a group of blocks of channels of a picture. `weights`: blocks, whether the kernel begins in the
+/// lower row of a pair, pairs, columns of the kernel, two times 16 pairs, of which a row that the kernel lacks is
+/// zeros. `start` is padded to whole blocks and lies in the order of `pair_rows`.
+template <int stride, int kernel>
+TRANSFERLIB_SIMD_TARGET void folded_depthwise_of(const FoldedDepthwise& d, const std::uint16_t* x,
+                                                 const std::uint16_t* weights, const float* start, std::uint16_t* out,
+                                                 Index item, float* scratch) {
+  static constexpr std::uint16_t zeros[32] = {};
+  const Index band = item % d.bands, group = item / d.bands % d.groups(), image = item / d.bands / d.groups();
+  const Index first = group * d.group, blocks = std::min(d.group, d.blocks() - first);
+  const Index begin = d.out_height * band / d.bands, end = d.out_height * (band + 1) / d.bands;
+  const Index ring = d.pairs(), row = d.columns() * 64, inner = std::min(d.width, d.columns() - d.left);
+  auto* const pairs = reinterpret_cast<std::uint16_t*>(scratch);
+  for (Index p = 0; p < blocks * ring; ++p) {
+    std::fill(pairs + p * row, pairs + p * row + d.left * 64, std::uint16_t{0});
+    std::fill(pairs + p * row + (d.left + inner) * 64, pairs + (p + 1) * row, std::uint16_t{0});
+  }
+  Neighbours n;
+  n.activation = d.activation;
+  n.step = d.channels;
+  Index next = std::max<Index>(0, begin * stride - d.top) / 2;
+  for (Index y = begin; y < end; ++y) {
+    const SeenPairs seen(d, y);
+    n.pairs = seen.to - seen.from - seen.skipped;
+    for (Index k = 0; k < blocks; ++k) {
+      const Index block = first + k, channel = block * FoldedDepthwise::block,
+                  count = std::min(FoldedDepthwise::block, d.channels - channel);
+      n.some = static_cast<__mmask32>(count == 32 ? 0xffffffffu : (1u << count) - 1u);
+      n.first = read(start + channel);
+      n.second = read(start + channel + 16);
+      std::uint16_t* const rows = pairs + k * ring * row;
+      for (Index p = next; p < seen.to; ++p) {
+        const std::uint16_t* const upper = x + (image * d.height + 2 * p) * d.width * d.channels + channel;
+        const bool last = 2 * p + 1 == d.height;
+        pair_rows(rows + p % ring * row + d.left * 64, upper, d.channels, last ? zeros : upper + d.width * d.channels,
+                  last ? 0 : d.channels, inner, n.some);
+      }
+      for (Index p = 0; p < n.pairs; ++p) n.rows[p] = rows + (seen.from + seen.skipped + p) % ring * row;
+      n.weights = weights + ((block * 2 + seen.odd) * ring + seen.skipped) * kernel * 64;
+      n.to = out + (image * d.out_height + y) * d.out_width * d.channels + channel;
+      correlate_row<stride, kernel, 2>(n, d.out_width);
+    }
+    next = std::max(next, seen.to);
+  }
+}
+
+TRANSFERLIB_SIMD_TARGET inline void folded_depthwise(const FoldedDepthwise& d, const std::uint16_t* x,
+                                                     const std::uint16_t* weights, const float* start,
+                                                     std::uint16_t* out, Index item, float* scratch) {
+  const auto run = [&](auto stride) TRANSFERLIB_SIMD_TARGET {
+    constexpr int S = decltype(stride)::value;
+    d.kernel == 3   ? folded_depthwise_of<S, 3>(d, x, weights, start, out, item, scratch)
+    : d.kernel == 5 ? folded_depthwise_of<S, 5>(d, x, weights, start, out, item, scratch)
+                    : folded_depthwise_of<S, 7>(d, x, weights, start, out, item, scratch);
+  };
+  d.stride == 1 ? run(std::integral_constant<int, 1>{}) : run(std::integral_constant<int, 2>{});
+}
+
+/// Neighbours of a row of a first convolution, 16 channels of each. `rows` are those of the picture that it sees, from
+/// the first one's first column on.
+template <int... N>
+TRANSFERLIB_INLINE void first_places(std::integer_sequence<int, N...> some, const FoldedFirst& d, F* to,
+                                     const std::uint16_t* const* rows, const std::uint16_t* weights, F start) {
+  F sums[] = {(void(N), start)...};
+  const Index step = d.stride * d.channels, pairs = d.pairs(), kernel = d.kernel;
+  for (Index r = 0; r < kernel; ++r)
+    for (Index p = 0; p < pairs; ++p, weights += 32) {
+      const Halves weight = *reinterpret_cast<const Halves_*>(weights);
+      const std::uint16_t* at = rows[r] + 2 * p;
+      ((sums[N] = dot(sums[N], weight, at + N * step)), ...);
+    }
+  bend_some(some, sums, d.activation);
+  ((to[N] = sums[N]), ...);
+}
+
+/// The rows of a picture that a first convolution sees from a place of its output on; `edge` is room for a copy of them
+/// with zeros around the picture, which is made where they reach beyond it.
+struct FirstRows {
+  static constexpr Index room = (7 * FoldedFirst::most + FoldedFirst::largest + 1) * FoldedFirst::most;
+  const std::uint16_t* rows[FoldedFirst::largest];
+  std::uint16_t edge[FoldedFirst::largest * room];
+
+  TRANSFERLIB_SIMD_TARGET void look(const FoldedFirst& d, const std::uint16_t* picture, const std::uint16_t* zeros,
+                                    Index y, Index x) {
+    const Index first = x * d.stride - d.left, columns = 7 * d.stride + d.kernel, n = columns * d.channels;
+    // A row's last pair may take one number more than the kernel does.
+    const bool inside = first >= 0 && first + columns < d.width;
+    for (Index r = 0; r < d.kernel; ++r) {
+      const Index from = y * d.stride - d.top + r;
+      const bool there = from >= 0 && from < d.height;
+      const std::uint16_t* row = there ? picture + from * d.width * d.channels : zeros;
+      if (inside || !there) {
+        rows[r] = there ? row + first * d.channels : zeros;
+        continue;
+      }
+      std::uint16_t* const to = edge + r * room;
+      const Index before = std::min(columns, std::max<Index>(0, -first)),
+                  after = std::max(before, std::min(columns, d.width - first));
+      std::fill(to, to + before * d.channels, std::uint16_t{0});
+      std::copy(row + (first + before) * d.channels, row + (first + after) * d.channels, to + before * d.channels);
+      std::fill(to + after * d.channels, to + n + 2, std::uint16_t{0});
+      rows[r] = to;
+    }
+  }
+};
+
+/// A band of rows of a picture. `weights`: blocks of 16 channels, rows of the kernel, pairs of what lies in a row of
+/// it, 16 pairs. `then_weights` and `then_start` are the depthwise convolution's, for 16 channels at a time.
+template <int stride>
+TRANSFERLIB_SIMD_TARGET void folded_first_of(const FoldedFirst& d, const std::uint16_t* x, const std::uint16_t* weights,
+                                             const float* start, const std::uint16_t* then_weights,
+                                             const float* then_start, std::uint16_t* out, Index item, float* scratch) {
+  constexpr int together = FoldedFirst::together;
+  alignas(64) static constexpr std::uint16_t paired[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                           21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                           11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const FoldedDepthwise& then = d.then;
+  const Index band = item % then.bands, image = item / then.bands;
+  const Index height = then.kernel == 0 ? d.out_height : then.out_height;
+  const Index begin = height * band / then.bands, end = height * (band + 1) / then.bands;
+  const std::uint16_t* const picture = x + image * d.height * d.width * d.channels;
+  auto* const zeros = reinterpret_cast<std::uint16_t*>(scratch);
+  std::fill(scratch, scratch + FoldedFirst::zeros, 0.0F);
+  FirstRows seen_rows;
+  for (Index block = 0; block < d.blocks(); ++block) {
+    const Index channel = block * FoldedFirst::block, count = std::min(FoldedFirst::block, then.channels - channel);
+    const auto some = static_cast<__mmask16>((1u << count) - 1u);
+    const std::uint16_t* const own = weights + block * d.kernel * d.pairs() * 32;
+    const F first = read(start + channel);
+    const auto row_part = [&](F* sums, Index y, Index i) TRANSFERLIB_SIMD_TARGET {
+      seen_rows.look(d, picture, zeros, y, i);
+      first_places(std::make_integer_sequence<int, together>{}, d, sums, seen_rows.rows, own, first);
+    };
+    if (then.kernel == 0) {
+      for (Index y = begin; y < end; ++y)
+        for (Index i = 0; i < d.out_width; i += together) {
+          F sums[together];
+          row_part(sums, y, i);
+          std::uint16_t* const to = out + ((image * d.out_height + y) * d.out_width + i) * then.channels + channel;
+          for (Index t = 0; t < std::min<Index>(together, d.out_width - i); ++t)
+            write_place(to + t * then.channels, sums[t], some);
+        }
+      continue;
+    }
+    const Index ring = then.pairs(), row = then.columns() * 32,
+                inner = std::min(then.width, then.columns() - then.left);
+    std::uint16_t* const pairs = zeros + 2 * FoldedFirst::zeros;
+    for (Index p = 0; p < ring; ++p) {
+      std::fill(pairs + p * row, pairs + p * row + then.left * 32, std::uint16_t{0});
+      std::fill(pairs + p * row + (then.left + inner) * 32, pairs + (p + 1) * row, std::uint16_t{0});
+    }
+    Neighbours n;
+    n.activation = then.activation;
+    n.step = then.channels;
+    n.some = some;
+    n.first = read(then_start + channel);
+    const __m512i order = _mm512_load_si512(paired);
+    Index next = std::max<Index>(0, begin * stride - then.top) / 2;
+    for (Index y = begin; y < end; ++y) {
+      const SeenPairs seen(then, y);
+      n.pairs = seen.to - seen.from - seen.skipped;
+      for (; next < seen.to; ++next) {
+        std::uint16_t* const to = pairs + (next % ring * row + then.left * 32);
+        for (Index i = 0; i < inner; i += together) {
+          F upper[together], lower[together] = {};
+          row_part(upper, 2 * next, i);
+          if (2 * next + 1 < d.out_height) row_part(lower, 2 * next + 1, i);
+          for (Index t = 0; t < std::min<Index>(together, inner - i); ++t)
+            _mm512_storeu_si512(
+                to + (i + t) * 32,
+                _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh((__m512)lower[t], (__m512)upper[t])));
+        }
+      }
+      for (Index p = 0; p < n.pairs; ++p) n.rows[p] = pairs + (seen.from + seen.skipped + p) % ring * row;
+      n.weights = then_weights + ((block * 2 + seen.odd) * ring + seen.skipped) * 3 * 32;
+      n.to = out + (image * then.out_height + y) * then.out_width * then.channels + channel;
+      correlate_row<stride, 3, 1>(n, then.out_width);
+    }
+  }
+}
+
+TRANSFERLIB_SIMD_TARGET inline void folded_first(const FoldedFirst& d, const std::uint16_t* x,
+                                                 const std::uint16_t* weights, const float* start,
+                                                 const std::uint16_t* then_weights, const float* then_start,
+                                                 std::uint16_t* out, Index item, float* scratch) {
+  d.then.stride == 2 ? folded_first_of<2>(d, x, weights, start, then_weights, then_start, out, item, scratch)
+                     : folded_first_of<1>(d, x, weights, start, then_weights, then_start, out, item, scratch);
+}
+
+#endif
+
 template <class T>
 KernelsOf<T> kernels_of() {
-  return {depthwise_forward<T>,   depthwise_to_input<T>,
-          depthwise_to_weight<T>, norm_sums<T>,
-          norm_forward<T>,        norm_gradient_sums<T>,
-          norm_to_input<T>,       row_sums<T>,
-          scale_rows<T>,          dense<T>};
+  KernelsOf<T> out{depthwise_forward<T>,
+                   depthwise_to_input<T>,
+                   depthwise_to_weight<T>,
+                   norm_sums<T>,
+                   norm_forward<T>,
+                   norm_gradient_sums<T>,
+                   norm_to_input<T>,
+                   row_sums<T>,
+                   scale_rows<T>,
+                   dense<T>,
+                   nullptr,
+                   nullptr};
+#ifdef TRANSFERLIB_SIMD_BF16
+  if constexpr (std::is_same_v<T, std::uint16_t>) {
+    out.folded_depthwise = folded_depthwise;
+    out.folded_first = folded_first;
+  }
+#endif
+  return out;
 }
 
 inline Kernels kernels() { return {kernels_of<float>(), kernels_of<std::uint16_t>()}; }

@@ -49,6 +49,7 @@ void with_scratch(Index items, Index floats, const Work& work) {
 
 /// \cond
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #define TRANSFERLIB_SIMD_NAME simd_avx512
 #define TRANSFERLIB_SIMD_LANES 16
@@ -72,6 +73,14 @@ void with_scratch(Index items, Index floats, const Work& work) {
 
 namespace transferlib::detail {
 
+#if defined(__x86_64__)
+/// Whether the processor multiplies whole tiles of bfloat16 (AMX), which a convolution library uses.
+inline bool multiplies_tiles() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 22 & 1U) != 0;
+}
+#endif
+
 TRANSFERLIB_API const Kernels& kernels() {
   static const Kernels chosen = [] {
 #if defined(__x86_64__)
@@ -81,6 +90,8 @@ TRANSFERLIB_API const Kernels& kernels() {
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
       Kernels out = simd_avx512::kernels();
       if (__builtin_cpu_supports("avx512bf16")) out.bf16 = simd_avx512_bf16::kernels_of<std::uint16_t>();
+      // Measured on processors without tiles only.
+      if (multiplies_tiles()) out.bf16.folded_depthwise = nullptr, out.bf16.folded_first = nullptr;
       return out;
     }
     if ((avx512 || allowed == "AVX2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))

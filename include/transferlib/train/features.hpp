@@ -315,8 +315,8 @@ TRANSFERLIB_API std::pair<std::string, std::string> FeatureSource::identity(Prec
       p.deviation[2], "\ninterpolation ", static_cast<int>(p.interpolation), "\nfit ", to_string(p.fit), "\ncrop ",
       p.crop_fraction, "\ndata ", source_.fingerprint(), "\nviews ", *source_.views, "\naugmentation ",
       source_.augmentation, "\nprecision ", to_string(engine_->precision()), "\nkept ", to_string(kept), "\npiece ",
-      piece, "\ntransferlib ", environment.transferlib, "\nlibtorch ", environment.libtorch, "\ncpu ",
-      environment.cpu_capability, "\ndevice ", environment.device, "\nthreads ", environment.threads, "\n");
+      engine_->options().piece, "\ntransferlib ", environment.transferlib, "\nlibtorch ", environment.libtorch,
+      "\ncpu ", environment.cpu_capability, "\ndevice ", environment.device, "\nthreads ", environment.threads, "\n");
   return {Sha256().add(words).hex().substr(0, 32), words};
 }
 
