@@ -24,6 +24,7 @@
 #include <transferlib/data/mnist.hpp>
 #include <transferlib/data/preprocess.hpp>
 #include <transferlib/data/replaced_boxes.hpp>
+#include <transferlib/data/scaled_bytes.hpp>
 #include <transferlib/data/tensors_data.hpp>
 #include <transferlib/data/transforms.hpp>
 #include <transferlib/detect/anchor_generator.hpp>

@@ -376,16 +376,21 @@ TRANSFERLIB_API Tensor ImageFolder::targets(std::span<const Index> ids) const {
 
 TRANSFERLIB_API std::string ImageFolder::fingerprint() const {
   std::call_once(part_->hashed, [&] {
-    std::vector<std::string> hashes(static_cast<std::size_t>(size()));
-    detail::for_each_in_parallel(
-        size(), [&](Index id) { hashes[static_cast<std::size_t>(id)] = sha256(MappedFile::open(path(id))->bytes()); });
     Sha256 sum;
     sum.add(std::string_view("transferlib image folder 1"));
     for (const std::string& label : labels()) sum.add(std::string_view(label));
-    for (Index id = 0; id < size(); ++id)
-      sum.add(std::string_view(row(id).name))
-          .add(row(id).label)
-          .add(std::string_view(hashes[static_cast<std::size_t>(id)]));
+    // Some at a time, so that many pictures take no more memory than few.
+    std::vector<std::string> hashes(4096);
+    for (Index from = 0; from < size(); from += static_cast<Index>(hashes.size())) {
+      const Index count = std::min(size() - from, static_cast<Index>(hashes.size()));
+      detail::for_each_in_parallel(count, [&](Index i) {
+        hashes[static_cast<std::size_t>(i)] = sha256(MappedFile::open(path(from + i))->bytes());
+      });
+      for (Index i = 0; i < count; ++i)
+        sum.add(std::string_view(row(from + i).name))
+            .add(row(from + i).label)
+            .add(std::string_view(hashes[static_cast<std::size_t>(i)]));
+    }
     part_->hash = sum.hex();
   });
   return part_->hash;

@@ -7,8 +7,10 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -19,6 +21,7 @@
 #include <transferlib/core/parallel.hpp>
 #include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
+#include <transferlib/data/scaled_bytes.hpp>
 #include <transferlib/detect/boxes.hpp>
 #include <transferlib/detect/detections.hpp>
 #include <transferlib/detect/placement.hpp>
@@ -55,28 +58,35 @@ TRANSFERLIB_API void check_preprocessing(const Preprocessing& p);
 /// What is subtracted from channel `c` of a network with `channels` channels, and what it is divided by then.
 TRANSFERLIB_API std::pair<float, float> normalisation(const Preprocessing& p, Index channels, Index c);
 
-/// Writes what lies on the canvas of one picture (H, W, C), scaled to its place, to `out` (size, size, channels),
-/// normalised. `source` has one channel (repeated), or as many as `out`.
-template <class Pixel, class Out, class Value>
-void normalise_picture(const Pixel* picture, const PicturePlacement& at, Index source, Index channels, Out* out,
-                       const Value& value) {
+/// Calls `row(from, to, pixels)` for each row of one picture (H, W, C), scaled to its place, that lies on the canvas
+/// `out` (size, size, channels). `source` is the picture's number of channels.
+template <class Pixel, class Out, class Row>
+void for_each_row(const Pixel* picture, const PicturePlacement& at, Index source, Index channels, Out* out,
+                  const Row& row) {
   const Index size = at.canvas.width, width = at.inner.width;
   const Index right = std::min(size, at.left + width), bottom = std::min(size, at.top + at.inner.height);
   const Index left = std::max<Index>(0, at.left);
-  for (Index y = std::max<Index>(0, at.top); y < bottom; ++y) {
-    const Pixel* row = picture + ((y - at.top) * width + left - at.left) * source;
-    Out* to = out + (y * size + left) * channels;
+  for (Index y = std::max<Index>(0, at.top); y < bottom; ++y)
+    row(picture + ((y - at.top) * width + left - at.left) * source, out + (y * size + left) * channels, right - left);
+}
+
+/// Writes what lies on the canvas of a picture to `out`, normalised. `source` has one channel (repeated), or as many as
+/// `out`.
+template <class Pixel, class Out, class Value>
+void normalise_picture(const Pixel* picture, const PicturePlacement& at, Index source, Index channels, Out* out,
+                       const Value& value) {
+  for_each_row(picture, at, source, channels, out, [&](const Pixel* row, Out* to, Index pixels) {
     if (source == channels && channels == 3) {
-      for (Index x = left; x < right; ++x, row += 3, to += 3) {
+      for (Index x = 0; x < pixels; ++x, row += 3, to += 3) {
         to[0] = value(row[0], 0);
         to[1] = value(row[1], 1);
         to[2] = value(row[2], 2);
       }
     } else {
-      for (Index x = left; x < right; ++x, row += source)
+      for (Index x = 0; x < pixels; ++x, row += source)
         for (Index c = 0; c < channels; ++c) *to++ = value(row[source == 1 ? 0 : c], c);
     }
-  }
+  });
 }
 
 /// Names the first of some float32 pictures that holds a number that is none. \param to the first one's number in its
@@ -269,6 +279,8 @@ Tensor prepared_as(const Batch& batch, const Preprocessing& p, Index channels, s
       table[static_cast<std::size_t>(c * 256 + v)] =
           static_cast<Out>((static_cast<float>(v) / 255.0F - normal.back().first) / normal.back().second);
   }
+  std::optional<ScaledBytes> scaled;
+  if constexpr (std::is_same_v<Out, c10::BFloat16>) scaled.emplace(table, normal);
   // A piece: pictures of one block, few enough to stay in the processor's cache.
   struct Piece {
     const Tensor* block;
@@ -304,6 +316,12 @@ Tensor prepared_as(const Batch& batch, const Preprocessing& p, Index channels, s
       if (place.inner.width < p.size || place.inner.height < p.size)
         for (Index i2 = 0; i2 < area; ++i2) to[i2] = normalised(grey_of(p.fit), i2 % channels);
       if (x.scalar_type() == at::kByte) {
+        if constexpr (std::is_same_v<Out, c10::BFloat16>)
+          if (scaled->usable() && have == channels) {
+            for_each_row(x.const_data_ptr<std::uint8_t>() + k * pixels, place, have, channels, to,
+                         [&](const std::uint8_t* row, Out* at, Index n) { (*scaled)(row, at, n * channels); });
+            continue;
+          }
         const auto value = [values = table.data()](std::uint8_t v, Index c) { return values[c * 256 + v]; };
         normalise_picture(x.const_data_ptr<std::uint8_t>() + k * pixels, place, have, channels, to, value);
       } else {
