@@ -96,7 +96,7 @@ def keras_peers(first, flips):
 def keras_frozen(args, row):
     flips = row == "keras_frozen"
     return job(args, keras_peers(0, flips), VIEWS if flips else 1, True, network="keras_mobilenet_v3_small",
-               batch=50, rate=1e-4, flips=2 if flips else 0, pictures=2000 if flips else 6000)
+               batch=50, rate=1e-4, flips=2 if flips else 0, pictures=4000 if flips else 20_000)
 
 
 def keras_from_100(args, row):
@@ -138,10 +138,49 @@ def memory(args, row):
     return {"kind": "memory", "limit": limit, "runs": out}
 
 
+def make_pictures(folder, count, kinds=1000):
+    """Class folders of `count` JPEG pictures of 224 x 224, of which `kinds` differ: the others are links to them."""
+    import os
+
+    import numpy
+    from PIL import Image
+
+    draw = numpy.random.default_rng(0)
+    first = folder / "kinds"
+    first.mkdir()
+    for kind in range(kinds):
+        coarse = draw.integers(0, 256, (14, 14, 3), dtype=numpy.uint8)
+        picture = Image.fromarray(coarse).resize((224, 224), Image.Resampling.BICUBIC)
+        noise = draw.integers(-12, 13, (224, 224, 3))
+        pixels = numpy.clip(numpy.asarray(picture).astype(int) + noise, 0, 255).astype(numpy.uint8)
+        Image.fromarray(pixels).save(first / f"{kind}.jpg", quality=90)
+    for i in range(count):
+        where = folder / "pictures" / str(i % 10) / f"{i // 10000}"
+        if i % 10000 < 10:
+            where.mkdir(parents=True)
+        os.link(first / f"{i % kinds}.jpg", where / f"{i}.jpg")
+    return folder / "pictures"
+
+
+def million(args, row):
+    """A first run over ever more pictures on disk, one epoch, and its second."""
+    out = []
+    for pictures in (62_500, 250_000, 1_000_000):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            images = make_pictures(folder, pictures)
+            how = dict(images=images, network="keras_mobilenet_v3_small", size=224, test=1000, epochs=1, cache=folder / "cache",
+                       limit=8 << 30)
+            first, second = ours(args, **how), ours(args, **how)
+        out.append({"pictures": pictures, "runs": [first, second]})
+    return {"kind": "million", "limit": 8 << 30, "jobs": out}
+
+
 def peak(args, row):
     """What the passes' speed is held against."""
     return {"kind": "peak", **theirs(args, "peak", args.threads)}
 
 
 ROWS = {"peak": peak, "resnet50_frozen": resnet50_frozen, "resnet50_frozen_fp32": resnet50_frozen, "keras_frozen": keras_frozen,
-        "keras_frozen_no_flips": keras_frozen, "keras_from_100": keras_from_100, "fine_tune_accuracy": fine_tune_accuracy, "accuracy": accuracy, "memory": memory}
+        "keras_frozen_no_flips": keras_frozen, "keras_from_100": keras_from_100, "fine_tune_accuracy": fine_tune_accuracy, "accuracy": accuracy, "memory": memory,
+        "million": million}

@@ -152,7 +152,7 @@ def main():
 
     known = {**{row: measure_pass for row in PASSES}, "features": measure_program, "fine_tune": measure_program, **jobs.ROWS,
              **detectors.ROWS}
-    left_out = {"fine_tune_accuracy"} if args.cfg else {"fine_tune_accuracy", "yolo", "yolo_fp32"}
+    left_out = {"fine_tune_accuracy", "million"} | (set() if args.cfg else {"yolo", "yolo_fp32"})
     rows = [r for r in known if r not in left_out] if args.what == "all" else args.what.split(",")
     for row in rows:
         if row not in known:
