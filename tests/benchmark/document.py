@@ -14,28 +14,6 @@ JOBS = {"resnet50_frozen": "ResNet-50 frozen, new linear layer", "resnet50_froze
         "keras_frozen": "Keras's MobileNetV3-Small frozen, two flips", "keras_frozen_no_flips": "the same without flips",
         "keras_from_100": "Keras's MobileNetV3-Small from layer 100 on, two flips"}
 
-BOUNDS = """## What bounds our passes
-
-Shares of the calls' time in bf16, measured call by call on two cores of an AMD EPYC of the fourth generation:
-
-| network | products of matrices | depthwise | the rest |
-| --- | --- | --- | --- |
-| ResNet-50 | 98 % (1x1 convolutions 57 %, 3x3 38 %, the stem 4 %) | – | pooling 1.5 % |
-| MobileNetV3-Small | 46 % (1x1 convolutions 42 %, the stem 4 %) | 25 % | squeezes 16 %, gates 4.5 %, conversion of the input 4-9 % |
-| EfficientNet-B0 | 52 % | 24 % | squeezes 19 %, gates 5 % |
-| ConvNeXt-Tiny | 81 % (42 % with GELU) | 6 % | norms 5 %, layer scales 5 %, sums 2 % |
-| ViT-S/16 | 70 %, and attention 25 % | – | norms 4 % |
-
-- Squeezes were LibTorch's mean over places, which does not vectorise in bf16. Since this was measured, squeeze, its two layers
-  and the product are one pass over a few pictures that stay in the cache. ConvNeXt's scale and sum are part of its linear layer's call.
-- ResNet-50, ConvNeXt-Tiny and ViT-S/16 are products of matrices for the most part: what is left to win there is what the
-  column "of the peak" lacks of 100 %.
-- Depthwise convolutions, squeezes and gates have few multiply-adds for each value that they read, so that memory sets their
-  time, not arithmetic.
-- Pieces of 8, 16 and 32 pictures are equally fast here, within the noise, on 32 MiB of shared cache.
-"""
-
-
 def ratios(result, way):
     """Median, least and greatest of ours by theirs."""
     all_ = sorted(r[result["ours"]] / r[way] for r in result["rounds"])
@@ -103,6 +81,33 @@ def jobs(results):
                 cells.append(f"**{middle(all_):,.1f}**" + (f" ({all_[0]:,.1f}–{all_[-1]:,.1f})" if len(all_) > 1 else ""))
             out.append(f"| {JOBS[key]} | {name} | " + " | ".join(cells) + " |")
     return out + [""]
+
+
+def bounds(results):
+    """Our passes beside what the machine's arithmetic and memory allow, call by call."""
+    out = []
+    for isa in ("", "@avx2"):
+        if f"bounds{isa}" not in results:
+            continue
+        r = results[f"bounds{isa}"]
+        if not out:
+            out = ["## What bounds our passes", "",
+                   "Each of the engine's calls beside the longer of two times: its multiply-adds at the speed of PyTorch's product of"
+                   " matrices, and the bytes that it reads and writes at the speed of a copy in memory. Their sum is what the machine"
+                   " allows if nothing stays in the cache from one call to the next; where maps do, memory is faster than that, and a"
+                   " pass may be too.", ""]
+        speed = r["peak"]["fp32" if isa else "bf16"]
+        out += [f"{'With AVX2 alone, in fp32' if isa else 'In bf16'} ({r['processor']}; {speed / 1e9:,.0f} thousand million multiply-adds a second,"
+                f" {r['peak']['copy'] / 1e9:.1f} GB/s):", "",
+                "| network | a piece takes | arithmetic alone | memory alone | the longer one, call by call | of ours | share of calls bound by memory | farthest from it |",
+                "| --- " * 8 + "|"]
+        ms = lambda s: f"{1e3 * s:,.1f} ms"
+        for key, p in r["passes"].items():
+            far = "; ".join(f"{c['what'].split(' with ')[0].split(',')[0]} {ms(c['seconds'])} by {ms(max(c['arithmetic'], c['memory']))}" for c in p["slowest"])
+            out.append(f"| {NAMES[key]} | {ms(p['seconds'])} | {ms(p['arithmetic'])} | {ms(p['memory'])} | {ms(p['bound'])} |"
+                       f" {100 * p['bound'] / p['seconds']:.0f} % | {100 * p['by_memory'] / p['seconds']:.0f} % | {far} |")
+        out.append("")
+    return out
 
 
 def detectors(results):
@@ -248,6 +253,6 @@ def write_document(folder, results):
             lines.append(f"- Two such epochs on all of CIFAR-10 reach {100 * r['ours']['accuracy']:.2f} % on its test pictures,"
                          f" PyTorch's {100 * r['theirs']['accuracy']:.2f} %.")
         lines.append("")
-    lines += BOUNDS.splitlines()
+    lines += bounds(results)
     picture(results, folder / "img" / "benchmarks.svg")
     (folder / "benchmarks.md").write_text("\n".join(lines) + "\n")

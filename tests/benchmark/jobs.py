@@ -176,6 +176,31 @@ def million(args, row):
     return {"kind": "million", "limit": 8 << 30, "jobs": out}
 
 
+def bounds(args, row):
+    """Each call of our passes beside what arithmetic and memory allow."""
+    from measure import PASSES, environment
+
+    top, out = theirs(args, "peak", args.threads), {}
+    speed = top["fp32" if args.isa else "bf16"]
+    for key, (network, size) in PASSES.items():
+        if key == "latency":
+            continue
+        told = subprocess.run([str(c) for c in (args.programs / "benchmark_passes", "--network", network, "--size", size,
+                                                "--threads", args.threads, "--calls", 1)],
+                              env=environment(args.threads, args.isa), check=True, stdout=subprocess.PIPE, text=True).stdout
+        calls = []
+        for line in told.splitlines():
+            seconds, multiply_adds, size_, what = line.split(" ", 3)
+            if float(seconds) < 2e-6:
+                continue  # computes nothing
+            calls.append((float(seconds), int(multiply_adds) / speed, int(size_) / top["copy"], what))
+        lost = sorted(calls, key=lambda c: max(c[1:3]) - c[0])
+        out[key] = {"seconds": sum(c[0] for c in calls), "arithmetic": sum(c[1] for c in calls), "memory": sum(c[2] for c in calls),
+                    "bound": sum(max(c[1:3]) for c in calls), "by_memory": sum(c[0] for c in calls if c[2] > c[1]),
+                    "slowest": [{"seconds": c[0], "arithmetic": c[1], "memory": c[2], "what": c[3]} for c in lost[:3]]}
+    return {"kind": "bounds", "peak": top, "passes": out}
+
+
 def peak(args, row):
     """What the passes' speed is held against."""
     return {"kind": "peak", **theirs(args, "peak", args.threads)}
@@ -183,4 +208,4 @@ def peak(args, row):
 
 ROWS = {"peak": peak, "resnet50_frozen": resnet50_frozen, "resnet50_frozen_fp32": resnet50_frozen, "keras_frozen": keras_frozen,
         "keras_frozen_no_flips": keras_frozen, "keras_from_100": keras_from_100, "fine_tune_accuracy": fine_tune_accuracy, "accuracy": accuracy, "memory": memory,
-        "million": million}
+        "million": million, "bounds": bounds}

@@ -3,7 +3,10 @@
 // seconds that 4 batches took. Without a folder it measures itself once. The network of --latency is a classifier of 10
 // classes with one picture of uint8 a call.
 //
-//   passes [--network NAME] [--size N] [--batch N] [--threads N] [--pictures N] [--folder DIR] [--latency 1]
+//   passes [--network NAME] [--size N] [--batch N] [--threads N] [--pictures N] [--folder DIR] [--latency 1] [--calls
+//   1]
+//
+// --calls prints a line for each of the engine's calls instead: seconds, multiply-adds and bytes of a piece, and what.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -86,6 +89,12 @@ void measure(std::map<std::string, std::string> given) {
     answers.emplace_back(name, ways[name]().to(at::kFloat).contiguous());
   }
 
+  if (given.count("--calls")) {
+    for (const auto& call : engines.back().time_calls(x, 30))
+      std::printf("%.9f %lld %lld %s\n", call.seconds, static_cast<long long>(call.multiply_adds),
+                  static_cast<long long>(call.bytes), call.what.c_str());
+    return;
+  }
   if (!given.count("--folder")) {
     for (const auto& [name, way] : ways) {
       const tl::Index calls = std::max<tl::Index>(1, number("--pictures", 320) / batch);
@@ -94,7 +103,6 @@ void measure(std::map<std::string, std::string> given) {
       });
       std::printf("%s %s %.1f img/s\n", network.c_str(), name.c_str(), static_cast<double>(calls * batch) / seconds);
     }
-    if (given.count("--explain")) std::printf("%s", engines.back().explain().c_str());
     return;
   }
   const std::filesystem::path folder = given["--folder"];

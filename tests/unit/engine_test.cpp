@@ -1,5 +1,6 @@
 // The inference engine against the plain network, and the activation cache's file.
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -290,6 +291,66 @@ TEST_CASE("ConvNeXt's blocks: a linear layer takes another order, a scale and a 
       CHECK(difference(got[i], plain[i]) <= 1e-5);
     }
   }
+}
+
+TEST_CASE("Many pictures pass in equal pieces that fit a cache, and a call's time comes with its cost") {
+  const auto backbone = lively<tl::EfficientNetLite0>(128);
+  const tl::Graph& graph = backbone.core.graph;
+  const torch::NoGradGuard guard;
+  const std::vector<Index> wanted{graph.stages[1], graph.pooled};
+  const Index input[3] = {3, 128, 128};
+  const tl::Engine engine(graph, wanted, input, {.precision = tl::Precision::fp32});
+  // 96 channels of 64 x 64 from 16: 1.75 MiB a picture.
+  CHECK(engine.piece() == 8);
+  CHECK(tl::Engine(graph, wanted, std::array<Index, 3>{3, 32, 32}, {.precision = tl::Precision::fp32}).piece() == 32);
+  const Tensor x = noise(17, 128);
+  const auto all = engine(x);
+  for (Index from = 0; from < 17; from += 6) {  // three pieces of 6, 6 and 5
+    const Index count = std::min<Index>(6, 17 - from);
+    const auto some = engine(x.narrow(0, from, count));
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      REQUIRE(all[i].size(0) == 17);
+      CHECK(same_bytes(all[i].narrow(0, from, count), some[i]));
+    }
+  }
+
+  const auto calls = engine.time_calls(x, 2);
+  const auto measured = graph.measure(3, 128);
+  const auto need = graph.needed(wanted);
+  Index expected = 0, counted = 0;
+  for (std::size_t s = 0; s < need.size(); ++s)
+    if (need[s]) expected += measured.multiply_adds[s];
+  for (const auto& call : calls) {
+    CHECK(call.seconds >= 0.0);
+    CHECK(call.seconds < 60.0);
+    CHECK(call.bytes > 0);
+    CHECK_THAT(engine.explain(), ContainsSubstring(call.what + "\n"));
+    counted += call.multiply_adds;
+  }
+  CHECK(counted == 8 * expected);
+}
+
+TEST_CASE("The first convolution takes a depthwise one along, and nobody else's input") {
+  if (tl::detail::kernels().bf16.folded_first == nullptr) SKIP("this processor has no kernel for it");
+  const auto backbone = lively<tl::EfficientNetLite0>(64);
+  const tl::Graph& graph = backbone.core.graph;
+  const torch::NoGradGuard guard;
+  const Index input[3] = {3, 64, 64};
+  const auto how = [&](const std::vector<Index>& wanted) {
+    const tl::Engine engine(graph, wanted, input, {.precision = tl::Precision::bf16});
+    const Tensor x = noise(3, 64);
+    const auto plain = graph.run({x}, tl::Cut{}, wanted, {}, backbone.core.frozen);
+    const auto got = engine(x);
+    for (std::size_t i = 0; i < wanted.size(); ++i) CHECK(difference(got[i].to(at::kFloat), plain[i]) <= 0.25);
+    const std::string all = engine.explain();
+    return all.substr(0, all.find('\n', all.find("convolution")));
+  };
+  CHECK_THAT(how({graph.pooled}),
+             EndsWith("convolution with batch norm, relu6, depthwise convolution, batch norm, relu6"));
+  // The first activation's value is asked for.
+  Index first = 0;
+  while (graph.steps[tl::Graph::at(first)].kind != tl::Kind::activation) ++first;
+  CHECK_THAT(how({first, graph.pooled}), EndsWith("convolution with batch norm, relu6"));
 }
 
 TEST_CASE("Squeeze-and-excitation is one call, in place where nobody needs the map any more") {

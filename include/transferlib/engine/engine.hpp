@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <limits>
 #include <map>
 #include <memory>
@@ -132,6 +133,16 @@ class Engine {
   /// A line a call: which steps it covers and how it runs; then the totals.
   std::string explain() const;
 
+  /// A call: what it computes, what it took and what it costs.
+  struct Call {
+    std::string what;
+    double seconds = 0.0;
+    Index multiply_adds = 0;
+    Index bytes = 0;  ///< of the values that it reads and writes
+  };
+  /// How long each call takes with these pictures, or with as many of them as a piece has: the least of some rounds.
+  std::vector<Call> time_calls(const Tensor& pictures, int rounds = 10) const;
+
   /// The bytes of values that live at one time, at most, while a piece of pictures passes; what a call takes for itself
   /// while it runs is not in it.
   Index peak_bytes() const { return peak_; }
@@ -144,6 +155,7 @@ class Engine {
     std::vector<Index> from;  ///< inputs; for a residual sum the other summand is the last
     std::vector<Index> dead;  ///< values that nobody needs after it
     Index covers = 1;         ///< steps
+    Index multiply_adds = 0;  ///< of a picture
     std::string how;
     bool convolution = false, linear = false, sums = false;
     bool overwrites = false;         ///< its first input, or the other summand
@@ -198,7 +210,26 @@ class Engine {
 
   void count_memory();
 
-  Activations pass(const Tensor& pictures) const;
+  /// Calls `call(instruction, inputs)` for each instruction's value in their order.
+  template <class CallIt>
+  Activations pass(const Tensor& pictures, const CallIt& call) const {
+    const torch::NoGradGuard guard;
+    Activations values(graph_.steps.size());
+    values[0] = pictures.to(device_).to(detail::scalar_type(precision_)).contiguous(at::MemoryFormat::ChannelsLast);
+    Activations inputs;
+    for (const Instruction& i : instructions_) {
+      inputs.clear();
+      for (Index f : i.from) inputs.push_back(values[Graph::at(f)]);
+      for (Index f : i.dead) values[Graph::at(f)] = Tensor();
+      values[Graph::at(i.step)] = call(i, inputs);
+    }
+    Activations out;
+    for (Index w : wanted_) out.push_back(values[Graph::at(w)]);
+    return out;
+  }
+  Activations pass(const Tensor& pictures) const {
+    return pass(pictures, [&](const Instruction& i, Activations& inputs) { return run(i, inputs); });
+  }
 
   const Step& step(Index s) const { return graph_.steps[Graph::at(s)]; }
 
@@ -424,19 +455,25 @@ TRANSFERLIB_API Activations Engine::operator()(const Tensor& pictures) const {
   return out;
 }
 
-TRANSFERLIB_API Activations Engine::pass(const Tensor& pictures) const {
-  const torch::NoGradGuard guard;
-  Activations values(graph_.steps.size());
-  values[0] = pictures.to(device_).to(detail::scalar_type(precision_)).contiguous(at::MemoryFormat::ChannelsLast);
-  Activations inputs;
+TRANSFERLIB_API std::vector<Engine::Call> Engine::time_calls(const Tensor& pictures, int rounds) const {
+  const Index n = std::min(pictures.size(0), piece_);
+  std::vector<Call> out;
   for (const Instruction& i : instructions_) {
-    inputs.clear();
-    for (Index f : i.from) inputs.push_back(values[Graph::at(f)]);
-    for (Index f : i.dead) values[Graph::at(f)] = Tensor();
-    values[Graph::at(i.step)] = run(i, inputs);
+    Call& call = out.emplace_back(
+        Call{i.how, std::numeric_limits<double>::infinity(), n * i.multiply_adds, n * bytes_of(i.step)});
+    for (Index f : i.from) call.bytes += n * bytes_of(f);
   }
-  Activations out;
-  for (Index w : wanted_) out.push_back(values[Graph::at(w)]);
+  for (int round = 0; round < rounds; ++round) {
+    auto call = out.begin();
+    pass(pictures.narrow(0, 0, n), [&](const Instruction& i, Activations& inputs) {
+      const auto start = std::chrono::steady_clock::now();
+      Tensor value = run(i, inputs);
+      call->seconds =
+          std::min(call->seconds, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      ++call;
+      return value;
+    });
+  }
   return out;
 }
 
@@ -473,7 +510,8 @@ TRANSFERLIB_API std::string Engine::explain() const {
 TRANSFERLIB_API void Engine::compile(std::span<const Index> input) {
   const std::size_t n = graph_.steps.size();
   const auto need = graph_.needed(wanted_);
-  shapes_ = graph_.measure(input[0], input[1]).shapes;
+  auto [shapes, multiply_adds] = graph_.measure(input[0], input[1]);
+  shapes_ = std::move(shapes);
   if (fuses()) options_.piece = std::min(options_.piece, piece_ = fitting_piece());
   std::vector<std::vector<Index>> users(n);
   for (std::size_t s = 0; s < n; ++s)
@@ -638,7 +676,10 @@ TRANSFERLIB_API void Engine::compile(std::span<const Index> input) {
     }
     i.covers = static_cast<Index>(covered.size());
     i.how = detail::text(name_of(s), ": ", to_string(step(s).kind), parts.empty() ? ", as it is" : parts);
-    for (Index t : covered) covered_by[Graph::at(t)] = i.step;
+    for (Index t : covered) {
+      covered_by[Graph::at(t)] = i.step;
+      i.multiply_adds += multiply_adds[Graph::at(t)];
+    }
     const Index key = i.step;
     calls.emplace(key, std::move(i));
   }
