@@ -183,7 +183,8 @@ inline void add_training(Arguments& arguments, Recipe& told) {
               told.l2_sp);
 }
 inline void add_going_on(Arguments& arguments, Recipe& told) {
-  arguments.option("--workers", "N", "threads that prepare pictures beside the network (on a GPU 1, else 0)", told.workers)
+  arguments
+      .option("--workers", "N", "threads that prepare pictures beside the network (on a GPU 1, else 0)", told.workers)
       .option("--cache-limit", "GIB", "of what the frozen part gives, kept on disk; 0: nothing is kept (8)",
               told.cache_limit)
       .option("--cache-dir", "DIR", "where; see cache list (the cache folder)", told.cache_dir)
