@@ -461,6 +461,15 @@ TEST_CASE("a first convolution in inference, with a depthwise one and without, i
       }
 }
 
+TEST_CASE("a map that is too small for a convolution in inference is refused") {
+  if (tl::detail::kernels().bf16.folded_depthwise == nullptr) SKIP("this processor has no kernel for it");
+  const tl::detail::FoldedDepthwiseLayer layer(
+      at::ones({8, 1, 5, 5}), {}, {.in = 8, .out = 8, .kernel = 5, .stride = 2, .groups = 8}, tl::Activation::relu);
+  CHECK(layer(at::ones({1, 8, 5, 6}, at::kBFloat16)).sizes() == at::IntArrayRef({1, 8, 1, 1}));
+  CHECK_THROWS_WITH(layer(at::ones({1, 8, 9, 4}, at::kBFloat16)),
+                    Catch::Matchers::ContainsSubstring("a map of 4 places a side is too small for a convolution of 5"));
+}
+
 TEST_CASE("convolutions in inference keep a NaN to its picture and channel") {
   using tl::Activation, tl::detail::FoldedDepthwiseLayer;
   if (tl::detail::kernels().bf16.folded_depthwise == nullptr) SKIP("this processor has no kernel for it");

@@ -13,6 +13,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include <transferlib/core/error.hpp>
 #include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/nn/modules.hpp>
@@ -90,14 +91,18 @@ class FoldedFirstLayer {
 
 namespace transferlib::detail {
 
-/// Zeros around a side, and the places that a convolution makes of it.
+/// Zeros around a side, and the places that a convolution makes of it. \throws DataError if there are none
 struct FoldedSide {
   nn::SamePadding padding;
   Index out;
 
   FoldedSide(const nn::Conv2dOptions& o, Index side)
       : padding(o.same ? nn::SamePadding(side, o.kernel, o.stride, o.dilation) : nn::SamePadding(o.padding)),
-        out(std::max<Index>(0, (side + padding.before + padding.after - o.kernel + o.stride) / o.stride)) {}
+        out((side + padding.before + padding.after - o.kernel) / o.stride + 1) {
+    if (side + padding.before + padding.after < o.kernel)
+      throw DataError(text("a map of ", side, " places a side is too small for a convolution of ", o.kernel,
+                           "; show the network larger pictures"));
+  }
 };
 
 /// Channels' numbers, zeros up to whole blocks.
