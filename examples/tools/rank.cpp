@@ -137,7 +137,7 @@ tl::Features features_of(tl::detail::BackboneCore& core, const tl::detail::Sourc
   const auto all = tl::detail::numbers(0, source.size);
   out.y = source.targets(all).target;
   Index at = 0;
-  features.for_each_batch(all, 1024, 0, {}, [&](auto ids, const tl::Activations& a, const tl::Batch&) {
+  features.for_each_batch(all, {.size = 1024}, [&](auto ids, const tl::Activations& a, const tl::Batch&) {
     out.x.narrow(0, at, static_cast<Index>(ids.size())).copy_(a.at(0));
     at += static_cast<Index>(ids.size());
   });

@@ -103,6 +103,7 @@
 #include <transferlib/nn/plan.hpp>
 #include <transferlib/nn/rep_conv.hpp>
 #include <transferlib/nn/simd.hpp>
+#include <transferlib/nn/squeeze_excitation.hpp>
 #include <transferlib/nn/yolo_blocks.hpp>
 #include <transferlib/probe/closed_form.hpp>
 #include <transferlib/probe/features.hpp>

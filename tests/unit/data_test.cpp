@@ -1025,6 +1025,32 @@ TEST_CASE("a loader's queue is bounded, and it can be left early") {
   CHECK(prepared <= 5 + 2 * 3);
 }
 
+TEST_CASE("a loader that is told to drain begins nothing ahead, and delivers what it is asked for") {
+  for (const Index workers : {0, 1, 3}) {
+    INFO(workers);
+    std::stop_source source;
+    std::atomic<Index> begun = 0;
+    const auto count = [&](Index number) {
+      ++begun;
+      return Batch{{at::full({1}, number)}, {}, {}};
+    };
+    Loader loader(40, count, {.workers = workers, .drain = source.get_token()});
+    CHECK(loader.next().has_value());
+    source.request_stop();
+    // What each worker had begun, or decided to, is ready soon; from there on they wait.
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    const Index ahead = begun;
+    CHECK(ahead <= 1 + 2 * workers);
+    for (Index number = 1; number < 40; ++number) {
+      const auto batch = loader.next();
+      REQUIRE(batch.has_value());
+      CHECK(batch->pictures[0].item<Index>() == number);
+      CHECK(begun == std::max(ahead, number + 1));
+    }
+    CHECK(!loader.next().has_value());
+  }
+}
+
 TEST_CASE("a loader passes on what goes wrong, where it goes wrong, and stops when it is told") {
   for (const Index workers : {0, 1, 3}) {
     INFO(workers);

@@ -239,7 +239,10 @@ const std::vector<Norm> norms{{2, 1, 5, 4, tl::Activation::relu},        {3, 3, 
                               {2, 8, 9, 9, tl::Activation::leaky_relu},  {1, 17, 6, 11, tl::Activation::relu6},
                               {4, 24, 8, 8, tl::Activation::identity},   {2, 40, 5, 5, tl::Activation::relu6},
                               {16, 96, 33, 31, tl::Activation::relu},    {2, 130, 3, 7, tl::Activation::silu},
-                              {2, 1280, 2, 2, tl::Activation::identity}, {2, 64, 1, 1, tl::Activation::hardswish}};
+                              {2, 1280, 2, 2, tl::Activation::identity}, {2, 64, 1, 1, tl::Activation::hardswish},
+                              {3, 24, 9, 11, tl::Activation::hardswish}, {2, 17, 5, 8, tl::Activation::mish},
+                              {5, 48, 7, 7, tl::Activation::mish},       {1, 3, 13, 4, tl::Activation::silu},
+                              {2, 6, 4, 4, tl::Activation::gelu}};
 
 }  // namespace
 
@@ -252,10 +255,8 @@ TEST_CASE("batch norm in training and the activation behind it are LibTorch's") 
     const Tensor g = at::randn({o.n, o.c, o.h, o.w});
     CAPTURE(o.n, o.c, o.h, o.w, tl::to_string(o.activation));
     const auto want = trained(o, x, g, at::kFloat, true), fp32 = trained(o, x, g, at::kFloat, false);
-    REQUIRE(
-        fp32[0].grad_fn()->name().find(o.activation == tl::Activation::silu || o.activation == tl::Activation::hardswish
-                                           ? "ard"
-                                           : "BatchNormFunction") != std::string::npos);
+    const bool known = o.activation != tl::Activation::gelu;
+    REQUIRE(fp32[0].grad_fn()->name().find(known ? "BatchNormFunction" : "Gelu") != std::string::npos);
     for (std::size_t i = 0; i < want.size(); ++i) {
       CAPTURE(i);
       CHECK(difference(fp32[i], want[i]) <= 2e-5);
@@ -266,6 +267,30 @@ TEST_CASE("batch norm in training and the activation behind it are LibTorch's") 
     for (std::size_t i = 0; i < want.size(); ++i) {
       CAPTURE(i);
       CHECK(difference(bf16[i], exact[i]) <= 2e-2);
+    }
+  }
+}
+
+TEST_CASE("the activation behind a batch norm in training at its bends and far away") {
+  using tl::Activation;
+  // A norm that changes nothing: of the values -1 and 1, in pairs, scaled and shifted to where it is looked at.
+  for (const auto activation : {Activation::hardswish, Activation::silu, Activation::mish, Activation::relu6}) {
+    for (const double at : {-1000.0, -100.0, -30.0, -3.5, -2.5, -0.5, 0.5, 2.5, 3.5, 5.5, 30.0, 100.0, 1000.0}) {
+      CAPTURE(tl::to_string(activation), at);
+      tl::nn::BatchNorm2d layer(1, 0.0);
+      {
+        const at::NoGradGuard guard;
+        layer.weight.fill_(0.25);
+        layer.bias.fill_(at);
+      }
+      const Tensor x = at::tensor({-1.0F, 1.0F, -1.0F, 1.0F}).view({1, 1, 2, 2}),
+                   g = at::tensor({1.0F, 2.0F, 3.0F, 5.0F}).view({1, 1, 2, 2});
+      const Tensor y = layer.forward(x, true, activation);
+      const Tensor z = (x.to(at::kDouble) * 0.25 + at).requires_grad_(), exact = tl::activate(z, activation);
+      CHECK(at::allclose(y.to(at::kDouble), exact, 2e-6, 1e-7));
+      const Tensor to_bias = torch::autograd::grad({y}, {layer.bias}, {g})[0],
+                   to_z = torch::autograd::grad({exact}, {z}, {g.to(at::kDouble)})[0];
+      CHECK(at::allclose(to_bias.to(at::kDouble), to_z.sum().view({1}), 2e-6, 1e-6));
     }
   }
 }
@@ -293,6 +318,13 @@ TEST_CASE("batch norm in training keeps a NaN, leaves double precision to LibTor
   const Tensor y = layer.forward(x, true, tl::Activation::relu6);
   CHECK(at::isnan(y.select(1, 1)).all().item<bool>());
   CHECK(at::isfinite(y.select(1, 0)).all().item<bool>());
+  for (const auto curve : {tl::Activation::hardswish, tl::Activation::silu, tl::Activation::mish}) {
+    CAPTURE(tl::to_string(curve));
+    const Tensor curved = layer.forward(x, true, curve);
+    CHECK(at::isnan(curved.select(1, 1)).all().item<bool>());
+    CHECK(at::isfinite(curved.select(1, 0)).all().item<bool>());
+    CHECK(at::isnan(torch::autograd::grad({curved.sum()}, {layer.bias})[0][1]).item<bool>());
+  }
   tl::nn::BatchNorm2d exact(4);
   exact.to(at::kDouble);
   CHECK(exact.forward(at::randn({2, 4, 3, 3}, at::kDouble), true).scalar_type() == at::kDouble);
@@ -300,6 +332,122 @@ TEST_CASE("batch norm in training keeps a NaN, leaves double precision to LibTor
   CHECK_THROWS_WITH(
       torch::autograd::grad({layer.forward(z, true).sum()}, {z}, {}, {}, true),
       Catch::Matchers::ContainsSubstring("a batch norm in training was asked for the gradient of its gradient"));
+}
+
+namespace {
+
+/// A squeeze-and-excitation in training: the result and the gradients to the map, the means where they are given, the
+/// weights and the biases.
+struct Excitation {
+  Index n, c, h, w, squeezed;
+  tl::Activation between, behind;
+  bool bias = true, means = false, map_learns = true, reduce_learns = true;
+};
+
+std::vector<Tensor> excited(const Excitation& o, const Tensor& x_, const Tensor& g, at::ScalarType type,
+                            bool by_libtorch) {
+  at::manual_seed(11);
+  const auto leaf = [&](const Tensor& t, at::ScalarType own, bool learns) {
+    return t.to(by_libtorch ? at::kDouble : own).detach().clone().requires_grad_(learns);
+  };
+  const Tensor w1 = leaf(at::randn({o.squeezed, o.c, 1, 1}) / std::sqrt(double(o.c)), at::kFloat, o.reduce_learns),
+               w2 = leaf(at::randn({o.c, o.squeezed, 1, 1}), at::kFloat, true),
+               b1 = o.bias ? leaf(at::randn({o.squeezed}), at::kFloat, o.reduce_learns) : Tensor(),
+               b2 = o.bias ? leaf(at::randn({o.c}), at::kFloat, true) : Tensor(), x = leaf(x_, type, o.map_learns),
+               means = o.means ? leaf(at::randn({o.n, o.c, 1, 1}), at::kFloat, o.map_learns) : Tensor();
+  Tensor y;
+  if (by_libtorch) {
+    const Tensor squeezed = o.means ? means : at::mean(x, {2, 3}, true);
+    y = x * tl::activate(at::conv2d(tl::activate(at::conv2d(squeezed, w1, b1), o.between), w2, b2), o.behind);
+  } else {
+    REQUIRE(tl::detail::squeeze_excitation_applies(x, w1, w2));
+    y = tl::detail::squeeze_excitation(x, means, w1, b1, w2, b2, {o.between, o.behind});
+    REQUIRE(y.scalar_type() == type);
+    REQUIRE(y.is_contiguous(at::MemoryFormat::ChannelsLast));
+  }
+  std::vector<Tensor> inputs, out{y};
+  for (const Tensor& t : {x, means, w1, w2, b1, b2})
+    if (t.defined() && t.requires_grad()) inputs.push_back(t);
+  for (const Tensor& t : torch::autograd::grad({y}, inputs, {g.to(y.scalar_type())})) out.push_back(t);
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("squeeze-and-excitation in training is LibTorch's calls and their gradients") {
+  using tl::Activation;
+  for (const Excitation& o :
+       std::vector<Excitation>{{2, 16, 7, 7, 8, Activation::relu, Activation::hardsigmoid},
+                               {3, 17, 5, 6, 4, Activation::silu, Activation::sigmoid},
+                               {1, 144, 14, 14, 40, Activation::relu, Activation::hardsigmoid, true, true, false},
+                               {2, 5, 3, 4, 2, Activation::hardswish, Activation::sigmoid, false, true},
+                               {4, 24, 4, 4, 6, Activation::relu, Activation::sigmoid, true, false, true, false},
+                               {5, 33, 1, 1, 9, Activation::hardsigmoid, Activation::silu, false},
+                               {2, 64, 9, 8, 16, Activation::silu, Activation::relu, true, false, false}}) {
+    CAPTURE(o.n, o.c, o.h, o.w, o.bias, o.means, o.map_learns, o.reduce_learns, tl::to_string(o.between));
+    at::manual_seed(12);
+    Tensor x = at::randn({o.n, o.c, o.h, o.w}).to(at::kBFloat16).to(at::kFloat);
+    if (o.c % 2 == 0) x = x.contiguous(at::MemoryFormat::ChannelsLast);
+    const Tensor g = at::randn({o.n, o.c, o.h, o.w}).to(at::kBFloat16).to(at::kFloat);
+    const auto want = excited(o, x, g, at::kFloat, true);
+    for (const auto type : {at::kFloat, at::kBFloat16}) {
+      const auto got = excited(o, x, g, type, false);
+      REQUIRE(got.size() == want.size());
+      REQUIRE(got.size() == std::size_t(2 + (o.bias ? 1 : 0) + (o.map_learns ? 1 + o.means : 0) +
+                                        (o.reduce_learns ? 1 + o.bias : 0)));
+      for (std::size_t i = 0; i < want.size(); ++i) {
+        CAPTURE(i, type);
+        CHECK(difference(got[i], want[i]) < (type == at::kFloat ? 1e-5 : 1e-2));
+      }
+      // The two layers compute in float32 whatever the map is: their gradients are as exact.
+      if (type == at::kBFloat16) CHECK(difference(got.back(), want.back()) < 1e-5);
+      for (const int threads : {1, 2, 4}) {
+        const Threads now(threads);
+        const auto again = excited(o, x, g, type, false);
+        CHECK(equal_bytes(again[0], got[0]));
+        if (o.map_learns) CHECK(equal_bytes(again[1], got[1]));
+      }
+    }
+  }
+}
+
+TEST_CASE("squeeze-and-excitation in training keeps a NaN, ignores autocast and has no second gradient") {
+  const Tensor w1 = at::ones({2, 4, 1, 1}).requires_grad_(), w2 = at::ones({4, 2, 1, 1});
+  Tensor map = at::ones({2, 4, 3, 3});
+  map[0][1][0][0] = std::nan("");
+  const auto call = [&](const Tensor& x) {
+    return tl::detail::squeeze_excitation(x, {}, w1, {}, w2, {}, {tl::Activation::relu, tl::Activation::sigmoid});
+  };
+  const Tensor y = call(map);
+  CHECK(at::isnan(y[0]).all().item<bool>());
+  CHECK(at::isfinite(y[1]).all().item<bool>());
+  const Tensor x = at::randn({2, 4, 3, 3}).requires_grad_(), plain = call(x);
+  at::autocast::set_autocast_enabled(at::kCPU, true);
+  const Tensor automatic = call(x);
+  at::autocast::set_autocast_enabled(at::kCPU, false);
+  CHECK(equal_bytes(automatic, plain));
+  CHECK_THROWS_WITH(torch::autograd::grad({plain.sum()}, {x}, {}, {}, true),
+                    Catch::Matchers::ContainsSubstring("create_graph"));
+  const at::NoGradGuard guard;
+  CHECK_FALSE(tl::detail::squeeze_excitation_applies(x, w1, w2));
+}
+
+TEST_CASE("means over all places that a gradient passes are LibTorch's") {
+  for (const auto type : {at::kFloat, at::kBFloat16})
+    for (const bool keep : {false, true}) {
+      CAPTURE(type, keep);
+      at::manual_seed(13);
+      const Tensor x = at::randn({3, 21, 6, 5}).to(type).requires_grad_(),
+                   exact = x.detach().to(at::kDouble).requires_grad_();
+      const Tensor y = tl::detail::mean_of_places(x, keep, at::kFloat), want = at::mean(exact, {2, 3}, keep);
+      CHECK(y.scalar_type() == at::kFloat);
+      CHECK(difference(y, want) < 1e-6);
+      const Tensor g = at::randn_like(y);
+      const Tensor got = torch::autograd::grad({y}, {x}, {g})[0];
+      CHECK(got.scalar_type() == type);
+      CHECK(difference(got, torch::autograd::grad({want}, {exact}, {g.to(at::kDouble)})[0]) <
+            (type == at::kFloat ? 1e-6 : 5e-3));
+    }
 }
 
 TEST_CASE("squeeze-and-excitation is LibTorch's four calls") {

@@ -274,6 +274,95 @@ TEST_CASE("In training a batch norm computes the activation behind it: the same 
   for (std::size_t i = 0; i < together.size(); ++i) CHECK(difference(together[i], apart[i]) <= 1e-5);
 }
 
+namespace {
+
+/// How many nodes of the graph of gradients have such a name.
+Index nodes_named(const Tensor& of, std::string_view name) {
+  std::vector<torch::autograd::Node*> nodes{of.grad_fn().get()};
+  Index count = 0;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    count += nodes[i]->name().find(name) != std::string::npos;
+    for (const auto& edge : nodes[i]->next_edges())
+      if (edge.function && std::find(nodes.begin(), nodes.end(), edge.function.get()) == nodes.end())
+        nodes.push_back(edge.function.get());
+  }
+  return count;
+}
+
+/// Steps from a cut on, each by itself, in training.
+Tensor step_by_step(const tl::Graph& graph, const tl::Activations& crossing, const tl::Cut& cut, Index wanted) {
+  tl::Activations values(graph.steps.size()), inputs;
+  for (std::size_t i = 0; i < crossing.size(); ++i) values[tl::Graph::at(cut.live[i])] = crossing[i];
+  for (std::size_t s = tl::Graph::at(cut.boundary); s <= tl::Graph::at(wanted); ++s) {
+    inputs.clear();
+    for (const Index f : graph.steps[s].from) inputs.push_back(values[tl::Graph::at(f)]);
+    values[s] = graph.steps[s].run(inputs, {.training = true});
+  }
+  return values[tl::Graph::at(wanted)];
+}
+
+}  // namespace
+
+TEST_CASE("In training squeeze-and-excitation is one call, wherever the cut is: the same values and gradients") {
+  const auto backbone = lively<SqueezeNet>(16);
+  const auto& net = static_cast<const SqueezeNet&>(*backbone.core.network);
+  const tl::Graph& graph = backbone.core.graph;
+  for (auto& p : backbone.core.network->parameters()) p.requires_grad_(true);
+  const std::vector<Index> wanted{graph.pooled};
+  const std::vector<bool> free(graph.modules.size(), false);
+  const Index means = net.before_gate + 1;
+  for (Index boundary = 1; boundary <= net.gated; ++boundary) {
+    INFO("boundary " << boundary);
+    const tl::Cut cut = graph.cut_at(boundary, wanted);
+    tl::Activations crossing;
+    {
+      const torch::NoGradGuard guard;
+      crossing = graph.run({noise(3, 16)}, tl::Cut{}, cut.live, {}, free);
+    }
+    const auto gradients = [&](bool together) {
+      for (auto& p : backbone.core.network->parameters()) p.mutable_grad() = Tensor();
+      const Tensor out = together ? graph.run(crossing, cut, wanted, {.training = true}, free)[0]
+                                  : step_by_step(graph, crossing, cut, graph.pooled);
+      // From the convolution behind the means on, it needs what crosses the cut no more.
+      CHECK(nodes_named(out, "SqueezeExcitation") == (together && boundary <= means + 1 ? 1 : 0));
+      out.square().sum().backward();
+      std::vector<Tensor> all{out.detach()};
+      for (const auto& named : backbone.core.network->named_parameters())
+        if (named.value().grad().defined()) all.push_back(named.value().grad().clone());
+      return all;
+    };
+    const auto together = gradients(true), apart = gradients(false);
+    REQUIRE(together.size() == apart.size());
+    for (std::size_t i = 0; i < together.size(); ++i) CHECK(difference(together[i], apart[i]) <= 1e-5);
+  }
+  // In evaluation, and where somebody else asks for a value between, it is not.
+  const auto count = [&](const tl::Pass& pass, std::vector<Index> asked) {
+    return nodes_named(graph.run({noise(3, 16)}, tl::Cut{}, asked, pass, free)[0], "SqueezeExcitation");
+  };
+  CHECK(count({}, {graph.pooled}) == 0);
+  CHECK(count({.training = true}, {graph.pooled, net.gate}) == 0);
+}
+
+TEST_CASE("Squeeze-and-excitation of every original is one call in training") {
+  for (const auto& [name, blocks] : std::vector<std::pair<std::string, Index>>{{"mobilenet_v3_small", 9},
+                                                                               {"keras_mobilenet_v3_small", 9},
+                                                                               {"efficientnet_b0", 16},
+                                                                               {"tf_efficientnet_b0", 16},
+                                                                               {"keras_efficientnet_b0", 16}}) {
+    CAPTURE(name);
+    const auto backbone = tl::zoo_entry(name).random({.size = 64}, 3);
+    const tl::Graph& graph = backbone.core.graph;
+    for (auto& p : backbone.core.network->parameters()) p.requires_grad_(true);
+    const std::vector<Index> wanted{graph.pooled};
+    const std::vector<bool> free(graph.modules.size(), false);
+    const Tensor x = noise(3, 64);
+    const Tensor together = graph.run({x}, tl::Cut{}, wanted, {.training = true}, free)[0],
+                 apart = step_by_step(graph, {x}, tl::Cut{}, graph.pooled);
+    CHECK(nodes_named(together, "SqueezeExcitation") == blocks);
+    CHECK(difference(together, apart) <= 1e-3);
+  }
+}
+
 TEST_CASE("A classifier is shown pictures of another size, and says so in its file and its copies") {
   const auto make = [](Index size) {
     return tl::Classifier{tl::Backbone<tl::EfficientNetLite0>::random({.size = size}, 1),

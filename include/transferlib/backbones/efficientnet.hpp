@@ -641,9 +641,7 @@ TRANSFERLIB_API Index EfficientNet::call_squeeze_excitation(const Squeeze& s, In
   const auto activate = [&](Index row, Index y, Activation a) {
     return row != none ? call(row, {y}) : activated(y, a);
   };
-  Index y = s.pool != none ? call(s.pool, {x}) : function(Kind::pool, {x}, [](auto map, const Pass&) {
-    return at::mean(map[0], {2, 3}, true);
-  });
+  Index y = s.pool != none ? call(s.pool, {x}) : squeeze(x);
   y = activate(s.activation, call(s.reduce, {y}), activation());
   y = activate(s.gate, call(s.expand, {y}), Activation::sigmoid);
   return s.product != none ? call(s.product, {x, y}) : multiply(x, y);

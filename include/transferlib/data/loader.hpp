@@ -24,9 +24,10 @@ namespace transferlib {
 
 /// How batches are prepared.
 struct LoaderOptions {
-  Index workers = 0;       ///< threads that prepare batches; 0: the calling thread does, when a batch is asked for
-  Index ahead = 2;         ///< batches a worker that are prepared or ready, at most, before they are asked for
-  std::stop_token stop{};  ///< once set, no further batch is prepared or delivered
+  Index workers = 0;        ///< threads that prepare batches; 0: the calling thread does, when a batch is asked for
+  Index ahead = 2;          ///< batches a worker that are prepared or ready, at most, before they are asked for
+  std::stop_token stop{};   ///< once set, no further batch is prepared or delivered
+  std::stop_token drain{};  ///< once set, no batch is begun before it is asked for
 };
 
 /// Batches 0, 1, 2 …, in order, the same whatever the number of workers: `while (auto batch = loader.next()) …`.
@@ -65,11 +66,11 @@ class Loader {
 
   Index batches_;
   std::function<Batch(Index)> prepare_;
-  std::stop_token stop_;
+  std::stop_token stop_, drain_;
   std::mutex mutex_;
   std::condition_variable_any ready_, room_;
-  std::vector<Slot> slots_;            ///< a ring: batch b lies in slot b % size
-  Index started_ = 0, delivered_ = 0;  ///< guarded by the mutex
+  std::vector<Slot> slots_;                        ///< a ring: batch b lies in slot b % size
+  Index started_ = 0, asked_ = 0, delivered_ = 0;  ///< guarded by the mutex
   bool closed_ = false;
   Index next_ = 0;
   std::vector<std::thread> threads_;
@@ -82,7 +83,7 @@ class Loader {
 namespace transferlib {
 
 TRANSFERLIB_API Loader::Loader(Index batches, std::function<Batch(Index number)> prepare, const LoaderOptions& options)
-    : batches_(batches), prepare_(std::move(prepare)), stop_(options.stop) {
+    : batches_(batches), prepare_(std::move(prepare)), stop_(options.stop), drain_(options.drain) {
   if (batches < 0) throw OptionError(detail::text("a loader can't have ", batches, " batches"));
   if (options.workers < 0 || options.workers > 1024)
     throw OptionError(detail::text("a loader's workers must be 0 to 1024, not ", options.workers));
@@ -108,6 +109,8 @@ TRANSFERLIB_API std::optional<Batch> Loader::next() {
   {
     std::unique_lock lock(mutex_);
     Slot& place = slots_[static_cast<std::size_t>(number % static_cast<Index>(slots_.size()))];
+    asked_ = next_;
+    room_.notify_all();
     if (!ready_.wait(lock, stop_, [&] { return place.ready; }))
       throw Stopped("stopped while loading pictures, as asked");
     slot = std::exchange(place, Slot{});
@@ -128,7 +131,8 @@ TRANSFERLIB_API void Loader::work() {
     {
       std::unique_lock lock(mutex_);
       room_.wait(lock, stop_, [&] {
-        return closed_ || started_ >= batches_ || started_ < delivered_ + static_cast<Index>(slots_.size());
+        const Index ahead = drain_.stop_requested() ? asked_ : delivered_ + static_cast<Index>(slots_.size());
+        return closed_ || started_ >= batches_ || started_ < ahead;
       });
       if (closed_ || started_ >= batches_ || stop_.stop_requested()) return;
       number = started_++;

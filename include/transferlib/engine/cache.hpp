@@ -7,13 +7,13 @@
 ///
 /// | part | bytes |
 /// | --- | --- |
-/// | header | "TLACTIV1", the length of its text, the text's checksum, the text (layout and key), zeros |
+/// | header | "TLACTIV2", the length of its text, the text's checksum, the text (layout and key), zeros |
 /// | chunk | "TLCHUNK1", rows, bytes a row, checksum of the row numbers, checksum of the rows, zeros up to 64; the row
 /// numbers; zeros up to 64; the rows; zeros up to 4,096 |
 ///
-/// A row holds one picture's tensors, each from a multiple of 64 bytes on. Chunks are only ever added: a run that is
-/// killed leaves the chunks that it had finished, and a torn or damaged one is noticed by its checksum and computed
-/// again.
+/// A row holds one picture's tensors, each from a multiple of 64 bytes on, a map's channels lying together. Chunks are
+/// only ever added: a run that is killed leaves the chunks that it had finished, and a torn or damaged one is noticed
+/// by its checksum and computed again.
 #pragma once
 
 #include <algorithm>
@@ -29,6 +29,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/files.hpp>
 #include <transferlib/core/hash.hpp>
+#include <transferlib/core/parallel.hpp>
 #include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
 #include <transferlib/engine/precision.hpp>
@@ -54,6 +55,10 @@ struct CachedTensor {
     Index n = static_cast<Index>(at::elementSize(type));
     for (Index side : shape) n *= side;
     return n;
+  }
+  /// How its values lie: a map's channels together, which is how networks give and take them.
+  at::MemoryFormat format() const {
+    return shape.size() == 3 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
   }
 };
 
@@ -186,7 +191,7 @@ TRANSFERLIB_API void ActivationCache::put(std::span<const Index> rows, const Act
   std::memset(data, 0, static_cast<std::size_t>(size));
   Index offset = 0;
   for (std::size_t t = 0; t < layout_.size(); ++t) {
-    const Tensor values = activations.at(t).detach().to(at::kCPU, layout_[t].type).contiguous();
+    const Tensor values = activations.at(t).detach().to(at::kCPU, layout_[t].type).contiguous(layout_[t].format());
     const auto bytes = static_cast<std::size_t>(layout_[t].bytes());
     const auto* from = static_cast<const std::byte*>(values.const_data_ptr());
     for (std::size_t i = 0; i < taken.size(); ++i)
@@ -217,10 +222,13 @@ TRANSFERLIB_API Activations ActivationCache::get(std::span<const Index> rows) co
   for (const CachedTensor& t : layout_) {
     std::vector<Index> shape{static_cast<Index>(rows.size())};
     shape.insert(shape.end(), t.shape.begin(), t.shape.end());
-    Tensor values = at::empty(shape, at::TensorOptions(t.type));
+    Tensor values = at::empty(shape, at::TensorOptions(t.type), t.format());
     auto* to = static_cast<std::byte*>(values.data_ptr());
     const auto bytes = static_cast<std::size_t>(t.bytes());
-    for (std::size_t i = 0; i < rows.size(); ++i) std::memcpy(to + i * bytes, where_[slot(rows[i])] + offset, bytes);
+    detail::in_team(static_cast<Index>(rows.size()), [&](Index begin, Index end) {
+      for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
+        std::memcpy(to + i * bytes, where_[slot(rows[i])] + offset, bytes);
+    });
     out.push_back(std::move(values));
     offset += detail::round_up(t.bytes(), 64);
   }
@@ -252,7 +260,7 @@ TRANSFERLIB_API std::string ActivationCache::header_text(const std::string& key,
 TRANSFERLIB_API void ActivationCache::open_existing(const std::string& header) {
   const std::uint64_t start[2] = {header.size(),
                                   detail::checksum64(std::as_bytes(std::span(header.data(), header.size())))};
-  std::string page = "TLACTIV1";
+  std::string page = "TLACTIV2";
   page.append(reinterpret_cast<const char*>(start), sizeof start);
   page += header;
   page.resize(4096, '\0');

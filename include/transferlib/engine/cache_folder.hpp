@@ -85,7 +85,7 @@ TRANSFERLIB_API std::vector<CachedFile> list_caches(const std::filesystem::path&
     if (entry.path().extension() != ".activations" || !entry.is_regular_file(error)) continue;
     const auto mapped = MappedFile::open(entry.path());
     const auto bytes = mapped->bytes();
-    if (bytes.size() < 4096 || std::memcmp(bytes.data(), "TLACTIV1", 8) != 0) continue;
+    if (bytes.size() < 4096 || std::memcmp(bytes.data(), "TLACTIV2", 8) != 0) continue;
     std::uint64_t length = 0;
     std::memcpy(&length, bytes.data() + 8, 8);
     if (length > 4096 - 24) continue;

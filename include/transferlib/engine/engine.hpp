@@ -597,7 +597,8 @@ TRANSFERLIB_API void Engine::compile(std::span<const Index> input) {
           }
       }
       const auto type = detail::scalar_type(precision_);
-      if (fuses() && !i.sums && detail::FoldedFirstLayer::applies(i.numbers, i.activation, type)) {
+      if (fuses() && !i.sums && !detail::multiplies_tiles() &&
+          detail::FoldedFirstLayer::applies(i.numbers, i.activation, type)) {
         const auto first = std::make_shared<detail::FoldedFirstLayer>(weight, bias, i.numbers, i.activation);
         if (const Index t = follower(i.step, Kind::convolution); t != 0)
           if (const auto* next = dynamic_cast<const nn::Conv2d*>(step(t).module.get());
@@ -822,7 +823,8 @@ TRANSFERLIB_API void Engine::pack(Instruction& i, const Tensor& weight, const Te
 
 TRANSFERLIB_API void Engine::prepare(Instruction& i, const Tensor& weight, const Tensor& bias) const {
   const auto type = detail::scalar_type(precision_);
-  if (fuses() && !i.sums && detail::FoldedDepthwiseLayer::applies(i.numbers, i.activation, type)) {
+  if (fuses() && !i.sums && !detail::multiplies_tiles() &&
+      detail::FoldedDepthwiseLayer::applies(i.numbers, i.activation, type)) {
     i.depthwise = std::make_shared<const detail::FoldedDepthwiseLayer>(weight, bias, i.numbers, i.activation);
     return;
   }

@@ -3,6 +3,7 @@
 /// the values, two for the gradient, where a map would be read and written five more times.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -64,11 +65,16 @@ inline NormRows rows_of(const NormRows& all, Index item) {
   return {std::min(all.item(), all.rows - item * all.item()), all.channels};
 }
 
-/// Calls `kernel(rows, offset, item, scratch)` for every item, on all threads.
+/// Calls `kernel(rows, offset, item, scratch)` for every item, on all threads. \param backwards from the last on:
+/// behind a pass over the same rows these are what is still in the cache
 template <class Kernel>
-void for_each_item(const NormRows& n, const Kernel& kernel) {
-  with_scratch(n.items(), n.scratch(), [&](Index item, float* scratch) {
-    kernel(rows_of(n, item), item * n.item() * n.channels, item, scratch);
+void for_each_item(const NormRows& n, const Kernel& kernel, bool backwards = false) {
+  in_team(n.items(), [&](Index begin, Index end) {
+    const Tensor scratch = at::empty({n.scratch()}, at::TensorOptions(at::kFloat));
+    for (Index i = begin; i < end; ++i) {
+      const Index item = backwards ? begin + end - 1 - i : i;
+      kernel(rows_of(n, item), item * n.item() * n.channels, item, scratch.mutable_data_ptr<float>());
+    }
   });
 }
 
@@ -93,9 +99,11 @@ Tensor batch_norm_forward(const Tensor& x, const Tensor& weight, const Tensor& b
   const T* from = elements<T>(x);
   // Sums of squares lose digits where the mean is far from 0: they are taken around that of the first places, and once
   // more around the true one where the first places lie far off.
-  const Index few = std::min<Index>(n.rows, 16);
-  Tensor zero = x.permute({0, 2, 3, 1}).reshape({n.rows, n.channels}).narrow(0, 0, few).to(at::kFloat).mean(0);
+  const NormRows few{std::min<Index>(n.rows, 16), n.channels};
+  const Tensor zero = at::empty({n.channels + few.scratch()}, at::TensorOptions(at::kFloat));
   auto* around = zero.mutable_data_ptr<float>();
+  kernels_of<T>().row_sums(few, from, around, around + n.channels);
+  for (Index c = 0; c < n.channels; ++c) around[c] /= static_cast<float>(few.rows);
   const auto count = static_cast<double>(n.rows);
   std::vector<double> sums;
   for (bool again = false;; again = true) {
@@ -130,9 +138,12 @@ Tensor batch_norm_forward(const Tensor& x, const Tensor& weight, const Tensor& b
     variance[c] = moved(variance[c], spread * count / (count - 1.0));
   }
   Tensor out = at::empty_like(x);
-  for_each_item(n, [&](const NormRows& rows, Index offset, Index, float* scratch) {
-    kernels_of<T>().norm_forward(rows, from + offset, row, o.activation, elements<T>(out) + offset, scratch);
-  });
+  for_each_item(
+      n,
+      [&](const NormRows& rows, Index offset, Index, float* scratch) {
+        kernels_of<T>().norm_forward(rows, from + offset, row, o.activation, elements<T>(out) + offset, scratch);
+      },
+      true);
   return out;
 }
 
@@ -148,9 +159,9 @@ torch::autograd::variable_list batch_norm_backward(const Tensor& x, const Tensor
   Tensor to_weight = at::empty_like(weight), to_bias = at::empty_like(weight);
   // Rows: scale, shift, mean; what the gradient is multiplied by, its mean, and its part along x.
   Tensor parts = at::empty({6, n.channels}, at::TensorOptions(at::kFloat));
-  parts.narrow(0, 0, 3).copy_(numbers.narrow(0, 0, 3));
   auto *p = parts.mutable_data_ptr<float>(), *w = to_weight.mutable_data_ptr<float>(),
        *b = to_bias.mutable_data_ptr<float>();
+  std::copy_n(row, 3 * n.channels, p);
   for (Index c = 0; c < n.channels; ++c) {
     const double sum = sums[static_cast<std::size_t>(c)], product = sums[static_cast<std::size_t>(c + n.channels)];
     const auto reciprocal = static_cast<double>(row[3 * n.channels + c]), count = static_cast<double>(n.rows);
@@ -163,9 +174,13 @@ torch::autograd::variable_list batch_norm_backward(const Tensor& x, const Tensor
   Tensor out;
   if (to_input) {
     out = at::empty_like(x);
-    for_each_item(n, [&](const NormRows& rows, Index offset, Index, float* scratch) {
-      kernels_of<T>().norm_to_input(rows, from + offset, g + offset, p, activation, elements<T>(out) + offset, scratch);
-    });
+    for_each_item(
+        n,
+        [&](const NormRows& rows, Index offset, Index, float* scratch) {
+          kernels_of<T>().norm_to_input(rows, from + offset, g + offset, p, activation, elements<T>(out) + offset,
+                                        scratch);
+        },
+        true);
   }
   return {out, to_weight, to_bias, Tensor(), Tensor(), Tensor()};
 }
@@ -181,6 +196,7 @@ TRANSFERLIB_API Tensor BatchNormFunction::forward(torch::autograd::AutogradConte
   ctx->save_for_backward({in, weight, numbers});
   ctx->saved_data["slope"] = static_cast<double>(o.activation.slope);
   ctx->saved_data["top"] = static_cast<double>(o.activation.top);
+  ctx->saved_data["curve"] = static_cast<std::int64_t>(o.activation.curve);
   return out;
 }
 
@@ -194,7 +210,8 @@ TRANSFERLIB_API torch::autograd::variable_list BatchNormFunction::backward(
   const Tensor &x = saved[0], &weight = saved[1], &numbers = saved[2];
   const Tensor g = gradients[0].to(x.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast);
   const Bent activation{static_cast<float>(ctx->saved_data["slope"].toDouble()),
-                        static_cast<float>(ctx->saved_data["top"].toDouble())};
+                        static_cast<float>(ctx->saved_data["top"].toDouble()),
+                        static_cast<Activation>(ctx->saved_data["curve"].toInt())};
   const bool to_input = ctx->needs_input_grad(0);
   return x.scalar_type() == at::kFloat
              ? batch_norm_backward<float>(x, g, weight, numbers, activation, to_input)

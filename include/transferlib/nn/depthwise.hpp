@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/sum.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -56,9 +57,7 @@ Tensor depthwise_to_weight(const Depthwise& d, const Tensor& x, const Tensor& gr
     kernels_of<T>().depthwise_to_weight(d, elements<T>(x), elements<T>(gradient), parts.mutable_data_ptr<float>(), item,
                                         scratch);
   });
-  Tensor sum = parts[0];
-  for (Index share = 1; share < d.shares(); ++share) sum.add_(parts[share]);
-  return sum.narrow(1, 0, d.channels);
+  return parts.sum(0).narrow(1, 0, d.channels);
 }
 
 /// See `depthwise`.

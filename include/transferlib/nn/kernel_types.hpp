@@ -93,8 +93,9 @@ struct FoldedFirst {
 struct NormRows {
   Index rows, channels;
 
-  /// Rows of an item: whole vectors of every width, and few enough for a cache.
-  Index item() const { return whole(std::max<Index>(1, 65536 / channels), 16); }
+  /// Rows of an item: whole vectors of every width, few enough for a cache, and a sixteenth of all at most, so that a
+  /// few threads have alike to do.
+  Index item() const { return whole(std::clamp<Index>(65536 / channels, 1, std::max<Index>(1, (rows + 15) / 16)), 16); }
   Index items() const { return (rows + item() - 1) / item(); }
   /// Floats that a kernel wants for itself.
   Index scratch() const { return 16 * channels * 7; }
@@ -106,9 +107,11 @@ constexpr bool kernels_know(Activation a) {
          a == Activation::hardsigmoid || a == Activation::sigmoid || a == Activation::silu;
 }
 
-/// An activation of straight lines: `slope` times what is below 0, and no more than `top`.
+/// An activation behind a batch norm in training: straight lines, `slope` times what is below 0 and no more than `top`;
+/// or a curve.
 struct Bent {
   float slope = 1.0F, top = std::numeric_limits<float>::infinity();
+  Activation curve = Activation::identity;  ///< hardswish, silu or mish; identity where it is straight lines
 };
 
 /// The kernels of one instruction set for one type in memory. Those of norms take so many rows and what each channel is

@@ -319,14 +319,71 @@ TRANSFERLIB_SIMD_TARGET inline void depthwise_to_weight(const Depthwise& d, cons
 
 // ---------------------------------------------------------------------------------------- batch norms in training
 
-/// The activation; a NaN stays one.
-TRANSFERLIB_INLINE F bent(F z, Bent a) {
-  const F top = F{} + a.top, y = chosen(z > F{}, z, z * a.slope);
-  return chosen(y > top, top, y);
+/// e to the power of x, to some 1e-7 of it, between the least and the greatest number: the nearest multiple of ln 2 and
+/// a polynomial for the rest (Cephes' `expf`).
+TRANSFERLIB_INLINE F exponential(F x) {
+  const F least = F{} - 87.3F, most = F{} + 88.3F;
+  x = at_most(at_least(x, least), most);
+  const F magic = F{} + 12582912.0F;  // 1.5 * 2^23: what is added to it is rounded to a whole number
+  const F shifted = x * 1.44269504088896341F + magic, n = shifted - magic;
+  const F r = (x - n * 0.693359375F) + n * 2.12194440e-4F;
+  F p = F{} + 1.9875691500e-4F;
+  p = p * r + 1.3981999507e-3F;
+  p = p * r + 8.3334519073e-3F;
+  p = p * r + 4.1665795894e-2F;
+  p = p * r + 1.6666665459e-1F;
+  p = p * r + 5.0000001201e-1F;
+  const F y = p * r * r + r + 1.0F;
+  return (F)((U)y + ((U)shifted << 23));
 }
-/// Its derivative.
-TRANSFERLIB_INLINE F bend(F z, Bent a) {
-  return chosen(z > F{}, chosen(z >= F{} + a.top, F{}, F{} + 1.0F), F{} + a.slope);
+
+/// Activations and their derivatives; a NaN stays one.
+struct Lines {
+  float slope, top;
+  TRANSFERLIB_INLINE F value(F z) const { return at_most(chosen(z > F{}, z, z * slope), F{} + top); }
+  TRANSFERLIB_INLINE F rise(F z) const { return chosen(z > F{}, chosen(z >= F{} + top, F{}, F{} + 1.0F), F{} + slope); }
+};
+struct Hardswish {
+  TRANSFERLIB_INLINE F value(F z) const { return z * at_most(at_least(z + 3.0F, F{}), F{} + 6.0F) * (1.0F / 6.0F); }
+  TRANSFERLIB_INLINE F rise(F z) const {
+    const F three = F{} + 3.0F;
+    return chosen(z > -three, chosen(z >= three, F{} + 1.0F, z * (1.0F / 3.0F) + 0.5F), chosen(z == z, F{}, z));
+  }
+};
+struct Silu {
+  TRANSFERLIB_INLINE F gate(F z) const { return 1.0F / (exponential(-z) + 1.0F); }
+  TRANSFERLIB_INLINE F value(F z) const { return z * gate(z); }
+  TRANSFERLIB_INLINE F rise(F z) const {
+    const F y = gate(z);
+    return y * (z * (1.0F - y) + 1.0F);
+  }
+};
+/// z times the hyperbolic tangent of ln(1 + e^z) (Misra, 2019), which is n / (n + 2) for n = e^2z + 2 e^z.
+struct Mish {
+  TRANSFERLIB_INLINE F bounded(F z) const { return exponential(at_most(z, F{} + 30.0F)); }  // its square is finite
+  TRANSFERLIB_INLINE F value(F z) const {
+    const F e = bounded(z), n = e * (e + 2.0F);
+    return z * (n / (n + 2.0F));
+  }
+  TRANSFERLIB_INLINE F rise(F z) const {
+    const F e = bounded(z), n = e * (e + 2.0F), t = n / (n + 2.0F);
+    return t + z * (e / (e + 1.0F)) * (1.0F - t * t);
+  }
+};
+
+/// Calls `work` with the activation.
+template <class Work>
+TRANSFERLIB_INLINE void with_bent(Bent a, const Work& work) {
+  switch (a.curve) {
+    case Activation::hardswish:
+      return work(Hardswish{});
+    case Activation::silu:
+      return work(Silu{});
+    case Activation::mish:
+      return work(Mish{});
+    default:
+      return work(Lines{a.slope, a.top});
+  }
 }
 
 /// So many rows are whole vectors, whatever the number of channels: those that a loop takes as one.
@@ -404,55 +461,59 @@ TRANSFERLIB_SIMD_TARGET inline void norm_sums(const NormRows& n, const T* x, con
 
 /// \param numbers (2; channels): the scale and the shift
 template <class T>
-TRANSFERLIB_SIMD_TARGET inline void norm_forward(const NormRows& n, const T* x, const float* numbers, Bent a, T* out,
+TRANSFERLIB_SIMD_TARGET inline void norm_forward(const NormRows& n, const T* x, const float* numbers, Bent bent, T* out,
                                                  float* scratch) {
   const Index together = rows_together(n.channels), width = together * n.channels;
   repeat(scratch, numbers, 2, n.channels, together);
   const float *scale = scratch, *shift = scale + width;
-  for_rows(
-      n, together,
-      [&](Index at, Index c)
-          TRANSFERLIB_SIMD_TARGET { write(out + at, bent(read(x + at) * read(scale + c) + read(shift + c), a)); },
-      [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET {
-        write_some(out + at, bent(F{} + (read_one(x + at) * scale[c] + shift[c]), a), 1);
-      });
+  with_bent(bent, [&](const auto& a) TRANSFERLIB_SIMD_TARGET {
+    for_rows(
+        n, together,
+        [&](Index at, Index c)
+            TRANSFERLIB_SIMD_TARGET { write(out + at, a.value(read(x + at) * read(scale + c) + read(shift + c))); },
+        [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET {
+          write_some(out + at, a.value(F{} + (read_one(x + at) * scale[c] + shift[c])), 1);
+        });
+  });
 }
 
 /// The sums of the gradient before the activation, and of it times x - mean: (2; channels).
 /// \param numbers (3; channels): the scale, the shift, the mean
 template <class T>
 TRANSFERLIB_SIMD_TARGET inline void norm_gradient_sums(const NormRows& n, const T* x, const T* gradient,
-                                                       const float* numbers, Bent a, float* out, float* scratch) {
+                                                       const float* numbers, Bent bent, float* out, float* scratch) {
   const Index together = rows_together(n.channels), width = together * n.channels;
   repeat(scratch, numbers, 3, n.channels, together);
   const float *scale = scratch, *shift = scale + width, *mean = shift + width;
   float *sums = scratch + 3 * width, *products = sums + width;
   std::fill(sums, products + width, 0.0F);
   const Index twos = n.rows / (2 * together);
-  for (Index row = 0; row < twos; ++row, x += 2 * width, gradient += 2 * width)
-    for (Index c = 0; c < width; c += lanes) {
-      const F by = read(scale + c), plus = read(shift + c), zero = read(mean + c);
-      F sum = read(sums + c), product = read(products + c);
-      for (Index i = 0; i < 2; ++i) {
-        const F v = read(x + i * width + c), g = read(gradient + i * width + c) * bend(v * by + plus, a);
-        sum += g;
-        product += g * (v - zero);
+  with_bent(bent, [&](const auto& a) TRANSFERLIB_SIMD_TARGET {
+    for (Index row = 0; row < twos; ++row, x += 2 * width, gradient += 2 * width)
+      for (Index c = 0; c < width; c += lanes) {
+        const F by = read(scale + c), plus = read(shift + c), zero = read(mean + c);
+        F sum = read(sums + c), product = read(products + c);
+        for (Index i = 0; i < 2; ++i) {
+          const F v = read(x + i * width + c), g = read(gradient + i * width + c) * a.rise(v * by + plus);
+          sum += g;
+          product += g * (v - zero);
+        }
+        write(sums + c, sum);
+        write(products + c, product);
       }
-      write(sums + c, sum);
-      write(products + c, product);
-    }
-  for_rows(
-      {n.rows - twos * 2 * together, n.channels}, together,
-      [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET {
-        const F v = read(x + at), g = read(gradient + at) * bend(v * read(scale + c) + read(shift + c), a);
-        write(sums + c, read(sums + c) + g);
-        write(products + c, read(products + c) + g * (v - read(mean + c)));
-      },
-      [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET {
-        const float v = read_one(x + at), g = read_one(gradient + at) * bend(F{} + (v * scale[c] + shift[c]), a)[0];
-        sums[c] += g;
-        products[c] += g * (v - mean[c]);
-      });
+    for_rows(
+        {n.rows - twos * 2 * together, n.channels}, together,
+        [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET {
+          const F v = read(x + at), g = read(gradient + at) * a.rise(v * read(scale + c) + read(shift + c));
+          write(sums + c, read(sums + c) + g);
+          write(products + c, read(products + c) + g * (v - read(mean + c)));
+        },
+        [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET {
+          const float v = read_one(x + at), g = read_one(gradient + at) * a.rise(F{} + (v * scale[c] + shift[c]))[0];
+          sums[c] += g;
+          products[c] += g * (v - mean[c]);
+        });
+  });
   fold(out, sums, n.channels, together);
   fold(out + n.channels, products, n.channels, together);
 }
@@ -462,42 +523,26 @@ TRANSFERLIB_SIMD_TARGET inline void norm_gradient_sums(const NormRows& n, const 
 /// \param numbers (6; channels): the scale, the shift, the mean, by, the mean to take off, the part along x - mean
 template <class T>
 TRANSFERLIB_SIMD_TARGET inline void norm_to_input(const NormRows& n, const T* x, const T* gradient,
-                                                  const float* numbers, Bent a, T* out, float* scratch) {
+                                                  const float* numbers, Bent bent, T* out, float* scratch) {
   const Index together = rows_together(n.channels), width = together * n.channels;
   repeat(scratch, numbers, 6, n.channels, together);
   const float *scale = scratch, *shift = scale + width, *mean = shift + width, *by = mean + width, *off = by + width,
               *along = off + width;
-  for_rows(
-      n, together,
-      [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET {
-        const F v = read(x + at), g = read(gradient + at) * bend(v * read(scale + c) + read(shift + c), a);
-        write(out + at, (g - read(off + c) - (v - read(mean + c)) * read(along + c)) * read(by + c));
-      },
-      [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET {
-        const float v = read_one(x + at), g = read_one(gradient + at) * bend(F{} + (v * scale[c] + shift[c]), a)[0];
-        write_some(out + at, F{} + (g - off[c] - (v - mean[c]) * along[c]) * by[c], 1);
-      });
+  with_bent(bent, [&](const auto& a) TRANSFERLIB_SIMD_TARGET {
+    for_rows(
+        n, together,
+        [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET {
+          const F v = read(x + at), g = read(gradient + at) * a.rise(v * read(scale + c) + read(shift + c));
+          write(out + at, (g - read(off + c) - (v - read(mean + c)) * read(along + c)) * read(by + c));
+        },
+        [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET {
+          const float v = read_one(x + at), g = read_one(gradient + at) * a.rise(F{} + (v * scale[c] + shift[c]))[0];
+          write_some(out + at, F{} + (g - off[c] - (v - mean[c]) * along[c]) * by[c], 1);
+        });
+  });
 }
 
 // ---------------------------------------------------------------------------------------------------- inference
-
-/// e to the power of x, to some 1e-7 of it, between the least and the greatest number: the nearest multiple of ln 2 and
-/// a polynomial for the rest (Cephes' `expf`).
-TRANSFERLIB_INLINE F exponential(F x) {
-  const F least = F{} - 87.3F, most = F{} + 88.3F;
-  x = at_most(at_least(x, least), most);
-  const F magic = F{} + 12582912.0F;  // 1.5 * 2^23: what is added to it is rounded to a whole number
-  const F shifted = x * 1.44269504088896341F + magic, n = shifted - magic;
-  const F r = (x - n * 0.693359375F) + n * 2.12194440e-4F;
-  F p = F{} + 1.9875691500e-4F;
-  p = p * r + 1.3981999507e-3F;
-  p = p * r + 8.3334519073e-3F;
-  p = p * r + 4.1665795894e-2F;
-  p = p * r + 1.6666665459e-1F;
-  p = p * r + 5.0000001201e-1F;
-  const F y = p * r * r + r + 1.0F;
-  return (F)((U)y + ((U)shifted << 23));
-}
 
 template <Activation A>
 TRANSFERLIB_INLINE F active(F z) {

@@ -20,6 +20,7 @@
 #include <transferlib/nn/batch_norm.hpp>
 #include <transferlib/nn/depthwise.hpp>
 #include <transferlib/nn/gate.hpp>
+#include <transferlib/nn/squeeze_excitation.hpp>
 
 namespace transferlib {
 
@@ -34,8 +35,8 @@ namespace detail {
 /// The mean over all places of a map, (N, C, h, w) to (N, C), or with `keep` to (N, C, 1, 1).
 TRANSFERLIB_API Tensor mean_of_places(const Tensor& x, bool keep, std::optional<at::ScalarType> type = std::nullopt);
 
-/// An activation as the kernels take it; nothing where it is not made of straight lines.
-TRANSFERLIB_API std::optional<Bent> straight_lines(Activation activation);
+/// An activation as the kernels of norms in training take it; nothing where they have no word for it.
+TRANSFERLIB_API std::optional<Bent> as_bent(Activation activation);
 
 /// Where this thread makes the weights of networks: on "meta" they have shapes and no memory; see `ShapesOnly`.
 inline at::DeviceType& weights_device() {
@@ -273,7 +274,7 @@ TRANSFERLIB_API Tensor activate(const Tensor& x, Activation activation) {
 
 namespace transferlib::detail {
 
-TRANSFERLIB_API std::optional<Bent> straight_lines(Activation activation) {
+TRANSFERLIB_API std::optional<Bent> as_bent(Activation activation) {
   switch (activation) {
     case Activation::identity:
       return Bent{};
@@ -283,17 +284,20 @@ TRANSFERLIB_API std::optional<Bent> straight_lines(Activation activation) {
       return Bent{.slope = 0.0F, .top = 6.0F};
     case Activation::leaky_relu:
       return Bent{.slope = 0.1F};
+    case Activation::hardswish:
+    case Activation::silu:
+    case Activation::mish:
+      return Bent{.curve = activation};
     default:
       return std::nullopt;
   }
 }
 
 TRANSFERLIB_API Tensor mean_of_places(const Tensor& x, bool keep, std::optional<at::ScalarType> type) {
-  if (x.scalar_type() != at::kBFloat16 || !x.is_cpu() || x.dim() != 4 || x.numel() == 0 ||
-      (at::GradMode::is_enabled() && x.requires_grad()))
-    return at::mean(x, {2, 3}, keep, type);
-  // LibTorch's mean of bfloat16 does not vectorise.
-  const Tensor y = means_of(x).to(type.value_or(at::kBFloat16));
+  const bool learns = at::GradMode::is_enabled() && x.requires_grad();
+  // LibTorch's mean of bfloat16 does not vectorise, and its gradient is not channels last.
+  if (!is_kernels_map(x) || (!learns && x.scalar_type() == at::kFloat)) return at::mean(x, {2, 3}, keep, type);
+  const Tensor y = (learns ? means_in_training(x) : means_of(x)).to(type.value_or(x.scalar_type()));
   return keep ? y.unflatten(1, {y.size(1), 1, 1}) : y;
 }
 
@@ -349,10 +353,10 @@ TRANSFERLIB_API Tensor BatchNorm2d::forward(const Tensor& x, bool training, Acti
   if (!training || !detail::batch_norm_applies(x, weight))
     return activate(at::batch_norm(x, weight, bias, running_mean, running_var, training, momentum, epsilon, true),
                     activation);
-  const auto lines = detail::straight_lines(activation);
-  const detail::NormNumbers numbers{momentum, epsilon, lines.value_or(detail::Bent{})};
+  const auto bent = detail::as_bent(activation);
+  const detail::NormNumbers numbers{momentum, epsilon, bent.value_or(detail::Bent{})};
   const Tensor y = detail::batch_norm_in_training(x, weight, bias, running_mean, running_var, numbers);
-  return lines ? y : activate(y, activation);
+  return bent ? y : activate(y, activation);
 }
 
 TRANSFERLIB_API Tensor BatchNorm2d::folded_into(const Conv2d& convolution, const Tensor& x) const {

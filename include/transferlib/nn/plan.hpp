@@ -31,7 +31,8 @@ struct Step {
   std::shared_ptr<Module> module;  ///< where its parameters are; none for what has none
   Activation activation = Activation::identity;
   std::function<Tensor(std::span<const Tensor>, const Pass&)> run;
-  bool random = false;  ///< whether it draws in training, as dropout does
+  bool random = false;    ///< whether it draws in training, as dropout does
+  bool squeezes = false;  ///< whether it is the mean over all places, kept as a map of one place
 };
 
 /// A boundary between two steps, and the steps before it whose values are still needed behind it: inside a residual
@@ -82,10 +83,22 @@ struct Graph {
 
   /// Runs the steps from `cut` on, given the values that cross it, as far as `wanted` needs, and returns the values of
   /// `wanted`. A value is let go as soon as nobody needs it. A frozen step runs in evaluation. In training, where a
-  /// gradient passes, a frozen batch norm is folded into the convolution before it, if that has no other reader, and
-  /// one that trains computes the activation behind it too.
+  /// gradient passes, a frozen batch norm is folded into the convolution before it, if that has no other reader, one
+  /// that trains computes the activation behind it too, and squeeze-and-excitation is one call.
   Activations run(const Activations& crossing, const Cut& cut, std::span<const Index> wanted, const Pass& pass,
                   const std::vector<bool>& frozen) const;
+
+  /// A squeeze-and-excitation: the means of `map` at step `means`, and in the steps behind it a convolution of one
+  /// place, an activation, the same again, and the product.
+  struct SqueezeExcitation {
+    Index map = 0, means = 0;
+    const nn::Conv2d *reduce = nullptr, *expand = nullptr;
+    detail::SqueezeActivations activations;
+
+    Index product() const { return means + 5; }
+  };
+  /// The one whose means are step `s`, if nobody else reads a value between, by the readers that each step has.
+  std::optional<SqueezeExcitation> squeeze_excitation(Index s, const std::vector<Index>& uses) const;
 
   /// What one picture costs: the shape of each step's value (without the batch), and its multiply-adds.
   struct Measure {
@@ -192,8 +205,8 @@ class Plan : public Module {
   /// The mean over all places, kept as a map of one place: (N, C, h, w) to (N, C, 1, 1), in the map's precision. The
   /// first step of squeeze-and-excitation (Hu et al., 2018).
   Index declare_squeeze(const std::string& name) {
-    const Index row = declare(name, Kind::pool);
-    declared(row).run = [](std::span<const Tensor> x, const Pass&) { return detail::mean_of_places(x[0], true); };
+    const Index row = declare(name, Kind::pool, nullptr, squeezed);
+    declared(row).squeezes = true;
     return row;
   }
 
@@ -271,6 +284,13 @@ class Plan : public Module {
     return graph_.size() - 1;
   }
 
+  /// The mean over all places as `declare_squeeze` has it, that is no layer of the original.
+  Index squeeze(Index x) {
+    const Index step = function(Kind::pool, {x}, squeezed);
+    graph_.steps.back().squeezes = true;
+    return step;
+  }
+
   /// A concatenation of maps' channels that is no layer of the original.
   Index concat(std::vector<Index> from) { return function(Kind::concat, std::move(from), concatenation); }
 
@@ -316,6 +336,7 @@ class Plan : public Module {
   static Tensor global_pool(const Tensor& x) { return detail::mean_of_places(x, false, at::kFloat); }
 
  private:
+  static Tensor squeezed(std::span<const Tensor> x, const Pass&) { return detail::mean_of_places(x[0], true); }
   static Tensor sum(std::span<const Tensor> x, const Pass&) { return x[0] + x[1]; }
   static Tensor product(std::span<const Tensor> x, const Pass&) { return x[0] * x[1]; }
   static Tensor concatenation(std::span<const Tensor> x, const Pass&) {
@@ -399,6 +420,28 @@ TRANSFERLIB_API Index Graph::first_trainable(const std::vector<bool>& frozen, st
   return size();
 }
 
+TRANSFERLIB_API auto Graph::squeeze_excitation(Index s, const std::vector<Index>& uses) const
+    -> std::optional<SqueezeExcitation> {
+  if (!steps[at(s)].squeezes || s + 5 >= size()) return std::nullopt;
+  SqueezeExcitation out{steps[at(s)].from[0], s, nullptr, nullptr, {}};
+  for (Index t = s; t < out.product(); ++t)
+    if (uses[at(t)] != 1 || (t > s && steps[at(t)].from != std::vector{t - 1})) return std::nullopt;
+  const auto convolution = [&](Index t) {
+    const auto* conv = dynamic_cast<const nn::Conv2d*>(steps[at(t)].module.get());
+    const bool plain = conv != nullptr && conv->options.kernel == 1 && conv->options.stride == 1 &&
+                       conv->options.groups == 1 && conv->options.padding == 0;
+    return plain ? conv : nullptr;
+  };
+  out.reduce = convolution(s + 1);
+  out.expand = convolution(s + 3);
+  const Step &between = steps[at(s + 2)], &behind = steps[at(s + 4)], &product = steps[at(s + 5)];
+  out.activations = {between.activation, behind.activation};
+  const bool whole = out.reduce != nullptr && out.expand != nullptr && between.kind == Kind::activation &&
+                     behind.kind == Kind::activation && detail::squeeze_excitation_knows(out.activations) &&
+                     product.kind == Kind::multiply && product.from == std::vector{out.map, s + 4};
+  return whole ? std::optional(out) : std::nullopt;
+}
+
 TRANSFERLIB_API Activations Graph::run(const Activations& crossing, const Cut& cut, std::span<const Index> wanted,
                                        const Pass& pass, const std::vector<bool>& frozen) const {
   if (crossing.size() != cut.live.size())
@@ -428,9 +471,30 @@ TRANSFERLIB_API Activations Graph::run(const Activations& crossing, const Cut& c
     const bool alone = next.kind == Kind::activation && next.from == std::vector{static_cast<Index>(s)};
     return alone ? next.activation : Activation::identity;
   };
+  // A squeeze-and-excitation whose first step is `s`: the means, or the one behind where they cross the cut.
+  const auto excite = [&](Index s) {
+    if (!pass.training) return Index{0};
+    const bool known = s == cut.boundary && steps[at(s - 1)].squeezes && values[at(s - 1)].defined();
+    const auto found = squeeze_excitation(known ? s - 1 : s, uses);
+    if (!found || !need[at(found->product())]) return Index{0};
+    Tensor map = values[at(found->map)];
+    const auto &reduce = *found->reduce, &expand = *found->expand;
+    if (at::autocast::is_autocast_enabled(at::kCPU)) map = map.to(at::autocast::get_autocast_dtype(at::kCPU));
+    if (!detail::squeeze_excitation_applies(map, reduce.weight, expand.weight)) return Index{0};
+    values[at(found->product())] =
+        detail::squeeze_excitation(map, known ? values[at(found->means)] : Tensor(), reduce.weight, reduce.bias,
+                                   expand.weight, expand.bias, found->activations);
+    if ((uses[at(found->map)] -= known ? 1 : 2) == 0) values[at(found->map)] = Tensor();
+    if (known) values[at(found->means)] = Tensor();
+    return found->product();
+  };
   Activations inputs;
   for (std::size_t s = at(cut.boundary); s < steps.size(); ++s) {
     if (!need[s] || values[s].defined()) continue;
+    if (const Index product = excite(static_cast<Index>(s)); product != 0) {
+      s = at(product);
+      continue;
+    }
     const Step& step = steps[s];
     inputs.clear();
     for (Index f : step.from) {

@@ -19,6 +19,10 @@ namespace transferlib::detail {
 /// The kernels for what the processor has and LibTorch is allowed to use (ATEN_CPU_CAPABILITY restricts it).
 TRANSFERLIB_API const Kernels& kernels();
 
+/// Whether the processor multiplies whole tiles of bfloat16 (AMX). By these a convolution library is as fast in
+/// inference as our kernels, which are used where there are none.
+TRANSFERLIB_API bool multiplies_tiles();
+
 /// The kernels for a type in memory.
 template <class T>
 const KernelsOf<T>& kernels_of() {
@@ -73,13 +77,14 @@ void with_scratch(Index items, Index floats, const Work& work) {
 
 namespace transferlib::detail {
 
+TRANSFERLIB_API bool multiplies_tiles() {
 #if defined(__x86_64__)
-/// Whether the processor multiplies whole tiles of bfloat16 (AMX), which a convolution library uses.
-inline bool multiplies_tiles() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 22 & 1U) != 0;
-}
+#else
+  return false;
 #endif
+}
 
 TRANSFERLIB_API const Kernels& kernels() {
   static const Kernels chosen = [] {
@@ -90,8 +95,6 @@ TRANSFERLIB_API const Kernels& kernels() {
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
       Kernels out = simd_avx512::kernels();
       if (__builtin_cpu_supports("avx512bf16")) out.bf16 = simd_avx512_bf16::kernels_of<std::uint16_t>();
-      // Measured on processors without tiles only.
-      if (multiplies_tiles()) out.bf16.folded_depthwise = nullptr, out.bf16.folded_first = nullptr;
       return out;
     }
     if ((avx512 || allowed == "AVX2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))

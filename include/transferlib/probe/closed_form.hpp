@@ -213,7 +213,7 @@ TRANSFERLIB_API Features features_of(const BackboneCore& core, Source source, co
     from.fill(options.stop, options.progress);
     const auto all = numbers(0, source.size);
     Index done = 0;
-    from.for_each_batch(all, 32, 0, options.stop,
+    from.for_each_batch(all, {.size = 32, .stop = options.stop},
                         [&](std::span<const Index> ids, const Activations& values, const Batch& batch) {
                           const auto count = static_cast<Index>(ids.size());
                           out.x.narrow(0, done, count).copy_(values.at(0));

@@ -53,12 +53,22 @@ class FeatureSource {
     return out;
   }
 
-  /// Calls `use` for each batch of `size` of the pictures in `order`, the last one smaller: which pictures they are,
-  /// what crosses the cut for them in this epoch, on the model's device, and their targets. Tensors that go on into the
-  /// network are float32. \param first the number of the first batch, which mixing is drawn from \throws Stopped
-  void for_each_batch(std::span<const Index> order, Index size, Index epoch, const std::stop_token& stop,
-                      const std::function<void(std::span<const Index> ids, const Activations&, const Batch&)>& use,
-                      Index first = 0) const;
+  /// How pictures are passed through.
+  struct Batches {
+    Index size = 1;  ///< pictures; the last one is smaller
+    Index epoch = 0;
+    std::stop_token stop{};                ///< ends it at once
+    std::stop_token drain{};               ///< see `LoaderOptions`: for who must end a step before he stops
+    Precision autocast = Precision::fp32;  ///< in which what crosses the cut is to be computed with
+    Index first = 0;                       ///< the number of the first batch, which mixing is drawn from
+  };
+
+  /// Calls `use` for each batch of the pictures in `order`: which pictures they are, what crosses the cut for them in
+  /// this epoch, on the model's device, and their targets. Tensors that go on into the network are float32, or, on the
+  /// CPU where autocast would round them to bfloat16 at once and they are that already, bfloat16. \throws Stopped
+  void for_each_batch(
+      std::span<const Index> order, const Batches& how,
+      const std::function<void(std::span<const Index> ids, const Activations&, const Batch&)>& use) const;
 
  private:
   static constexpr Index piece = 32;
@@ -194,8 +204,9 @@ TRANSFERLIB_API void FeatureSource::fill(const std::stop_token& stop, const std:
 }
 
 TRANSFERLIB_API void FeatureSource::for_each_batch(
-    std::span<const Index> order, Index size, Index epoch, const std::stop_token& stop,
-    const std::function<void(std::span<const Index> ids, const Activations&, const Batch&)>& use, Index first) const {
+    std::span<const Index> order, const Batches& how,
+    const std::function<void(std::span<const Index> ids, const Activations&, const Batch&)>& use) const {
+  const Index size = how.size, epoch = how.epoch;
   const Index all = static_cast<Index>(order.size());
   const auto ids = [&](Index i) {
     return order.subspan(static_cast<std::size_t>(i * size), static_cast<std::size_t>(std::min(size, all - i * size)));
@@ -204,12 +215,13 @@ TRANSFERLIB_API void FeatureSource::for_each_batch(
   const auto prepared = [&](Index i) {
     const auto rows = rows_of(ids(i), epoch);
     if (is_cached(rows)) return prepared_targets(rows);
-    Batch batch = prepare(rows, source_.side ? source_.side(first + i) : 0);
-    if (source_.mix) source_.mix(batch, first + i);
+    Batch batch = prepare(rows, source_.side ? source_.side(how.first + i) : 0);
+    if (source_.mix) source_.mix(batch, how.first + i);
     return batch;
   };
   const bool complete = cache_ != nullptr && is_cached(rows_of(order, epoch));
-  Loader loader((all + size - 1) / size, prepared, {.workers = complete ? 0 : workers_, .stop = stop});
+  Loader loader((all + size - 1) / size, prepared,
+                {.workers = complete ? 0 : workers_, .stop = how.stop, .drain = how.drain});
   for (Index i = 0; auto batch = loader.next(); ++i) {
     Activations activations =
         batch->pictures.empty() ? cache_->get(rows_of(ids(i), epoch)) : compute(batch->pictures[0]);
@@ -217,7 +229,8 @@ TRANSFERLIB_API void FeatureSource::for_each_batch(
     for (std::size_t k = 0; k < activations.size(); ++k) {
       Tensor& t = activations[k];
       if (cache_ != nullptr) t = t.to(cache_->layout()[k].type);
-      t = t.to(device_, at::kFloat);
+      const bool stays = t.scalar_type() == at::kBFloat16 && device_.is_cpu() && how.autocast == Precision::bf16;
+      if (!stays) t = t.to(device_, at::kFloat);
       if (t.dim() == 4) t = t.contiguous(at::MemoryFormat::ChannelsLast);
     }
     batch->target = batch->target.to(device_);

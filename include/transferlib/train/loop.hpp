@@ -279,12 +279,13 @@ TRANSFERLIB_API std::pair<Tensor, Tensor> feature_statistics(const FeatureSource
                                                              const std::stop_token& stop) {
   Tensor sum, squares;
   // The views of the first epoch, which are computed in any case.
-  features.for_each_batch(numbers(0, features.size()), 1024, 1, stop, [&](auto, const Activations& values, auto&) {
-    const Tensor x = values.at(0).to(at::kDouble);
-    const Tensor s = x.sum(0), q = (x * x).sum(0);
-    sum = sum.defined() ? sum + s : s;
-    squares = squares.defined() ? squares + q : q;
-  });
+  features.for_each_batch(numbers(0, features.size()), {.size = 1024, .epoch = 1, .stop = stop},
+                          [&](auto, const Activations& values, auto&) {
+                            const Tensor x = values.at(0).to(at::kDouble);
+                            const Tensor s = x.sum(0), q = (x * x).sum(0);
+                            sum = sum.defined() ? sum + s : s;
+                            squares = squares.defined() ? squares + q : q;
+                          });
   const double n = static_cast<double>(features.size());
   const Tensor mean = sum / n;
   return {mean, (squares / n - mean * mean).clamp_min(0.0).sqrt()};
@@ -306,13 +307,13 @@ TRANSFERLIB_API NamedValues evaluate_loop(const FeatureSource& features, const T
   hooks.metric(true);
   double loss = 0.0;
   progress.total = features.size();
-  features.for_each_batch(numbers(0, features.size()), options.batch, 0, options.stop,
-                          [&](std::span<const Index> ids, const Activations& activations, const Batch& batch) {
-                            loss += hooks.loss(activations, batch, {}, nullptr).total().item<double>() *
-                                    static_cast<double>(ids.size());
-                            progress.done += static_cast<Index>(ids.size());
-                            if (hooks.progress) hooks.progress(progress);
-                          });
+  features.for_each_batch(
+      numbers(0, features.size()), {.size = options.batch, .stop = options.stop, .autocast = options.autocast},
+      [&](std::span<const Index> ids, const Activations& activations, const Batch& batch) {
+        loss += hooks.loss(activations, batch, {}, nullptr).total().item<double>() * static_cast<double>(ids.size());
+        progress.done += static_cast<Index>(ids.size());
+        if (hooks.progress) hooks.progress(progress);
+      });
   NamedValues out{{"loss", loss / static_cast<double>(features.size())}};
   for (auto& value : hooks.metric(true)) out.push_back(std::move(value));
   return out;
@@ -523,12 +524,16 @@ TRANSFERLIB_API void Loop::run_epoch() {
   }
   const std::span<const Index> left =
       std::span(order_).subspan(static_cast<std::size_t>(std::min(batch_ * o.batch, size)));
-  train_->for_each_batch(
-      left, o.batch, epoch_, {},
-      [&, p = p](std::span<const Index> ids, const Activations& activations, const Batch& batch) {
-        take(p, ids, activations, batch);
-      },
-      (epoch_ - 1) * whole_batches(o) + batch_);
+  // A stop ends no group of accumulated batches before its step: the loader goes on for what that needs.
+  train_->for_each_batch(left,
+                         {.size = o.batch,
+                          .epoch = epoch_,
+                          .drain = first().stop,
+                          .autocast = o.autocast,
+                          .first = (epoch_ - 1) * whole_batches(o) + batch_},
+                         [&, p = p](std::span<const Index> ids, const Activations& activations, const Batch& batch) {
+                           take(p, ids, activations, batch);
+                         });
 
   Epoch result;
   result.number = epoch_;

@@ -195,7 +195,12 @@ TRANSFERLIB_API void OptimizerState::step(double factor, std::optional<double> m
       g.push_back(slot->parameter.value.grad());
       m.push_back(slot->first);
       v.push_back(slot->second);
-      s.push_back(slot->steps.add_(1));
+      // By hand on the CPU: a call for each parameter takes longer than a small one's step.
+      if (slot->steps.is_cpu())
+        *slot->steps.mutable_data_ptr<float>() += 1.0F;
+      else
+        slot->steps.add_(1);
+      s.push_back(slot->steps);
     }
     const double rate = factor * group.first;
     const auto decay = [with = group.second](const auto& recipe) { return with ? recipe.weight_decay : 0.0; };
