@@ -98,6 +98,7 @@
 #include <transferlib/nn/depthwise.hpp>
 #include <transferlib/nn/folded_convolutions.hpp>
 #include <transferlib/nn/gate.hpp>
+#include <transferlib/nn/interleave.hpp>
 #include <transferlib/nn/losses.hpp>
 #include <transferlib/nn/modules.hpp>
 #include <transferlib/nn/plan.hpp>

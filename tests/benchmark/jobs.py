@@ -13,13 +13,17 @@ VIEWS = 4 * (1 - 0.75**EPOCHS)
 GIB = 1 << 30
 
 
-def run_words(args, command):
-    """The words "name=value" of the last line that a program prints."""
+def lines_of(args, command):
+    """What a program prints."""
     from measure import environment
 
-    lines = subprocess.run([str(c) for c in command], env=environment(args.threads, args.isa), check=True,
-                           stdout=subprocess.PIPE, text=True).stdout.strip().splitlines()
-    return dict(word.split("=", 1) for word in lines[-1].split())
+    return subprocess.run([str(c) for c in command], env=environment(args.threads, args.isa), check=True,
+                          stdout=subprocess.PIPE, text=True).stdout.strip().splitlines()
+
+
+def run_words(args, command):
+    """The words "name=value" of the last line that a program prints."""
+    return dict(word.split("=", 1) for word in lines_of(args, command)[-1].split())
 
 
 def run(args, command):
@@ -178,18 +182,16 @@ def million(args, row):
 
 def bounds(args, row):
     """Each call of our passes beside what arithmetic and memory allow."""
-    from measure import PASSES, environment
+    from measure import PASSES
 
     top, out = theirs(args, "peak", args.threads), {}
     speed = top["fp32" if args.isa else "bf16"]
     for key, (network, size) in PASSES.items():
         if key == "latency":
             continue
-        told = subprocess.run([str(c) for c in (args.programs / "benchmark_passes", "--network", network, "--size", size,
-                                                "--threads", args.threads, "--calls", 1)],
-                              env=environment(args.threads, args.isa), check=True, stdout=subprocess.PIPE, text=True).stdout
         calls = []
-        for line in told.splitlines():
+        for line in lines_of(args, [args.programs / "benchmark_passes", "--network", network, "--size", size, "--threads",
+                                    args.threads, "--calls", 1]):
             seconds, multiply_adds, size_, what = line.split(" ", 3)
             if float(seconds) < 2e-6:
                 continue  # computes nothing

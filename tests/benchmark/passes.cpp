@@ -3,8 +3,8 @@
 // seconds that 4 batches took. Without a folder it measures itself once. The network of --latency is a classifier of 10
 // classes with one picture of uint8 a call.
 //
-//   passes [--network NAME] [--size N] [--batch N] [--threads N] [--pictures N] [--folder DIR] [--latency 1] [--calls
-//   1]
+//   passes [--network NAME] [--size N] [--batch N] [--threads N] [--pictures N] [--folder DIR] [--latency 1]
+//          [--calls 1]
 //
 // --calls prints a line for each of the engine's calls instead: seconds, multiply-adds and bytes of a piece, and what.
 #include <chrono>

@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,6 +17,7 @@
 #include <transferlib/core/error.hpp>
 #include <transferlib/nn/folded_convolutions.hpp>
 #include <transferlib/nn/gate.hpp>
+#include <transferlib/nn/interleave.hpp>
 #include <transferlib/nn/modules.hpp>
 
 namespace tl = transferlib;
@@ -332,6 +334,34 @@ TEST_CASE("batch norm in training keeps a NaN, leaves double precision to LibTor
   CHECK_THROWS_WITH(
       torch::autograd::grad({layer.forward(z, true).sum()}, {z}, {}, {}, true),
       Catch::Matchers::ContainsSubstring("a batch norm in training was asked for the gradient of its gradient"));
+}
+
+TEST_CASE("pictures with their channels together are LibTorch's conversions, to the bit") {
+  for (const auto type : {at::kBFloat16, at::kFloat})
+    for (const Index channels : {1, 2, 3, 4, 5})
+      for (const Index width : {1, 7, 16, 33}) {
+        CAPTURE(type, channels, width);
+        at::manual_seed(14);
+        Tensor x = at::randn({3, channels, 5, width});
+        x[1][0][2][0] = std::nan("");
+        x[2][0][4][width - 1] = std::numeric_limits<float>::infinity();
+        const Tensor want = x.to(type).contiguous(at::MemoryFormat::ChannelsLast);
+        const Tensor part = at::cat({at::zeros({1, channels, 5, width}), x}).narrow(0, 1, 3);
+        const Tensor sliced = at::cat({x, x}, 3).narrow(3, 0, width);
+        for (const int threads : {1, 3}) {
+          const Threads now(threads);
+          for (const Tensor& from : {x, part, sliced, want.to(at::kFloat)}) {
+            const Tensor got = tl::detail::channels_together(from, type);
+            CHECK(got.is_contiguous(at::MemoryFormat::ChannelsLast));
+            CHECK(got.sizes() == want.sizes());
+            // Of the many NaNs LibTorch itself gives one or another.
+            CHECK(equal_bytes(at::isnan(got), at::isnan(want)));
+            CHECK(equal_bytes(at::where(at::isnan(got), 0, got), at::where(at::isnan(want), 0, want)));
+          }
+        }
+      }
+  CHECK(tl::detail::channels_together(at::ones({2, 3}), at::kBFloat16).scalar_type() == at::kBFloat16);
+  CHECK(tl::detail::channels_together(at::empty({0, 3, 4, 4}), at::kBFloat16).sizes() == at::IntArrayRef({0, 3, 4, 4}));
 }
 
 namespace {

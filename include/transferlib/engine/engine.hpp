@@ -30,6 +30,7 @@
 #include <transferlib/engine/precision.hpp>
 #include <transferlib/nn/folded_convolutions.hpp>
 #include <transferlib/nn/gate.hpp>
+#include <transferlib/nn/interleave.hpp>
 #include <transferlib/nn/plan.hpp>
 
 namespace transferlib {
@@ -215,7 +216,7 @@ class Engine {
   Activations pass(const Tensor& pictures, const CallIt& call) const {
     const torch::NoGradGuard guard;
     Activations values(graph_.steps.size());
-    values[0] = pictures.to(device_).to(detail::scalar_type(precision_)).contiguous(at::MemoryFormat::ChannelsLast);
+    values[0] = detail::channels_together(pictures.to(device_), detail::scalar_type(precision_));
     Activations inputs;
     for (const Instruction& i : instructions_) {
       inputs.clear();

@@ -101,6 +101,9 @@ struct NormRows {
   Index scratch() const { return 16 * channels * 7; }
 };
 
+/// Channels of pictures that a kernel puts together, at most.
+constexpr Index most_interleaved = 4;
+
 /// Whether the kernels of inference have a word for it.
 constexpr bool kernels_know(Activation a) {
   return a == Activation::identity || a == Activation::relu || a == Activation::relu6 || a == Activation::hardswish ||
@@ -128,6 +131,7 @@ struct KernelsOf {
   void (*row_sums)(const NormRows&, const T*, float*, float*);
   void (*scale_rows)(const NormRows&, const float*, T*, float*);
   void (*dense)(const T*, const float*, const float*, Index, Index, Index, Activation, float*);
+  void (*interleave)(const float*, Index, Index, Index, T*);
   /// None where the instruction set has nothing for it that a convolution library has not.
   void (*folded_depthwise)(const FoldedDepthwise&, const T*, const T*, const float*, T*, Index, float*);
   void (*folded_first)(const FoldedFirst&, const T*, const T*, const float*, const T*, const float*, T*, Index, float*);

@@ -641,6 +641,26 @@ TRANSFERLIB_SIMD_TARGET inline void scale_rows(const NormRows& n, const float* f
       [&](Index at, Index c) TRANSFERLIB_SIMD_TARGET { write_some(x + at, read_some(x + at, 1) * scratch[c], 1); });
 }
 
+/// A row of `width` places whose channels lie `plane` numbers apart, with its channels together.
+template <Index channels, class T>
+TRANSFERLIB_INLINE void interleave_row(const float* planes, Index plane, Index width, T* out) {
+  for (Index i = 0; i < width; i += lanes) {
+    const Index count = std::min(lanes, width - i);
+    T part[channels][TRANSFERLIB_SIMD_LANES];
+    for (Index c = 0; c < channels; ++c) write(part[c], read_some(planes + c * plane + i, count));
+    for (Index p = 0; p < count; ++p)
+      for (Index c = 0; c < channels; ++c) *out++ = part[c][p];
+  }
+}
+
+/// \param channels two, three or four
+template <class T>
+TRANSFERLIB_SIMD_TARGET inline void interleave(const float* planes, Index plane, Index channels, Index width, T* out) {
+  channels == 2   ? interleave_row<2>(planes, plane, width, out)
+  : channels == 3 ? interleave_row<3>(planes, plane, width, out)
+                  : interleave_row<4>(planes, plane, width, out);
+}
+
 // Depthwise convolutions in inference: two rows' values of a channel are multiplied and summed up by one instruction.
 #ifdef TRANSFERLIB_SIMD_BF16
 
@@ -998,6 +1018,7 @@ KernelsOf<T> kernels_of() {
                    row_sums<T>,
                    scale_rows<T>,
                    dense<T>,
+                   interleave<T>,
                    nullptr,
                    nullptr};
 #ifdef TRANSFERLIB_SIMD_BF16
