@@ -1037,15 +1037,14 @@ TEST_CASE("a loader that is told to drain begins nothing ahead, and delivers wha
     Loader loader(40, count, {.workers = workers, .drain = source.get_token()});
     CHECK(loader.next().has_value());
     source.request_stop();
-    // What each worker had begun, or decided to, is ready soon; from there on they wait.
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    const Index ahead = begun;
-    CHECK(ahead <= 1 + 2 * workers);
+    // What they had decided to begin by then: two batches a worker behind the one that was delivered.
+    const Index ahead = 1 + 2 * workers;
     for (Index number = 1; number < 40; ++number) {
       const auto batch = loader.next();
       REQUIRE(batch.has_value());
       CHECK(batch->pictures[0].item<Index>() == number);
-      CHECK(begun == std::max(ahead, number + 1));
+      if (number % 8 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(10));  // time to do too much
+      CHECK(begun <= std::max(ahead, number + 1));
     }
     CHECK(!loader.next().has_value());
   }
