@@ -94,6 +94,7 @@
 #include <transferlib/necks/pyramid_neck.hpp>
 #include <transferlib/necks/spp.hpp>
 #include <transferlib/necks/yolo_v3.hpp>
+#include <transferlib/nn/activation.hpp>
 #include <transferlib/nn/batch_norm.hpp>
 #include <transferlib/nn/depthwise.hpp>
 #include <transferlib/nn/folded_convolutions.hpp>

@@ -65,6 +65,7 @@
 #include <transferlib/model/classifier.hpp>
 #include <transferlib/model/head.hpp>
 #include <transferlib/model/save.hpp>
+#include <transferlib/nn/activation.hpp>
 #include <transferlib/nn/modules.hpp>
 #include <transferlib/nn/plan.hpp>
 #include <transferlib/report/console.hpp>

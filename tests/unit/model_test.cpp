@@ -209,6 +209,38 @@ TEST_CASE("Every cut: prefix and suffix are the whole pass, bit for bit") {
         tl::detail::text("a network was given 1 tensors where its cut at step ", net.gated, " is crossed by 3"));
 }
 
+namespace {
+
+/// How many nodes of the graph of gradients have such a name.
+Index nodes_named(const Tensor& of, std::string_view name) {
+  std::vector<torch::autograd::Node*> nodes{of.grad_fn().get()};
+  Index count = 0;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    count += nodes[i]->name().find(name) != std::string::npos;
+    for (const auto& edge : nodes[i]->next_edges())
+      if (edge.function && std::find(nodes.begin(), nodes.end(), edge.function.get()) == nodes.end())
+        nodes.push_back(edge.function.get());
+  }
+  return count;
+}
+
+/// The values of `wanted`: the steps from a cut on, each by itself, in training.
+tl::Activations step_by_step(const tl::Graph& graph, const tl::Activations& crossing, const tl::Cut& cut,
+                             const std::vector<Index>& wanted) {
+  tl::Activations values(graph.steps.size()), inputs;
+  for (std::size_t i = 0; i < crossing.size(); ++i) values[tl::Graph::at(cut.live[i])] = crossing[i];
+  for (std::size_t s = tl::Graph::at(cut.boundary); s < graph.steps.size(); ++s) {
+    inputs.clear();
+    for (const Index f : graph.steps[s].from) inputs.push_back(values[tl::Graph::at(f)]);
+    values[s] = graph.steps[s].run(inputs, {.training = true});
+  }
+  tl::Activations out;
+  for (const Index w : wanted) out.push_back(values[tl::Graph::at(w)]);
+  return out;
+}
+
+}  // namespace
+
 TEST_CASE("In training a frozen batch norm is part of the convolution before it: the same values and gradients") {
   auto backbone = lively<SqueezeNet>(16);
   const tl::Graph& graph = backbone.core.graph;
@@ -217,19 +249,13 @@ TEST_CASE("In training a frozen batch norm is part of the convolution before it:
   const auto gradients = [&](bool training) {
     for (auto& p : backbone.core.network->parameters()) p.mutable_grad() = Tensor();
     const auto out = graph.run({noise(3, 16)}, tl::Cut{}, wanted, {.training = training}, backbone.core.frozen);
-    (out[0].square().sum() + out[1].square().sum()).backward();
+    const Tensor sum = out[0].square().sum() + out[1].square().sum();
+    // The norms that are still passes of their own, among all that led to the values.
+    const Index norms = nodes_named(sum, "BatchNorm");
+    sum.backward();
     std::vector<Tensor> all{out[0].detach(), out[1].detach()};
     for (const auto& named : backbone.core.network->named_parameters())
       if (named.value().grad().defined()) all.push_back(named.value().grad().clone());
-    // The norms that are still passes of their own, among all that led to the values.
-    std::vector<torch::autograd::Node*> nodes{out[0].grad_fn().get(), out[1].grad_fn().get()};
-    Index norms = 0;
-    for (std::size_t i = 0; i < nodes.size(); ++i) {
-      norms += nodes[i]->name().find("BatchNorm") != std::string::npos;
-      for (const auto& edge : nodes[i]->next_edges())
-        if (edge.function && std::find(nodes.begin(), nodes.end(), edge.function.get()) == nodes.end())
-          nodes.push_back(edge.function.get());
-    }
     return std::pair(all, norms);
   };
   for (auto& p : backbone.core.network->parameters()) p.requires_grad_(p.dim() > 1);
@@ -249,19 +275,9 @@ TEST_CASE("In training a batch norm computes the activation behind it: the same 
   const std::vector<Index> wanted{graph.stages[0], graph.pooled};
   const auto gradients = [&](bool together) {
     for (auto& p : backbone.core.network->parameters()) p.mutable_grad() = Tensor();
-    tl::Activations out;
-    const tl::Pass pass{.training = true};
-    if (together) {
-      out = graph.run({noise(3, 16)}, tl::Cut{}, wanted, pass, std::vector<bool>(graph.table.size(), false));
-    } else {
-      tl::Activations values{noise(3, 16)}, inputs;
-      for (std::size_t s = 1; s < graph.steps.size(); ++s) {
-        inputs.clear();
-        for (const Index f : graph.steps[s].from) inputs.push_back(values[tl::Graph::at(f)]);
-        values.push_back(graph.steps[s].run(inputs, pass));
-      }
-      for (const Index w : wanted) out.push_back(values[tl::Graph::at(w)]);
-    }
+    const std::vector<bool> free(static_cast<std::size_t>(graph.table.size()), false);
+    const auto out = together ? graph.run({noise(3, 16)}, tl::Cut{}, wanted, {.training = true}, free)
+                              : step_by_step(graph, {noise(3, 16)}, tl::Cut{}, wanted);
     (out[0].square().sum() + out[1].square().sum()).backward();
     std::vector<Tensor> all{out[0].detach(), out[1].detach()};
     for (const auto& named : backbone.core.network->named_parameters())
@@ -273,35 +289,6 @@ TEST_CASE("In training a batch norm computes the activation behind it: the same 
   REQUIRE(together.size() > 8);
   for (std::size_t i = 0; i < together.size(); ++i) CHECK(difference(together[i], apart[i]) <= 1e-5);
 }
-
-namespace {
-
-/// How many nodes of the graph of gradients have such a name.
-Index nodes_named(const Tensor& of, std::string_view name) {
-  std::vector<torch::autograd::Node*> nodes{of.grad_fn().get()};
-  Index count = 0;
-  for (std::size_t i = 0; i < nodes.size(); ++i) {
-    count += nodes[i]->name().find(name) != std::string::npos;
-    for (const auto& edge : nodes[i]->next_edges())
-      if (edge.function && std::find(nodes.begin(), nodes.end(), edge.function.get()) == nodes.end())
-        nodes.push_back(edge.function.get());
-  }
-  return count;
-}
-
-/// Steps from a cut on, each by itself, in training.
-Tensor step_by_step(const tl::Graph& graph, const tl::Activations& crossing, const tl::Cut& cut, Index wanted) {
-  tl::Activations values(graph.steps.size()), inputs;
-  for (std::size_t i = 0; i < crossing.size(); ++i) values[tl::Graph::at(cut.live[i])] = crossing[i];
-  for (std::size_t s = tl::Graph::at(cut.boundary); s <= tl::Graph::at(wanted); ++s) {
-    inputs.clear();
-    for (const Index f : graph.steps[s].from) inputs.push_back(values[tl::Graph::at(f)]);
-    values[s] = graph.steps[s].run(inputs, {.training = true});
-  }
-  return values[tl::Graph::at(wanted)];
-}
-
-}  // namespace
 
 TEST_CASE("In training squeeze-and-excitation is one call, wherever the cut is: the same values and gradients") {
   const auto backbone = lively<SqueezeNet>(16);
@@ -322,7 +309,7 @@ TEST_CASE("In training squeeze-and-excitation is one call, wherever the cut is: 
     const auto gradients = [&](bool together) {
       for (auto& p : backbone.core.network->parameters()) p.mutable_grad() = Tensor();
       const Tensor out = together ? graph.run(crossing, cut, wanted, {.training = true}, free)[0]
-                                  : step_by_step(graph, crossing, cut, graph.pooled);
+                                  : step_by_step(graph, crossing, cut, wanted)[0];
       // From the convolution behind the means on, it needs what crosses the cut no more.
       CHECK(nodes_named(out, "SqueezeExcitation") == (together && boundary <= means + 1 ? 1 : 0));
       out.square().sum().backward();
@@ -357,7 +344,7 @@ TEST_CASE("Squeeze-and-excitation of every original is one call in training") {
     const std::vector<bool> free(graph.modules.size(), false);
     const Tensor x = noise(3, 64);
     const Tensor together = graph.run({x}, tl::Cut{}, wanted, {.training = true}, free)[0],
-                 apart = step_by_step(graph, {x}, tl::Cut{}, graph.pooled);
+                 apart = step_by_step(graph, {x}, tl::Cut{}, wanted)[0];
     CHECK(nodes_named(together, "SqueezeExcitation") == blocks);
     CHECK(difference(together, apart) <= 1e-3);
   }

@@ -110,7 +110,7 @@ TRANSFERLIB_API std::optional<Batch> Loader::next() {
     std::unique_lock lock(mutex_);
     Slot& place = slots_[static_cast<std::size_t>(number % static_cast<Index>(slots_.size()))];
     asked_ = next_;
-    room_.notify_all();
+    if (drain_.stop_requested()) room_.notify_all();
     if (!ready_.wait(lock, stop_, [&] { return place.ready; }))
       throw Stopped("stopped while loading pictures, as asked");
     slot = std::exchange(place, Slot{});

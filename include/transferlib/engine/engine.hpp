@@ -795,8 +795,7 @@ TRANSFERLIB_API auto Engine::gate_steps(Index s, const std::vector<std::vector<I
       if (const Index last = at; take(Kind::activation)) out.activations[k] = step(last).activation;
       out.layers[k] = at;
       const auto* conv = dynamic_cast<const nn::Conv2d*>(step(at).module.get());
-      good = good && conv != nullptr && conv->options.kernel == 1 && conv->options.stride == 1 &&
-             conv->options.groups == 1 && conv->options.padding == 0 && detail::kernels_know(out.activations[k]) &&
+      good = good && conv != nullptr && conv->options.is_pointwise() && detail::kernels_know(out.activations[k]) &&
              take(Kind::convolution);
     }
     const Index pool = at;

@@ -65,17 +65,13 @@ inline NormRows rows_of(const NormRows& all, Index item) {
   return {std::min(all.item(), all.rows - item * all.item()), all.channels};
 }
 
-/// Calls `kernel(rows, offset, item, scratch)` for every item, on all threads. \param backwards from the last on:
-/// behind a pass over the same rows these are what is still in the cache
+/// Calls `kernel(rows, offset, item, scratch)` for every item, on all threads; see `with_scratch`.
 template <class Kernel>
 void for_each_item(const NormRows& n, const Kernel& kernel, bool backwards = false) {
-  in_team(n.items(), [&](Index begin, Index end) {
-    const Tensor scratch = at::empty({n.scratch()}, at::TensorOptions(at::kFloat));
-    for (Index i = begin; i < end; ++i) {
-      const Index item = backwards ? begin + end - 1 - i : i;
-      kernel(rows_of(n, item), item * n.item() * n.channels, item, scratch.mutable_data_ptr<float>());
-    }
-  });
+  with_scratch(
+      n.items(), n.scratch(),
+      [&](Index item, float* scratch) { kernel(rows_of(n, item), item * n.item() * n.channels, item, scratch); },
+      backwards);
 }
 
 /// Sums of two numbers a channel over all items, in the items' order: (2; channels).
@@ -202,13 +198,9 @@ TRANSFERLIB_API Tensor BatchNormFunction::forward(torch::autograd::AutogradConte
 
 TRANSFERLIB_API torch::autograd::variable_list BatchNormFunction::backward(
     torch::autograd::AutogradContext* ctx, const torch::autograd::variable_list& gradients) {
-  if (at::GradMode::is_enabled())
-    throw OptionError(
-        "a batch norm in training was asked for the gradient of its gradient (create_graph), which it does not have; "
-        "freeze it, or leave create_graph out");
   const auto saved = ctx->get_saved_variables();
   const Tensor &x = saved[0], &weight = saved[1], &numbers = saved[2];
-  const Tensor g = gradients[0].to(x.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast);
+  const Tensor g = gradient_once(gradients[0], x.scalar_type(), "a batch norm in training", "freeze it");
   const Bent activation{static_cast<float>(ctx->saved_data["slope"].toDouble()),
                         static_cast<float>(ctx->saved_data["top"].toDouble()),
                         static_cast<Activation>(ctx->saved_data["curve"].toInt())};

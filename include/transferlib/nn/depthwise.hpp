@@ -110,14 +110,11 @@ TRANSFERLIB_API Tensor DepthwiseFunction::forward(torch::autograd::AutogradConte
 
 TRANSFERLIB_API torch::autograd::variable_list DepthwiseFunction::backward(
     torch::autograd::AutogradContext* ctx, const torch::autograd::variable_list& gradients) {
-  if (at::GradMode::is_enabled())
-    throw OptionError(
-        "a depthwise convolution was asked for the gradient of its gradient (create_graph), which it "
-        "does not have; run it with a frozen weight and an input that needs no gradient, or leave create_graph out");
   const auto saved = ctx->get_saved_variables();
   const Tensor &x = saved[0], &weight = saved[1];
   const auto n = ctx->saved_data["numbers"].toIntVector();
-  const Tensor g = gradients[0].to(x.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast);
+  const Tensor g = gradient_once(gradients[0], x.scalar_type(), "a depthwise convolution",
+                                 "run it with a frozen weight and an input that needs no gradient");
   const Depthwise d{x.size(0),      x.size(2), x.size(3), x.size(1), g.size(2), g.size(3),
                     weight.size(2), n[0],      n[1],      n[2],      n[3]};
   const bool fp32 = x.scalar_type() == at::kFloat;

@@ -17,18 +17,13 @@
 #include <transferlib/core/random.hpp>
 #include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
+#include <transferlib/nn/activation.hpp>
 #include <transferlib/nn/batch_norm.hpp>
 #include <transferlib/nn/depthwise.hpp>
 #include <transferlib/nn/gate.hpp>
 #include <transferlib/nn/squeeze_excitation.hpp>
 
 namespace transferlib {
-
-/// The activation's name as PyTorch writes it.
-TRANSFERLIB_API std::string_view to_string(Activation activation);
-
-/// The activation of every element of `x`; the leaky one has darknet's slope, 0.1.
-TRANSFERLIB_API Tensor activate(const Tensor& x, Activation activation);
 
 namespace detail {
 
@@ -83,6 +78,9 @@ struct Conv2dOptions {
   Index dilation = 1;
   Index groups = 1;
   bool bias = false;
+
+  /// Whether it is a linear layer at each place.
+  bool is_pointwise() const { return kernel == 1 && stride == 1 && groups == 1 && padding == 0; }
 };
 
 /// `torch.nn.Conv2d`: parameters `weight` (out, in / groups, kernel, kernel) and, if asked for, `bias` (out).
@@ -211,66 +209,6 @@ inline void uniform_bias(Tensor& bias, Index fan_in, std::uint64_t seed, std::ui
 }  // namespace transferlib
 
 #if TRANSFERLIB_DEFINES
-
-namespace transferlib {
-
-TRANSFERLIB_API std::string_view to_string(Activation activation) {
-  switch (activation) {
-    case Activation::identity:
-      return "identity";
-    case Activation::relu:
-      return "relu";
-    case Activation::relu6:
-      return "relu6";
-    case Activation::silu:
-      return "silu";
-    case Activation::hardswish:
-      return "hardswish";
-    case Activation::hardsigmoid:
-      return "hardsigmoid";
-    case Activation::sigmoid:
-      return "sigmoid";
-    case Activation::gelu:
-      return "gelu";
-    case Activation::tanh:
-      return "tanh";
-    case Activation::leaky_relu:
-      return "leaky_relu";
-    case Activation::mish:
-      return "mish";
-  }
-  return "identity";
-}
-
-TRANSFERLIB_API Tensor activate(const Tensor& x, Activation activation) {
-  switch (activation) {
-    case Activation::identity:
-      return x;
-    case Activation::relu:
-      return at::relu(x);
-    case Activation::relu6:
-      return at::hardtanh(x, 0.0, 6.0);
-    case Activation::silu:
-      return at::silu(x);
-    case Activation::hardswish:
-      return at::hardswish(x);
-    case Activation::hardsigmoid:
-      return at::hardsigmoid(x);
-    case Activation::sigmoid:
-      return at::sigmoid(x);
-    case Activation::gelu:
-      return at::gelu(x);
-    case Activation::tanh:
-      return at::tanh(x);
-    case Activation::leaky_relu:
-      return at::leaky_relu(x, 0.1);
-    case Activation::mish:
-      return at::mish(x);
-  }
-  return x;
-}
-
-}  // namespace transferlib
 
 namespace transferlib::detail {
 

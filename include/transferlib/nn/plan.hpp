@@ -428,9 +428,7 @@ TRANSFERLIB_API auto Graph::squeeze_excitation(Index s, const std::vector<Index>
     if (uses[at(t)] != 1 || (t > s && steps[at(t)].from != std::vector{t - 1})) return std::nullopt;
   const auto convolution = [&](Index t) {
     const auto* conv = dynamic_cast<const nn::Conv2d*>(steps[at(t)].module.get());
-    const bool plain = conv != nullptr && conv->options.kernel == 1 && conv->options.stride == 1 &&
-                       conv->options.groups == 1 && conv->options.padding == 0;
-    return plain ? conv : nullptr;
+    return conv != nullptr && conv->options.is_pointwise() ? conv : nullptr;
   };
   out.reduce = convolution(s + 1);
   out.expand = convolution(s + 3);

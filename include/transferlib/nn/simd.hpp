@@ -7,11 +7,14 @@
 #include <type_traits>
 
 #include <ATen/Version.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
+#include <transferlib/core/error.hpp>
 #include <transferlib/core/parallel.hpp>
 #include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
+#include <transferlib/core/text.hpp>
 #include <transferlib/nn/kernel_types.hpp>
 
 namespace transferlib::detail {
@@ -39,12 +42,24 @@ T* elements(const Tensor& x) {
 }
 
 /// Calls `work(item, scratch)` for 0 … items - 1 on LibTorch's threads, each with so many floats of its own.
+/// \param backwards each thread from its last item on: behind a pass over the same items these are what is still in the
+/// cache
 template <class Work>
-void with_scratch(Index items, Index floats, const Work& work) {
+void with_scratch(Index items, Index floats, const Work& work, bool backwards = false) {
   in_team(items, [&](Index begin, Index end) {
     const at::Tensor scratch = at::empty({floats}, at::TensorOptions(at::kFloat));
-    for (Index item = begin; item < end; ++item) work(item, scratch.mutable_data_ptr<float>());
+    for (Index i = begin; i < end; ++i) work(backwards ? begin + end - 1 - i : i, scratch.mutable_data_ptr<float>());
   });
+}
+
+/// The gradient that comes to a function of ours, as its kernels take it: in the map's type, channels last. Such a
+/// function has no gradient of its gradient, which is said here. \param what the function \param instead what to do
+/// \throws OptionError
+inline Tensor gradient_once(const Tensor& gradient, at::ScalarType type, const char* what, const char* instead) {
+  if (at::GradMode::is_enabled())
+    throw OptionError(text(what, " was asked for the gradient of its gradient (create_graph), which it does not have; ",
+                           instead, ", or leave create_graph out"));
+  return gradient.to(type).contiguous(at::MemoryFormat::ChannelsLast);
 }
 
 }  // namespace transferlib::detail

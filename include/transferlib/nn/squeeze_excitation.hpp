@@ -7,13 +7,14 @@
 #include <optional>
 #include <vector>
 
-#include <ATen/autocast_mode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <transferlib/core/error.hpp>
 #include <transferlib/core/layers.hpp>
 #include <transferlib/core/separate.hpp>
 #include <transferlib/core/tensors.hpp>
+#include <transferlib/nn/activation.hpp>
 #include <transferlib/nn/gate.hpp>
 
 namespace transferlib::detail {
@@ -104,21 +105,6 @@ inline Tensor before_activation(const Tensor& gradient, const Tensor& z, Activat
   }
 }
 
-inline Tensor after_activation(const Tensor& z, Activation activation) {
-  switch (activation) {
-    case Activation::relu:
-      return at::relu(z);
-    case Activation::silu:
-      return at::silu(z);
-    case Activation::hardswish:
-      return at::hardswish(z);
-    case Activation::hardsigmoid:
-      return at::hardsigmoid(z);
-    default:
-      return at::sigmoid(z);
-  }
-}
-
 /// Each picture's channels times one number plus another. \param numbers (N, 2, C)
 template <class T>
 void scale_and_shift(const Tensor& x, const Tensor& numbers, Tensor& out) {
@@ -166,9 +152,9 @@ TRANSFERLIB_API Tensor SqueezeExcitationFunction::forward(torch::autograd::Autog
   const Tensor in = x.contiguous(at::MemoryFormat::ChannelsLast);
   const Tensor mean = means ? means->to(at::kFloat).flatten(1) : means_of(in);
   const Tensor between = at::linear(mean, reduce.flatten(1), reduce_bias),
-               hidden = after_activation(between, activations.between),
+               hidden = activate(between, activations.between),
                behind = at::linear(hidden, expand.flatten(1), expand_bias),
-               factors = after_activation(behind, activations.behind);
+               factors = activate(behind, activations.behind);
   ctx->save_for_backward({in, mean, reduce, expand, between, hidden, behind, factors});
   ctx->saved_data["between"] = static_cast<std::int64_t>(activations.between);
   ctx->saved_data["behind"] = static_cast<std::int64_t>(activations.behind);
@@ -178,15 +164,11 @@ TRANSFERLIB_API Tensor SqueezeExcitationFunction::forward(torch::autograd::Autog
 
 TRANSFERLIB_API torch::autograd::variable_list SqueezeExcitationFunction::backward(
     torch::autograd::AutogradContext* ctx, const torch::autograd::variable_list& gradients) {
-  if (at::GradMode::is_enabled())
-    throw OptionError(
-        "squeeze-and-excitation in training was asked for the gradient of its gradient (create_graph), which it does "
-        "not have; freeze it, or leave create_graph out");
   const c10::impl::ExcludeDispatchKeyGuard plain(c10::DispatchKey::AutocastCPU);
   const auto saved = ctx->get_saved_variables();
   const Tensor &x = saved[0], &mean = saved[1], &reduce = saved[2], &expand = saved[3];
   const auto activation = [&](const char* which) { return static_cast<Activation>(ctx->saved_data[which].toInt()); };
-  const Tensor g = gradients[0].to(x.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast);
+  const Tensor g = gradient_once(gradients[0], x.scalar_type(), "squeeze-and-excitation in training", "freeze it");
   const Tensor to_factors =
       x.scalar_type() == at::kFloat ? sums_of_products<float>(x, g) : sums_of_products<std::uint16_t>(x, g);
   const Tensor to_behind = before_activation(to_factors, saved[6], activation("behind"));
